@@ -1,0 +1,128 @@
+//! The door between a mount (or any other front) and a node.
+
+use gavel_fs::operation::Caller;
+use gavel_fs::{FsError, Operation, Reply};
+use gavel_types::{ObjectId, VolumeId};
+use gavel_wire::Attr;
+
+/// What a front asks of a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TreeRequest {
+    /// An operation that carries no file bytes (neither [`Operation::Read`] nor [`Operation::Write`]).
+    Operation(Operation),
+    /// Bytes of a file; the answer holds them in [`Answer::data`].
+    Read {
+        /// The file.
+        object: ObjectId,
+        /// First byte.
+        offset: u64,
+        /// At most so many.
+        len: u32,
+    },
+    /// Writes bytes to a file.
+    Write {
+        /// The file.
+        object: ObjectId,
+        /// Where; not looked at if `append`.
+        offset: u64,
+        /// At the end of the file, wherever that is when the write is committed.
+        append: bool,
+        /// The bytes, [`gavel_types::limits::WRITE_BYTES_MAX`] of them at most.
+        data: Vec<u8>,
+        /// Set-user-id and set-group-id go.
+        kill_suidgid: bool,
+    },
+    /// Names of a directory with their attributes, for `readdirplus`: as [`Operation::Readdir`], and
+    /// [`Answer::listed`] holds the attributes of each name (none for an object that vanished meanwhile).
+    ReaddirPlus {
+        /// The directory.
+        object: ObjectId,
+        /// Names behind this cookie.
+        after: gavel_types::Cookie,
+        /// So many at most.
+        limit: u32,
+    },
+    /// All that this node has acknowledged for the object is durable on a majority.
+    Sync {
+        /// The object.
+        object: ObjectId,
+    },
+    /// How much room there is.
+    Statfs,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// What the operation says. `Reply::Data` never appears here: see `data`.
+    pub reply: Reply,
+    /// Attributes of the object that the reply names (looked up, made, linked, set, written), as of the commit or later.
+    pub attr: Option<Attr>,
+    /// Attributes of the names of a listing, in their order.
+    pub listed: Vec<Option<Attr>>,
+    /// The bytes of a read: short only at the end of the file.
+    pub data: Vec<u8>,
+    /// For [`TreeRequest::Statfs`].
+    pub space: Option<Space>,
+}
+
+/// True figures of a volume, in bytes and objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Space {
+    /// Bytes that the volume could hold: used and free ones.
+    pub bytes_total: u64,
+    /// Bytes that can still be written.
+    pub bytes_free: u64,
+    /// Live objects.
+    pub objects: u64,
+}
+
+/// Why there is no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The answer is an error of the filesystem.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// No majority can be reached: nothing was changed that is not reported. Waited as long as the node waits.
+    #[error("no quorum: {cause}")]
+    NoQuorum {
+        /// What is missing.
+        cause: String,
+    },
+    /// The outcome is unknown: the request may or may not have been applied.
+    #[error("outcome unknown: {cause}")]
+    Unknown {
+        /// What happened.
+        cause: String,
+    },
+    /// This replica can't serve (damaged, full, diverged); nothing was changed.
+    #[error("this node cannot serve: {cause}")]
+    Storage {
+        /// What is wrong.
+        cause: String,
+        /// Is it for lack of room?
+        full: bool,
+    },
+    /// The node is going down.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+/// Called once with the answer, on any thread. Must be quick.
+pub type Answered = Box<dyn FnOnce(Result<Answer, TreeError>) + Send>;
+
+/// One volume of the cluster, as seen through one node.
+pub trait Tree: Send + Sync + 'static {
+    /// Which volume.
+    fn volume(&self) -> VolumeId;
+
+    /// Starts a request. Never waits: `answered` is called when there is an answer, perhaps before this returns.
+    fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered);
+
+    /// An object is open once more on this node. Called before the request that opens it, so that an unlink elsewhere
+    /// leaves it in place; taken back with [`Tree::closed`] if that request fails.
+    fn opened(&self, object: ObjectId);
+
+    /// An object is open once less on this node.
+    fn closed(&self, object: ObjectId);
+}

@@ -1,0 +1,300 @@
+//! One log entry, item by item; the commit rule.
+//!
+//! A commit applies if and only if
+//! 1. its session is open and its number is the session's next one ([`admit`]);
+//! 2. no other session holds a lease that overlaps what it writes (there are no leases yet);
+//! 3. each of its guards holds ([`holds`]).
+//!
+//! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
+//! number is not the next, changes nothing and has no outcome: its node sees the session end, or sends it again.
+
+use crate::expand::{Counted, ExpandError, Expansion, volumes_of};
+use crate::overlay::Overlay;
+use crate::state::{Session, State};
+use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
+use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_wire::{
+    Attr, Change, Entry, Firm, Guard, Item, Kind, Live, Mutation, Outcome, Plan, Record, Refusal, Request, RequestBody,
+    View, ViewError,
+};
+use std::collections::BTreeMap;
+
+/// Most records of an orphan that end in one transaction.
+pub const REAP_RECORDS_MAX: usize = 2048;
+/// Orphans looked at in one step when a session ends.
+const ORPHAN_PAGE: usize = 1024;
+
+/// What applying one entry did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// Changes of records, in the order in which they happened.
+    pub changes: Vec<Change>,
+    /// Outcomes of requests that were new.
+    pub outcomes: Vec<(SessionId, Seq, Outcome)>,
+    /// Sessions that were opened, or asked for again.
+    pub opened: Vec<(SessionId, NodeId, u64)>,
+    /// Sessions that ended.
+    pub ended: Vec<SessionId>,
+    /// Objects that lost their last name: each session must say that it does not hold them.
+    pub orphaned: Vec<(VolumeId, ObjectId)>,
+    /// Orphans that nobody holds but whose records have not all ended: the leader must go on reaping.
+    pub to_reap: Vec<(VolumeId, ObjectId)>,
+    /// This replica's state is not the one that the leader had: it must not serve.
+    pub diverged: Option<LogIndex>,
+}
+
+/// Applies `entry` (none: an entry of the log's own) at `index`. The caller stores the changes.
+///
+/// # Errors
+/// [`ViewError`] if the live records could not be read. `state` is then half changed and must be thrown away: this
+/// replica cannot go on until it is repaired and has read its state back.
+///
+/// # Panics
+/// If `index` does not follow the last one: a programming error.
+pub fn apply(state: &mut State, live: &dyn Live, index: LogIndex, entry: Option<&Entry>) -> Result<Applied, ViewError> {
+    assert_eq!(index.0, state.applied.0 + 1, "entries apply in the order of the log");
+    let mut run = Run { state, view: Overlay::new(live), out: Applied::default() };
+    if let Some(entry) = entry
+        && entry.tid > run.state.tid
+    {
+        for (i, item) in entry.items.iter().enumerate() {
+            let tid = Tid(entry.tid.0 + i as u64);
+            run.state.tid = tid;
+            run.item(tid, item)?;
+        }
+    }
+    let out = run.out;
+    state.applied = index;
+    state.keep_digest();
+    Ok(out)
+}
+
+struct Run<'a> {
+    state: &'a mut State,
+    view: Overlay<'a>,
+    out: Applied,
+}
+
+impl Run<'_> {
+    fn item(&mut self, tid: Tid, item: &Item) -> Result<(), ViewError> {
+        match item {
+            Item::Request(request) => self.request(tid, request),
+            Item::SessionOpen { node, incarnation } => self.open_session(tid, *node, *incarnation),
+            Item::SessionExpire { session } => self.end_session(tid, *session),
+            Item::CreateVolume { volume, mode, uid, gid } => self.create_volume(tid, *volume, *mode, *uid, *gid),
+            Item::Reap { volume, object } => self.reap(tid, *volume, *object),
+            Item::Checkpoint { index, digest } => {
+                let kept = self.state.digests.iter().find(|(at, _)| at == index);
+                if kept.is_some_and(|(_, ours)| ours != digest) {
+                    self.out.diverged = Some(*index);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn request(&mut self, tid: Tid, request: &Request) -> Result<(), ViewError> {
+        let Some(session) = self.state.sessions.get_mut(&request.session) else { return Ok(()) };
+        if !admit(session, request) {
+            return Ok(());
+        }
+        let outcome = match &request.body {
+            RequestBody::Commit { guards, plan } => self.commit(tid, guards, plan)?,
+            RequestBody::AllocateObjects => self.allocate(),
+            RequestBody::Release { orphans } => {
+                for (volume, object) in orphans {
+                    self.release(tid, *volume, *object, request.session)?;
+                }
+                Outcome::Committed { tid }
+            }
+        };
+        if let Some(session) = self.state.sessions.get_mut(&request.session) {
+            session.outcomes.insert(request.seq, outcome.clone());
+        }
+        self.out.outcomes.push((request.session, request.seq, outcome));
+        Ok(())
+    }
+
+    fn commit(&mut self, tid: Tid, guards: &[Guard], plan: &Plan) -> Result<Outcome, ViewError> {
+        for (number, guard) in guards.iter().enumerate() {
+            if !holds(&self.view, guard)? {
+                return Ok(Outcome::Refused { refusal: Refusal::Conflict { guard: number as u32 } });
+            }
+        }
+        if volumes_of(&plan.mutations).iter().any(|volume| !self.state.volumes.contains_key(volume)) {
+            return Ok(Outcome::Refused { refusal: Refusal::BadPlan });
+        }
+        let sessions: Vec<SessionId> = self.state.sessions.keys().copied().collect();
+        let mut expansion = Expansion::new(&self.view, tid);
+        let expanded = plan.mutations.iter().try_for_each(|mutation| expansion.mutate(mutation, &sessions));
+        match expanded.and_then(|()| expansion.finish()) {
+            Ok(done) => {
+                self.out.orphaned.extend(plan.mutations.iter().filter_map(|mutation| match mutation {
+                    Mutation::Orphan { volume, object } => Some((*volume, *object)),
+                    _ => None,
+                }));
+                self.take(tid, done);
+                Ok(Outcome::Committed { tid })
+            }
+            Err(ExpandError::BadPlan(_)) => Ok(Outcome::Refused { refusal: Refusal::BadPlan }),
+            Err(ExpandError::View(error)) => Err(error),
+        }
+    }
+
+    fn take(&mut self, tid: Tid, (changes, counted): (Vec<Change>, BTreeMap<VolumeId, Counted>)) {
+        for change in &changes {
+            self.state.records.add(tid, &change.key, change.new.as_ref());
+        }
+        for (volume, counted) in counted {
+            let counts = self.state.volumes.entry(volume).or_default();
+            counts.objects = counts.objects.saturating_add_signed(counted.objects);
+            counts.bytes = counts.bytes.saturating_add_signed(counted.bytes);
+        }
+        self.view.lay(tid, &changes);
+        self.out.changes.extend(changes);
+    }
+
+    fn allocate(&mut self) -> Outcome {
+        let first = self.state.next_object;
+        self.state.next_object = ObjectId(first.0 + OBJECT_BLOCK);
+        Outcome::Allocated { first, count: OBJECT_BLOCK }
+    }
+
+    fn open_session(&mut self, tid: Tid, node: NodeId, incarnation: u64) -> Result<(), ViewError> {
+        let mine: Vec<(SessionId, u64)> = self
+            .state
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.node == node)
+            .map(|(id, session)| (*id, session.incarnation))
+            .collect();
+        for (id, other) in mine {
+            if other == incarnation {
+                self.out.opened.push((id, node, incarnation));
+                return Ok(());
+            }
+            self.end_session(tid, id)?;
+        }
+        if self.state.sessions.len() < SESSIONS_MAX {
+            let id = SessionId(tid.0);
+            let session = Session { node, incarnation, next: Seq(1), outcomes: BTreeMap::new() };
+            self.state.sessions.insert(id, session);
+            self.out.opened.push((id, node, incarnation));
+        }
+        Ok(())
+    }
+
+    fn end_session(&mut self, tid: Tid, session: SessionId) -> Result<(), ViewError> {
+        if self.state.sessions.remove(&session).is_none() {
+            return Ok(());
+        }
+        self.out.ended.push(session);
+        let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().collect();
+        for volume in volumes {
+            let mut from = ObjectId(0);
+            loop {
+                let page = self.view.scan(&KeyRange::orphans_from(volume, from), ORPHAN_PAGE)?;
+                for (key, version) in &page {
+                    let gavel_types::KeyParts::Orphan { object } = key.parts() else { continue };
+                    from = ObjectId(object.0 + 1);
+                    if matches!(&version.record, Record::Orphan(orphan) if orphan.holders.contains(&session)) {
+                        self.release(tid, volume, object, session)?;
+                    }
+                }
+                if page.len() < ORPHAN_PAGE {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `session` does not hold the orphan. If nobody does, its records end.
+    fn release(&mut self, tid: Tid, volume: VolumeId, object: ObjectId, session: SessionId) -> Result<(), ViewError> {
+        let key = Key::orphan(volume, object);
+        let Some(Record::Orphan(mut orphan)) = self.view.get(&key)?.map(|version| version.record) else {
+            return Ok(());
+        };
+        orphan.holders.retain(|holder| *holder != session);
+        if orphan.holders.is_empty() {
+            return self.erase(tid, volume, object);
+        }
+        let mut expansion = Expansion::new(&self.view, tid);
+        let done = expansion.set_record(&key, Record::Orphan(orphan)).and_then(|()| expansion.finish());
+        self.take(tid, sound(done)?);
+        Ok(())
+    }
+
+    fn reap(&mut self, tid: Tid, volume: VolumeId, object: ObjectId) -> Result<(), ViewError> {
+        match self.view.get(&Key::orphan(volume, object))?.map(|version| version.record) {
+            Some(Record::Orphan(orphan)) if orphan.holders.is_empty() => self.erase(tid, volume, object),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends records of an orphan that nobody holds; its mark stays, with no holder, until the last one has ended.
+    fn erase(&mut self, tid: Tid, volume: VolumeId, object: ObjectId) -> Result<(), ViewError> {
+        let key = Key::orphan(volume, object);
+        let mut expansion = Expansion::new(&self.view, tid);
+        let erased = expansion.erase(volume, object, REAP_RECORDS_MAX);
+        let more = sound(erased)? == REAP_RECORDS_MAX;
+        let marked = if more {
+            let nobody = gavel_wire::Orphan { holders: Vec::new() };
+            expansion.set_record(&key, Record::Orphan(nobody))
+        } else {
+            expansion.mutate(&Mutation::Delete { key }, &[])
+        };
+        self.take(tid, sound(marked.and_then(|()| expansion.finish()))?);
+        if more {
+            self.out.to_reap.push((volume, object));
+        }
+        Ok(())
+    }
+
+    fn create_volume(&mut self, tid: Tid, volume: VolumeId, mode: u16, uid: u32, gid: u32) -> Result<(), ViewError> {
+        if volume.0 == 0 || self.state.volumes.contains_key(&volume) {
+            return Ok(());
+        }
+        self.state.volumes.insert(volume, Default::default());
+        let now = Timestamp::of_tid(tid);
+        let (kind, parent) = (Kind::Directory, ObjectId::ROOT);
+        let firm = Firm { kind, mode: mode & 0o7777, uid, gid, rdev: 0, parent, birth: now };
+        let root = Attr { firm, nlink: 2, size: 0, allocated: 0, atime: now, mtime: now, ctime: now };
+        let mut expansion = Expansion::new(&self.view, tid);
+        let done = expansion.set_record(&Key::attr(volume, ObjectId::ROOT), Record::Attr(root));
+        self.take(tid, sound(done.and_then(|()| expansion.finish()))?);
+        Ok(())
+    }
+}
+
+/// The quorum's own changes break no rule of the record space, unless the records that they start from are damaged.
+fn sound<T>(done: Result<T, ExpandError>) -> Result<T, ViewError> {
+    done.map_err(|error| match error {
+        ExpandError::View(error) => error,
+        ExpandError::BadPlan(what) => ViewError::Damaged { what: format!("counters of an object ({what})") },
+    })
+}
+
+/// Rule 1. Takes the request's number if it is the next one; forgets outcomes that the session has seen.
+fn admit(session: &mut Session, request: &Request) -> bool {
+    let window = request.seen.0.saturating_add(SESSION_WINDOW_MAX);
+    if request.seq != session.next || request.seq.0 >= window {
+        return false;
+    }
+    session.outcomes = session.outcomes.split_off(&request.seen);
+    session.next = Seq(request.seq.0 + 1);
+    true
+}
+
+/// Rule 3, for one guard.
+///
+/// # Errors
+/// As the view's.
+pub fn holds(live: &dyn Live, guard: &Guard) -> Result<bool, ViewError> {
+    Ok(match guard {
+        Guard::Unchanged { key, at } => live.get(key)?.is_some_and(|version| version.create <= *at),
+        Guard::Firm { key, at } => live.get(key)?.is_some_and(|version| version.firm <= *at),
+        Guard::Empty { range } => range.is_empty() || live.scan(range, 1)?.is_empty(),
+        Guard::Stable { range, at } => range.is_empty() || !live.changed_after(range, *at)?,
+    })
+}

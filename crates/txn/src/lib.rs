@@ -1,0 +1,31 @@
+//! The commit rule: what the replicated log's entries do to the replicated state.
+//!
+//! [`apply`] is a pure function of the state, the live records and one entry, so all replicas that apply the same
+//! log hold the same state, byte for byte; [`digest`] proves it. There is one way to change a record, and it is here.
+//!
+//! What this room is not: it orders nothing (see `gavel-quorum`) and stores nothing (see `gavel-store`): it says what is to
+//! be stored.
+//!
+//! - [`state`]: sessions, counters and digest: the replicated state that is not records
+//! - [`apply`](mod@apply): one entry, item by item; the commit rule
+//! - [`expand`]: what a plan's mutations mean for the records as they are
+//! - [`overlay`]: a view with changes laid over it
+//! - [`digest`]: a running digest of everything that ever changed
+//!
+//! Invariants (checked by [`State::check_invariants`] and by the tests):
+//! 1. Tids only grow: every item that applies has a Tid above all before it.
+//! 2. A session's requests apply in the order of their numbers, without gaps, once.
+//! 3. A request applies whole or not at all.
+//! 4. One commit makes at most one version of a key.
+//! 5. Extents of a file do not overlap, and its `allocated` is the sum of their lengths.
+
+pub mod apply;
+pub mod digest;
+pub mod expand;
+pub mod overlay;
+pub mod state;
+
+pub use apply::{Applied, apply};
+pub use digest::Digest;
+pub use overlay::Overlay;
+pub use state::{Session, State, VolumeCounts};

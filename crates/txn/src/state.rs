@@ -1,0 +1,115 @@
+//! The replicated state that is not records: sessions, counters, digest.
+
+use crate::digest::Digest;
+use gavel_types::limits::{SESSION_WINDOW_MAX, SESSIONS_MAX};
+use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_wire::Outcome;
+use gavel_wire::codec::{self, DecodeError};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Format of the encoded state.
+pub const STATE_FORMAT: u8 = 1;
+/// Largest encoded state: every session's window full of outcomes, with room to spare.
+pub const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A digest is kept for every entry whose index is a multiple of this.
+pub const DIGEST_EVERY: u64 = 256;
+/// So many of these digests are kept, for checkpoints to be compared with.
+const DIGESTS_KEPT: usize = 64;
+
+/// A node's standing with the quorum.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// The node.
+    pub node: NodeId,
+    /// Which life of the node.
+    pub incarnation: u64,
+    /// The number that its next request must have.
+    pub next: Seq,
+    /// Outcomes that it has not acknowledged.
+    pub outcomes: BTreeMap<Seq, Outcome>,
+}
+
+/// What a volume holds now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VolumeCounts {
+    /// Live objects.
+    pub objects: u64,
+    /// Bytes of live extents.
+    pub bytes: u64,
+}
+
+/// Replicated state besides records. Equal on all replicas that have applied the same entries.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The last entry that was applied.
+    pub applied: LogIndex,
+    /// The last Tid that was used.
+    pub tid: Tid,
+    /// Open sessions.
+    pub sessions: BTreeMap<SessionId, Session>,
+    /// The next object id that nobody was given.
+    pub next_object: ObjectId,
+    /// The volumes.
+    pub volumes: BTreeMap<VolumeId, VolumeCounts>,
+    /// Sum over all changes of records.
+    pub records: Digest,
+    /// Digests of the whole state behind some of the last entries.
+    pub digests: VecDeque<(LogIndex, [u8; 32])>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            applied: LogIndex(0),
+            tid: Tid::ZERO,
+            sessions: BTreeMap::new(),
+            next_object: ObjectId::FIRST_FREE,
+            volumes: BTreeMap::new(),
+            records: Digest::default(),
+            digests: VecDeque::new(),
+        }
+    }
+}
+
+impl State {
+    /// The state's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(STATE_FORMAT, self)
+    }
+
+    /// # Errors
+    /// [`DecodeError`] if the bytes are not a state within its bounds.
+    pub fn decode(bytes: &[u8]) -> Result<State, DecodeError> {
+        codec::decode("replicated state", STATE_FORMAT, STATE_BYTES_MAX, bytes)
+    }
+
+    /// The digest of everything that is replicated.
+    pub fn digest(&self) -> [u8; 32] {
+        let rest = (self.tid, &self.sessions, self.next_object, &self.volumes, self.records);
+        *blake3::hash(&codec::encode(STATE_FORMAT, &rest)).as_bytes()
+    }
+
+    /// Remembers the digest behind the entry that was just applied, if it is one of those that are kept.
+    pub(crate) fn keep_digest(&mut self) {
+        if self.applied.0.is_multiple_of(DIGEST_EVERY) {
+            self.digests.push_back((self.applied, self.digest()));
+            if self.digests.len() > DIGESTS_KEPT {
+                self.digests.pop_front();
+            }
+        }
+    }
+
+    /// Asserts what the state itself shows of the invariants.
+    ///
+    /// # Panics
+    /// If one does not hold: a programming error.
+    pub fn check_invariants(&self) {
+        assert!(self.sessions.len() <= SESSIONS_MAX, "{} sessions", self.sessions.len());
+        for (id, session) in &self.sessions {
+            assert!(id.0 <= self.tid.0, "session {id} is from the future");
+            assert!(session.outcomes.len() as u64 <= SESSION_WINDOW_MAX, "session {id} has too many outcomes");
+            assert!(session.outcomes.keys().all(|seq| *seq < session.next), "session {id} has outcomes of the future");
+        }
+    }
+}

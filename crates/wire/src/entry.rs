@@ -1,0 +1,126 @@
+//! What the replicated log carries.
+
+use crate::plan::{Guard, Plan};
+use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// One log entry: many items, each a transaction of its own. Item `i` has Tid `tid + i`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// The Tid of the first item: greater than every Tid before.
+    pub tid: Tid,
+    /// The items, in order.
+    pub items: Vec<Item>,
+}
+
+/// One thing to apply.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Item {
+    /// A session's request.
+    Request(Request),
+    /// Opens a session; its id is the item's Tid. Older sessions of the same node that belong to another
+    /// incarnation end at once: a node has one incarnation at a time, for its data directory is locked.
+    SessionOpen {
+        /// The node.
+        node: NodeId,
+        /// Which life of that node: a random number drawn when the daemon starts.
+        incarnation: u64,
+    },
+    /// Ends a session: nothing it sends from now on is applied.
+    SessionExpire {
+        /// The session.
+        session: SessionId,
+    },
+    /// Makes a volume with an empty root directory. Nothing happens if it exists.
+    CreateVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// Permission bits of the root.
+        mode: u16,
+        /// Owner of the root.
+        uid: u32,
+        /// Group of the root.
+        gid: u32,
+    },
+    /// Ends (a bounded part of) the records of an orphan that nobody holds open. Nothing happens if it is
+    /// held again, or gone.
+    Reap {
+        /// The volume.
+        volume: VolumeId,
+        /// The object.
+        object: ObjectId,
+    },
+    /// The digest of the state behind entry `index`. A replica whose digest differs stops serving.
+    Checkpoint {
+        /// The entry.
+        index: LogIndex,
+        /// The digest of the state after it.
+        digest: [u8; 32],
+    },
+}
+
+/// A request of a session, numbered so that it is applied once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The session.
+    pub session: SessionId,
+    /// The request's number: the session's requests are applied in this order, without gaps.
+    pub seq: Seq,
+    /// The session has seen the outcomes of all requests before this number: they may be forgotten.
+    pub seen: Seq,
+    /// What is asked for.
+    pub body: RequestBody,
+}
+
+/// What a session can ask for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// Write the plan if the guards hold.
+    Commit {
+        /// What was read.
+        guards: Vec<Guard>,
+        /// What to write.
+        plan: Plan,
+    },
+    /// Hand out a block of object ids.
+    AllocateObjects,
+    /// The session holds none of these orphans open (any more).
+    Release {
+        /// The orphans.
+        orphans: Vec<(VolumeId, ObjectId)>,
+    },
+}
+
+/// What became of a request. Recorded in the session until it is acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Applied at this Tid.
+    Committed {
+        /// The commit's Tid.
+        tid: Tid,
+    },
+    /// Object ids handed out.
+    Allocated {
+        /// The first id.
+        first: ObjectId,
+        /// How many.
+        count: u64,
+    },
+    /// Not applied, and never will be.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Why a request was not applied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Refusal {
+    /// A guard did not hold: what was read has changed. Run the operation again.
+    Conflict {
+        /// Which of the request's guards.
+        guard: u32,
+    },
+    /// The plan breaks a rule of the record space (wrong kind of record for its key, counter out of range, too large).
+    BadPlan,
+}

@@ -1,0 +1,25 @@
+//! The nouns that rooms exchange: records, plans, guards, log entries, messages, views; and their codecs.
+//!
+//! Nothing here decides anything. Types that reach a disk or a network carry a format version and have
+//! golden-bytes tests; bytes that come back are checked, never trusted.
+//!
+//! - [`record`]: what a key's value can be, and a version of it
+//! - [`plan`]: mutations and guards: what an operation wants to write and what it read
+//! - [`entry`]: what the replicated log carries
+//! - [`message`]: what nodes say to each other
+//! - [`view`]: the one way to read records, and the recorder that turns reads into guards
+//! - [`codec`]: bytes of all these
+
+pub mod codec;
+pub mod entry;
+pub mod message;
+pub mod plan;
+pub mod record;
+pub mod view;
+
+pub use codec::DecodeError;
+pub use entry::{Entry, Item, Outcome, Refusal, Request, RequestBody};
+pub use plan::{AttrDelta, Guard, Mutation, Plan};
+pub use record::{Attr, Change, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Version};
+pub use message::{ChangeRow, Message};
+pub use view::{Live, Recorder, View, ViewError};

@@ -1,0 +1,93 @@
+//! What nodes say to each other about the log, sessions and catch-up. Bulk bytes (blobs) travel beside, not in, these.
+
+use crate::entry::Request;
+use crate::record::Version;
+use gavel_types::{Key, LogIndex, NodeId, Seq, SessionId, Tid};
+use serde::{Deserialize, Serialize};
+
+/// A message from one node to another. All may be lost, doubled or late: what must not be lost is sent again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// A message of the replicated log, in the log's own encoding.
+    Log(Vec<u8>),
+    /// To the leader: requests of one session, in order.
+    Submit(Vec<Request>),
+    /// To a submitter: the leader could not take the session's requests from `expected` on; send them again from there.
+    SubmitGap {
+        /// The session.
+        session: SessionId,
+        /// The number that the leader expects next.
+        expected: Seq,
+    },
+    /// To the leader: open a session.
+    OpenSession {
+        /// For whom.
+        node: NodeId,
+        /// Which life of that node.
+        incarnation: u64,
+    },
+    /// To the leader: this session lives. `ticket` comes back in the answer.
+    Refresh {
+        /// The session.
+        session: SessionId,
+        /// Names the refresh.
+        ticket: u64,
+    },
+    /// To a session's node: the refresh counted; a quorum has confirmed the leader since it arrived.
+    Refreshed {
+        /// The session.
+        session: SessionId,
+        /// The refresh.
+        ticket: u64,
+        /// The leader's wall clock when it answered, in nanoseconds since the epoch.
+        wall_ns: u64,
+    },
+    /// To the leader: which index must a view have applied, so that it holds all that is committed now?
+    ConfirmRead {
+        /// Names the question.
+        ticket: u64,
+    },
+    /// The answer: a quorum has confirmed the leader since the question arrived.
+    ReadConfirmed {
+        /// The question.
+        ticket: u64,
+        /// The index.
+        index: LogIndex,
+    },
+    /// The addressee does not lead, or can't confirm now; ask whom it names, or again later.
+    NotLeader {
+        /// Who leads, as far as it knows.
+        leader: Option<NodeId>,
+    },
+    /// Asks for the commits after `after`, up to and with `upto`.
+    ScanChanges {
+        /// Names the scan.
+        ticket: u64,
+        /// The last Tid that the asker has whole.
+        after: Tid,
+        /// The last Tid wanted.
+        upto: Tid,
+        /// How many of the commit `after` the asker already has beyond it: changes of the next Tid to skip.
+        skip: u64,
+    },
+    /// Part of the answer to [`Message::ScanChanges`], in the order of Tids.
+    Changes {
+        /// The scan.
+        ticket: u64,
+        /// The changes.
+        changes: Vec<ChangeRow>,
+        /// True if nothing follows up to `upto`.
+        done: bool,
+    },
+}
+
+/// One change of the change index with the version that it made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChangeRow {
+    /// The commit.
+    pub tid: Tid,
+    /// What it changed.
+    pub key: Key,
+    /// The version that it made; none if it deleted the record.
+    pub version: Option<Version>,
+}
