@@ -124,3 +124,20 @@ pub enum Refusal {
     /// The plan breaks a rule of the record space (wrong kind of record for its key, counter out of range, too large).
     BadPlan,
 }
+
+/// What an applied entry means for this node's own session.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct News {
+    /// The last Tid that views see.
+    pub tid: Tid,
+    /// The last entry that views see.
+    pub index: LogIndex,
+    /// Outcomes of requests, this node's and others'.
+    pub outcomes: Vec<(SessionId, Seq, Outcome)>,
+    /// Sessions of this node that were opened, with their incarnation.
+    pub opened: Vec<(SessionId, u64)>,
+    /// Sessions that ended.
+    pub ended: Vec<SessionId>,
+    /// Objects that lost their last name.
+    pub orphaned: Vec<(VolumeId, ObjectId)>,
+}

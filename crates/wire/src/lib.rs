@@ -18,8 +18,8 @@ pub mod record;
 pub mod view;
 
 pub use codec::DecodeError;
-pub use entry::{Entry, Item, Outcome, Refusal, Request, RequestBody};
+pub use entry::{Entry, Item, News, Outcome, Refusal, Request, RequestBody};
+pub use message::{ChangeRow, Message};
 pub use plan::{AttrDelta, Guard, Mutation, Plan};
 pub use record::{Attr, Change, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Version};
-pub use message::{ChangeRow, Message};
 pub use view::{Live, Recorder, View, ViewError};

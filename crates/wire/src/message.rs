@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 pub enum Message {
     /// A message of the replicated log, in the log's own encoding.
     Log(Vec<u8>),
+    /// To everybody, about once a second: what the sender's wall clock shows, in nanoseconds since the epoch. A leader
+    /// whose clock is far from a majority's does not lead.
+    Clock {
+        /// The sender's wall clock.
+        wall_ns: u64,
+    },
     /// To the leader: requests of one session, in order.
     Submit(Vec<Request>),
     /// To a submitter: the leader could not take the session's requests from `expected` on; send them again from there.
@@ -54,7 +60,7 @@ pub enum Message {
         /// The index.
         index: LogIndex,
     },
-    /// The addressee does not lead, or can't confirm now; ask whom it names, or again later.
+    /// The addressee does not lead, or can't lead yet; ask whom it names, or again later.
     NotLeader {
         /// Who leads, as far as it knows.
         leader: Option<NodeId>,
@@ -67,7 +73,7 @@ pub enum Message {
         after: Tid,
         /// The last Tid wanted.
         upto: Tid,
-        /// How many of the commit `after` the asker already has beyond it: changes of the next Tid to skip.
+        /// How many changes behind `after` the asker has already: a part of the next commit.
         skip: u64,
     },
     /// Part of the answer to [`Message::ScanChanges`], in the order of Tids.
@@ -78,6 +84,11 @@ pub enum Message {
         changes: Vec<ChangeRow>,
         /// True if nothing follows up to `upto`.
         done: bool,
+    },
+    /// The addressee can't answer the scan: it has not applied `upto` itself, or can't read its records.
+    ScanRefused {
+        /// The scan.
+        ticket: u64,
     },
 }
 

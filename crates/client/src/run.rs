@@ -1,0 +1,264 @@
+//! One operation on its way: evaluated, shipped, evaluated again until it has an answer.
+//!
+//! States: (storing bytes) -> evaluating -> confirming or committing -> evaluating ... -> fetching -> done.
+//!
+//! The host calls [`Run::step`] with a view, does what the [`Step`] says, tells the result to the run and calls again, with a
+//! view that is at least as new as the result says.
+
+use crate::tree::{Answer, TreeError, TreeRequest};
+use gavel_fs::operation::{Caller, Cx, Listed, Operation, Piece, Reply};
+use gavel_fs::{Done, Stop};
+use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
+use gavel_types::{BlobId, Key, ObjectId, VolumeId};
+use gavel_wire::{Attr, Content, Guard, Outcome, Plan, Record, Refusal, View};
+use std::collections::BTreeMap;
+
+/// An operation that has collided so often gives up: something is wrong, or it is hopelessly slower than its rivals.
+const CONFLICTS_MAX: u32 = 1000;
+
+/// Bytes of blobs that a read needs, by name.
+pub type Blobs = BTreeMap<BlobId, bytes::Bytes>;
+
+/// What the run needs next.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// Store these bytes as a blob on a majority, then call [`Run::stored`].
+    Store(bytes::Bytes),
+    /// Ask the quorum from which entry on a view is current, then step again with such a view, after [`Run::confirmed`].
+    Confirm,
+    /// A fresh object id, for [`Run::fresh_id`].
+    NeedObjectId,
+    /// Ship this; then [`Run::outcome`], and step again with a view that holds the commit.
+    Commit {
+        /// What was read.
+        guards: Vec<Guard>,
+        /// What to write.
+        plan: Plan,
+    },
+    /// Fetch these blobs, then [`Run::fetched`].
+    Fetch(Vec<BlobId>),
+    /// The answer.
+    Done(Result<Answer, TreeError>),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Phase {
+    /// The bytes of a write wait to be stored.
+    Storing(bytes::Bytes),
+    Evaluating,
+    /// Waits for the outcome of what was shipped; the reply is good once it is committed.
+    Committing(Reply),
+    /// Committed: the answer is filled in from a view that holds the commit.
+    Committed(Reply),
+    /// Waits for blobs.
+    Fetching(Vec<Piece>),
+}
+
+/// One operation on its way. See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Run {
+    cx: Cx,
+    operation: Operation,
+    plus: bool,
+    phase: Phase,
+    confirmed: bool,
+    conflicts: u32,
+}
+
+impl Run {
+    /// An operation that begins. [`TreeRequest::Sync`] and [`TreeRequest::Statfs`] are their host's own affair.
+    ///
+    /// # Errors
+    /// [`TreeError`] if the request can't be an operation at all.
+    pub fn new(volume: VolumeId, caller: Caller, request: TreeRequest) -> Result<Run, TreeError> {
+        let mut phase = Phase::Evaluating;
+        let mut plus = false;
+        let operation = match request {
+            TreeRequest::Operation(operation) => operation,
+            TreeRequest::Read { object, offset, len } => Operation::Read { object, offset, len },
+            TreeRequest::ReaddirPlus { object, after, limit } => {
+                plus = true;
+                Operation::Readdir { object, after, limit }
+            }
+            TreeRequest::Write { object, offset, append, data, kill_suidgid } => {
+                if data.len() > WRITE_BYTES_MAX {
+                    return Err(gavel_fs::FsError::Invalid.into());
+                }
+                let len = data.len() as u32;
+                let content = if data.len() <= INLINE_BYTES_MAX {
+                    Content::Inline(data.into_boxed_slice())
+                } else {
+                    let data = bytes::Bytes::from(data);
+                    let id = BlobId::of(&data);
+                    phase = Phase::Storing(data);
+                    Content::Blob { id, blob_len: len, offset: 0 }
+                };
+                Operation::Write { object, offset, append, len, content, kill_suidgid }
+            }
+            TreeRequest::Sync { object } => Operation::Getattr { object },
+            TreeRequest::Statfs => return Err(gavel_fs::FsError::NotSupported.into()),
+        };
+        let cx = Cx { volume, caller, fresh: None };
+        Ok(Run { cx, operation, plus, phase, confirmed: false, conflicts: 0 })
+    }
+
+    /// Goes on, as far as it can with this view.
+    pub fn step(&mut self, view: &dyn View) -> Step {
+        match std::mem::replace(&mut self.phase, Phase::Evaluating) {
+            Phase::Storing(bytes) => {
+                self.phase = Phase::Storing(bytes.clone());
+                Step::Store(bytes)
+            }
+            Phase::Evaluating if self.only_reads() && !self.confirmed => Step::Confirm,
+            Phase::Evaluating => self.evaluate(view),
+            Phase::Committed(reply) => self.finish(view, reply),
+            phase @ (Phase::Committing(_) | Phase::Fetching(_)) => {
+                unreachable!("a run that waits ({phase:?}) is told what it waits for before it is stepped again")
+            }
+        }
+    }
+
+    /// The bytes of the write are stored on a majority.
+    pub fn stored(&mut self) {
+        self.phase = Phase::Evaluating;
+    }
+
+    /// The next view is current as of a moment after the run began.
+    pub fn confirmed(&mut self) {
+        self.confirmed = true;
+    }
+
+    /// A fresh object id.
+    pub fn fresh_id(&mut self, object: ObjectId) {
+        self.cx.fresh = Some(object);
+    }
+
+    /// What became of the commit; `None` if it was lost with its session.
+    ///
+    /// # Errors
+    /// [`TreeError`] if the run has to end here.
+    pub fn outcome(&mut self, outcome: Option<Outcome>) -> Result<(), TreeError> {
+        let Phase::Committing(reply) = std::mem::replace(&mut self.phase, Phase::Evaluating) else {
+            unreachable!("only a run that has shipped something gets an outcome")
+        };
+        match outcome {
+            Some(Outcome::Committed { .. }) => self.phase = Phase::Committed(reply),
+            Some(Outcome::Refused { refusal: Refusal::BadPlan }) => {
+                let cause = format!("the plan of {:?} was refused; please report this", self.operation);
+                return Err(TreeError::Storage { cause, full: false });
+            }
+            Some(Outcome::Refused { refusal: Refusal::Conflict { .. } } | Outcome::Allocated { .. }) | None => {
+                self.conflicts += 1;
+                if self.conflicts > CONFLICTS_MAX {
+                    let cause = format!("collided with other nodes {CONFLICTS_MAX} times; nothing was changed");
+                    return Err(TreeError::NoQuorum { cause });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The blobs that were asked for.
+    pub fn fetched(&mut self, blobs: &Blobs) -> Step {
+        let Phase::Fetching(pieces) = std::mem::replace(&mut self.phase, Phase::Evaluating) else {
+            unreachable!("only a run that has asked for blobs gets them")
+        };
+        Step::Done(assemble(&pieces, blobs).map(|data| Answer { data, ..answer(Reply::Empty) }))
+    }
+
+    fn only_reads(&self) -> bool {
+        use Operation as O;
+        match &self.operation {
+            O::Lookup { .. } | O::Getattr { .. } | O::Readlink { .. } | O::Read { .. } | O::Seek { .. } => true,
+            O::Readdir { .. } | O::Getxattr { .. } | O::Listxattr { .. } => true,
+            O::Open { truncate, kill_suidgid, .. } => !truncate && !kill_suidgid,
+            _ => false,
+        }
+    }
+
+    fn evaluate(&mut self, view: &dyn View) -> Step {
+        match gavel_fs::run(view, &self.cx, &self.operation) {
+            Ok(Done { plan: Some(plan), guards, reply }) => {
+                self.phase = Phase::Committing(reply);
+                Step::Commit { guards, plan }
+            }
+            Err(Stop::NeedObjectId) => Step::NeedObjectId,
+            Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
+            Ok(Done { plan: None, .. }) | Err(Stop::Error(_)) if !self.confirmed => Step::Confirm,
+            Ok(Done { plan: None, reply, .. }) => self.finish(view, reply),
+            Err(Stop::Error(error)) => Step::Done(Err(error.into())),
+        }
+    }
+
+    /// The reply is good: what else the answer holds comes from the view.
+    fn finish(&mut self, view: &dyn View, reply: Reply) -> Step {
+        if let Reply::Data(pieces) = reply {
+            return self.gather(pieces);
+        }
+        let mut answer = answer(reply);
+        let filled = self.fill(view, &mut answer);
+        Step::Done(filled.map(|()| answer))
+    }
+
+    fn fill(&self, view: &dyn View, answer: &mut Answer) -> Result<(), TreeError> {
+        match &answer.reply {
+            Reply::Attr(_, attr) => answer.attr = Some(*attr),
+            Reply::Object(object) | Reply::Created { object, .. } => answer.attr = self.attr(view, *object)?,
+            Reply::Listing { names, .. } if self.plus => {
+                let attrs = names.iter().map(|name: &Listed| self.attr(view, name.object));
+                answer.listed = attrs.collect::<Result<_, _>>()?;
+            }
+            _ => {
+                if let Operation::Setattr { object, .. } = &self.operation {
+                    answer.attr = self.attr(view, *object)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attr(&self, view: &dyn View, object: ObjectId) -> Result<Option<Attr>, TreeError> {
+        let found = view.get(&Key::attr(self.cx.volume, object));
+        let found = found.map_err(|error| TreeError::Storage { cause: error.to_string(), full: false })?;
+        Ok(found.and_then(|version| match version.record {
+            Record::Attr(attr) => Some(attr),
+            _ => None,
+        }))
+    }
+
+    fn gather(&mut self, pieces: Vec<Piece>) -> Step {
+        let mut wanted: Vec<BlobId> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Blob { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.phase = Phase::Fetching(pieces);
+        if wanted.is_empty() { self.fetched(&Blobs::new()) } else { Step::Fetch(wanted) }
+    }
+}
+
+fn answer(reply: Reply) -> Answer {
+    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None }
+}
+
+fn assemble(pieces: &[Piece], blobs: &Blobs) -> Result<Vec<u8>, TreeError> {
+    let mut data = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Bytes(bytes) => data.extend_from_slice(bytes),
+            Piece::Zeros(len) => data.resize(data.len() + *len as usize, 0),
+            Piece::Blob { id, offset, len, .. } => {
+                let (from, to) = (*offset as usize, *offset as usize + *len as usize);
+                let bytes = blobs.get(id).and_then(|blob| blob.get(from..to));
+                let lacking =
+                    || TreeError::Storage { cause: format!("blob {id} is missing or too short"), full: false };
+                data.extend_from_slice(bytes.ok_or_else(lacking)?);
+            }
+        }
+    }
+    Ok(data)
+}

@@ -1,0 +1,467 @@
+//! The node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans.
+//!
+//! States: closed (asking for a session) -> open -> closed (the quorum ended it) -> ...
+//!
+//! Everything that is sent may be lost: requests are sent again from the first one without an outcome, reads are asked
+//! again in a new round. The outcomes come with the log, through the node's own replica, in the order of the requests.
+
+use gavel_types::limits::SESSION_WINDOW_MAX;
+use gavel_types::{LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, VolumeId};
+use gavel_wire::{Guard, Message, News, Outcome, Plan, Request, RequestBody};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Names a wait of an operation; chosen by the operation's host, unique within the node's life.
+pub type Token = u64;
+
+/// What is not answered by then is sent again.
+const RESEND_NS: u64 = 300_000_000;
+/// What nobody could answer is asked again after this.
+const RETRY_NS: u64 = 20_000_000;
+/// Released orphans are gathered for so long.
+const RELEASE_DELAY_NS: u64 = 20_000_000;
+/// Most orphans in one release.
+const RELEASE_MAX: usize = 1024;
+/// Most bytes of requests (roughly) in one message.
+const SUBMIT_REQUESTS_MAX: usize = 256;
+/// Rounds of read confirmation under way at once.
+const ROUNDS_MAX: usize = 4;
+/// Object ids are asked for when fewer are left.
+const IDS_LOW: u64 = 1024;
+/// Requests that may wait for a place in the session's window.
+pub const BACKLOG_MAX: usize = 65_536;
+
+/// What a session wants done, or has to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SessionEffect {
+    /// Send it to the leader.
+    Ship(Message),
+    /// A commit has its outcome. `None`: the session ended before it was applied; it never will be: run the operation again.
+    Outcome {
+        /// Whose.
+        token: Token,
+        /// The outcome.
+        outcome: Option<Outcome>,
+    },
+    /// The session ended while this replica was not looking: the commit was applied, or never will be.
+    Unknown {
+        /// Whose.
+        token: Token,
+    },
+    /// A view that has applied `index` holds everything that was committed when the question was asked.
+    Confirmed {
+        /// Whose.
+        token: Token,
+        /// The entry.
+        index: LogIndex,
+    },
+    /// A fresh object id.
+    Id {
+        /// Whose.
+        token: Token,
+        /// The id; nobody else was given it.
+        object: ObjectId,
+    },
+    /// No quorum has been heard of for too long: refused before anything was sent.
+    NoQuorum {
+        /// Whose.
+        token: Token,
+    },
+}
+
+/// Times of a session, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionConfig {
+    /// How long the quorum keeps a session that it does not hear of. It is refreshed three times as often.
+    pub term_ns: u64,
+    /// With no sign of a quorum for so long, new questions are refused at once.
+    pub patience_ns: u64,
+}
+
+#[derive(Clone, Debug)]
+struct InFlight {
+    request: Request,
+    token: Option<Token>,
+    /// When it was sent last; none if it is to be sent now.
+    sent_at: Option<Moment>,
+    /// Whether it was ever sent.
+    sent: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Round {
+    asked_at: Moment,
+    tokens: Vec<Token>,
+}
+
+/// A node's session. See the module's documentation.
+#[derive(Debug)]
+pub struct Session {
+    node: NodeId,
+    incarnation: u64,
+    config: SessionConfig,
+    id: Option<SessionId>,
+    next: Seq,
+    /// Requests without an outcome, in order.
+    in_flight: VecDeque<InFlight>,
+    /// Requests that have no place in the window yet.
+    backlog: VecDeque<(Option<Token>, RequestBody)>,
+    reads_waiting: Vec<Token>,
+    rounds: BTreeMap<u64, Round>,
+    next_ticket: u64,
+    ids: VecDeque<(u64, u64)>,
+    ids_waiting: VecDeque<Token>,
+    ids_asked: bool,
+    /// How often each object is open on this node.
+    open: BTreeMap<ObjectId, u32>,
+    held: BTreeSet<(VolumeId, ObjectId)>,
+    to_release: BTreeSet<(VolumeId, ObjectId)>,
+    release_since: Option<Moment>,
+    opening_since: Option<Moment>,
+    refreshed_at: Option<Moment>,
+    /// The last sign of a quorum.
+    heard_at: Moment,
+    effects: VecDeque<SessionEffect>,
+}
+
+impl Session {
+    /// A node that has no session yet.
+    pub fn new(node: NodeId, incarnation: u64, config: SessionConfig, now: Moment) -> Session {
+        Session {
+            node,
+            incarnation,
+            config,
+            id: None,
+            next: Seq(1),
+            in_flight: VecDeque::new(),
+            backlog: VecDeque::new(),
+            reads_waiting: Vec::new(),
+            rounds: BTreeMap::new(),
+            next_ticket: 1,
+            ids: VecDeque::new(),
+            ids_waiting: VecDeque::new(),
+            ids_asked: false,
+            open: BTreeMap::new(),
+            held: BTreeSet::new(),
+            to_release: BTreeSet::new(),
+            release_since: None,
+            opening_since: None,
+            refreshed_at: None,
+            heard_at: now,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The open session, if there is one.
+    pub fn id(&self) -> Option<SessionId> {
+        self.id
+    }
+
+    /// For how long no quorum has been heard of, in nanoseconds, if that is longer than the session is patient.
+    pub fn without_quorum_ns(&self, now: Moment) -> Option<u64> {
+        let silent = now.since_ns(self.heard_at);
+        (silent > self.config.patience_ns).then_some(silent)
+    }
+
+    /// Ships a plan. Answered by `Outcome` or `NoQuorum`.
+    pub fn commit(&mut self, now: Moment, token: Token, guards: Vec<Guard>, plan: Plan) {
+        if self.without_quorum_ns(now).is_some() || self.backlog.len() >= BACKLOG_MAX {
+            return self.effects.push_back(SessionEffect::NoQuorum { token });
+        }
+        self.backlog.push_back((Some(token), RequestBody::Commit { guards, plan }));
+    }
+
+    /// Asks from which entry on a view is current. Answered by `Confirmed` or `NoQuorum`.
+    pub fn confirm_read(&mut self, now: Moment, token: Token) {
+        if self.without_quorum_ns(now).is_some() || self.reads_waiting.len() >= BACKLOG_MAX {
+            return self.effects.push_back(SessionEffect::NoQuorum { token });
+        }
+        self.reads_waiting.push(token);
+    }
+
+    /// Asks for a fresh object id. Answered by `Id` or `NoQuorum`.
+    pub fn object_id(&mut self, now: Moment, token: Token) {
+        if self.ids.is_empty() && self.without_quorum_ns(now).is_some() {
+            return self.effects.push_back(SessionEffect::NoQuorum { token });
+        }
+        self.ids_waiting.push_back(token);
+    }
+
+    /// An object is open once more.
+    pub fn opened(&mut self, object: ObjectId) {
+        *self.open.entry(object).or_default() += 1;
+    }
+
+    /// An object is open once less.
+    pub fn closed(&mut self, object: ObjectId) {
+        let Some(count) = self.open.get_mut(&object) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.open.remove(&object);
+            let mine: Vec<_> = self.held.iter().filter(|(_, held)| *held == object).copied().collect();
+            for orphan in mine {
+                self.held.remove(&orphan);
+                self.to_release.insert(orphan);
+            }
+        }
+    }
+
+    /// These objects have no name any more, and this session is among those that may hold them.
+    pub fn on_orphans(&mut self, orphans: &[(VolumeId, ObjectId)]) {
+        for (volume, object) in orphans {
+            let set = if self.open.contains_key(object) { &mut self.held } else { &mut self.to_release };
+            set.insert((*volume, *object));
+        }
+    }
+
+    /// An answer of the leader.
+    pub fn on_message(&mut self, now: Moment, message: Message) {
+        match message {
+            Message::ReadConfirmed { ticket, index } => {
+                self.heard_at = now;
+                let round = self.rounds.remove(&ticket);
+                let tokens = round.map(|round| round.tokens).unwrap_or_default();
+                self.effects.extend(tokens.into_iter().map(|token| SessionEffect::Confirmed { token, index }));
+            }
+            Message::Refreshed { session, .. } if Some(session) == self.id => self.heard_at = now,
+            Message::SubmitGap { session, expected } if Some(session) == self.id => self.resend_from(now, expected),
+            Message::NotLeader { .. } => self.ask_again_soon(now),
+            _ => {}
+        }
+    }
+
+    /// The log has moved on.
+    pub fn on_news(&mut self, now: Moment, news: &News) {
+        self.heard_at = now;
+        for (id, incarnation) in &news.opened {
+            if *incarnation == self.incarnation && self.id != Some(*id) {
+                self.open_as(*id);
+            }
+        }
+        for (session, seq, outcome) in &news.outcomes {
+            if Some(*session) == self.id {
+                self.settle(*seq, outcome.clone());
+            }
+        }
+        if self.id.is_some_and(|id| news.ended.contains(&id)) {
+            self.lose();
+        }
+        if self.id.is_some() {
+            self.on_orphans(&news.orphaned);
+        }
+    }
+
+    /// The replica has skipped a part of the log: what the replicated state says of this session, `None` if it is not
+    /// open any more. Orphans have to be given to [`Session::on_orphans`] after this.
+    pub fn on_installed(&mut self, now: Moment, known: Option<(Seq, &BTreeMap<Seq, Outcome>)>) {
+        self.heard_at = now;
+        match known {
+            None => self.lose_unseen(),
+            Some((next, outcomes)) => {
+                for seq in self.in_flight.iter().map(|wait| wait.request.seq).collect::<Vec<_>>() {
+                    if let Some(outcome) = outcomes.get(&seq).filter(|_| seq < next) {
+                        self.settle(seq, outcome.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Another node leads, or this one: what the last one was asked may be lost.
+    pub fn on_leader(&mut self, now: Moment) {
+        self.ask_again_soon(now);
+    }
+
+    /// Time passes: what was not answered is sent again.
+    pub fn on_tick(&mut self, now: Moment) {
+        self.tick_session(now);
+        let unanswered = |at: Moment| now.since_ns(at) >= RESEND_NS;
+        if self.in_flight.front().and_then(|wait| wait.sent_at).is_some_and(unanswered) {
+            self.in_flight.iter_mut().for_each(|wait| wait.sent_at = None);
+        }
+        let late: Vec<u64> =
+            self.rounds.iter().filter(|(_, round)| unanswered(round.asked_at)).map(|(t, _)| *t).collect();
+        for ticket in late {
+            let tokens = self.rounds.remove(&ticket).map(|round| round.tokens).unwrap_or_default();
+            self.reads_waiting.extend(tokens);
+        }
+    }
+
+    /// Everything that is to be sent or told now.
+    pub fn take_effects(&mut self, now: Moment) -> Vec<SessionEffect> {
+        self.hand_out_ids();
+        self.release(now);
+        self.fill_window();
+        self.submit(now);
+        self.ask_reads(now);
+        self.effects.drain(..).collect()
+    }
+
+    fn open_as(&mut self, id: SessionId) {
+        self.id = Some(id);
+        self.next = Seq(1);
+        self.opening_since = None;
+        self.ids_asked = false;
+    }
+
+    /// The quorum has ended the session: what has no outcome was not applied and never will be.
+    fn lose(&mut self) {
+        self.id = None;
+        self.opening_since = None;
+        self.refreshed_at = None;
+        self.ids_asked = false;
+        self.held.clear();
+        self.to_release.clear();
+        let lost = std::mem::take(&mut self.in_flight);
+        let lost = lost.into_iter().filter_map(|wait| wait.token);
+        self.effects.extend(lost.map(|token| SessionEffect::Outcome { token, outcome: None }));
+        let waiting = std::mem::take(&mut self.backlog);
+        self.backlog = waiting.into_iter().filter(|(token, _)| token.is_some()).collect();
+    }
+
+    /// The quorum has ended the session in a part of the log that this replica has skipped.
+    fn lose_unseen(&mut self) {
+        for wait in &mut self.in_flight {
+            if let Some(token) = wait.token.take_if(|_| wait.sent) {
+                self.effects.push_back(SessionEffect::Unknown { token });
+            }
+        }
+        self.lose();
+    }
+
+    fn settle(&mut self, seq: Seq, outcome: Outcome) {
+        // Outcomes come in the order of the requests; one that is not in front was settled before.
+        if self.in_flight.front().is_none_or(|wait| wait.request.seq != seq) {
+            return;
+        }
+        let Some(wait) = self.in_flight.pop_front() else { return };
+        if let Outcome::Allocated { first, count } = &outcome {
+            self.ids.push_back((first.0, first.0 + count));
+            self.ids_asked = false;
+        }
+        if let Some(token) = wait.token {
+            self.effects.push_back(SessionEffect::Outcome { token, outcome: Some(outcome) });
+        }
+    }
+
+    fn tick_session(&mut self, now: Moment) {
+        match self.id {
+            None if self.opening_since.is_none_or(|at| now.since_ns(at) >= RESEND_NS) => {
+                self.opening_since = Some(now);
+                let (node, incarnation) = (self.node, self.incarnation);
+                self.effects.push_back(SessionEffect::Ship(Message::OpenSession { node, incarnation }));
+            }
+            Some(session) if self.refreshed_at.is_none_or(|at| now.since_ns(at) >= self.config.term_ns / 3) => {
+                self.refreshed_at = Some(now);
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                self.effects.push_back(SessionEffect::Ship(Message::Refresh { session, ticket }));
+            }
+            _ => {}
+        }
+    }
+
+    fn hand_out_ids(&mut self) {
+        while let (Some((first, end)), Some(token)) = (self.ids.front_mut(), self.ids_waiting.front()) {
+            let (token, object) = (*token, ObjectId(*first));
+            *first += 1;
+            if first == end {
+                self.ids.pop_front();
+            }
+            self.ids_waiting.pop_front();
+            self.effects.push_back(SessionEffect::Id { token, object });
+        }
+        let left: u64 = self.ids.iter().map(|(first, end)| end - first).sum();
+        let low = left < IDS_LOW || !self.ids_waiting.is_empty();
+        if low && !self.ids_asked && self.id.is_some() {
+            self.ids_asked = true;
+            self.backlog.push_back((None, RequestBody::AllocateObjects));
+        }
+    }
+
+    fn release(&mut self, now: Moment) {
+        if self.to_release.is_empty() || self.id.is_none() {
+            self.release_since = None;
+            return;
+        }
+        let since = *self.release_since.get_or_insert(now);
+        if self.to_release.len() >= RELEASE_MAX || now.since_ns(since) >= RELEASE_DELAY_NS {
+            let orphans: Vec<_> = self.to_release.iter().take(RELEASE_MAX).copied().collect();
+            self.to_release.retain(|orphan| !orphans.contains(orphan));
+            self.release_since = None;
+            self.backlog.push_back((None, RequestBody::Release { orphans }));
+        }
+    }
+
+    fn fill_window(&mut self) {
+        let Some(session) = self.id else { return };
+        while self.in_flight.len() + 1 < SESSION_WINDOW_MAX as usize {
+            let Some((token, body)) = self.backlog.pop_front() else { return };
+            let seq = self.next;
+            self.next = Seq(seq.0 + 1);
+            let seen = self.in_flight.front().map_or(seq, |wait| wait.request.seq);
+            self.in_flight.push_back(InFlight {
+                request: Request { session, seq, seen, body },
+                token,
+                sent_at: None,
+                sent: false,
+            });
+        }
+    }
+
+    fn submit(&mut self, now: Moment) {
+        let mut requests = Vec::new();
+        for wait in self.in_flight.iter_mut().filter(|wait| wait.sent_at.is_none()) {
+            wait.sent_at = Some(now);
+            wait.sent = true;
+            requests.push(wait.request.clone());
+            if requests.len() == SUBMIT_REQUESTS_MAX {
+                self.effects.push_back(SessionEffect::Ship(Message::Submit(std::mem::take(&mut requests))));
+            }
+        }
+        if !requests.is_empty() {
+            self.effects.push_back(SessionEffect::Ship(Message::Submit(requests)));
+        }
+    }
+
+    fn ask_reads(&mut self, now: Moment) {
+        if self.reads_waiting.is_empty() || self.rounds.len() >= ROUNDS_MAX {
+            return;
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let tokens = std::mem::take(&mut self.reads_waiting);
+        self.rounds.insert(ticket, Round { asked_at: now, tokens });
+        self.effects.push_back(SessionEffect::Ship(Message::ConfirmRead { ticket }));
+    }
+
+    fn resend_from(&mut self, now: Moment, expected: Seq) {
+        let again = Moment(now.0.saturating_sub(RESEND_NS - RETRY_NS));
+        for wait in self.in_flight.iter_mut().filter(|wait| wait.request.seq >= expected) {
+            wait.sent_at = wait.sent_at.map(|at| at.min(again));
+        }
+        // The front decides when the line is sent again.
+        if let Some(front) = self.in_flight.front_mut() {
+            front.sent_at = front.sent_at.map(|at| at.min(again));
+        }
+    }
+
+    /// Nobody answered: all questions are asked again in a moment.
+    fn ask_again_soon(&mut self, now: Moment) {
+        self.resend_from(now, Seq(0));
+        let again = Moment(now.0.saturating_sub(RESEND_NS - RETRY_NS));
+        self.rounds.values_mut().for_each(|round| round.asked_at = round.asked_at.min(again));
+        self.opening_since = self.opening_since.map(|at| at.min(again));
+    }
+
+    /// Asserts what a session can see of its invariants.
+    ///
+    /// # Panics
+    /// If one does not hold: a programming error.
+    pub fn check_invariants(&self) {
+        let seqs: Vec<u64> = self.in_flight.iter().map(|wait| wait.request.seq.0).collect();
+        assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "requests in flight have gaps: {seqs:?}");
+        assert!(seqs.last().is_none_or(|last| last + 1 == self.next.0), "the next number does not follow");
+        assert!(self.in_flight.is_empty() || self.id.is_some(), "requests in flight without a session");
+        assert!(self.rounds.len() <= ROUNDS_MAX);
+    }
+}

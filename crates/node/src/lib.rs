@@ -1,0 +1,219 @@
+//! A node: a server and its own session, joined; what both worlds host.
+//!
+//! This room only passes messages between the two beings. All decisions are made in `gavel-server` and `gavel-client`;
+//! all effects on the outside are given to the host (`gavel-runtime` or `gavel-sim`).
+
+use gavel_client::session::SessionConfig;
+use gavel_client::{Session, SessionEffect, Token};
+use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
+use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
+use gavel_store::engine::Engine;
+use gavel_store::records::Records;
+use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, Tid, VolumeId};
+use gavel_wire::{Message, Outcome, Record, View};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Orphans looked at in one step.
+const ORPHAN_PAGE: usize = 1024;
+
+/// What a node wants done outside.
+#[derive(Clone, Debug)]
+pub enum NodeEffect {
+    /// Send it; it may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Make it durable in the log, then call `on_persisted`.
+    Persist(Persist),
+    /// Flush the records, then call `on_flushed`.
+    Flush,
+    /// The log may be forgotten up to and with this entry.
+    TrimLog(LogIndex),
+    /// Views from now on see everything up to this entry and Tid.
+    Published {
+        /// The Tid.
+        tid: Tid,
+        /// The entry.
+        index: LogIndex,
+    },
+    /// Who leads has changed.
+    Role(RoleChange),
+    /// The node has failed for good.
+    Failed(Failure),
+    /// A commit has its outcome; see [`SessionEffect::Outcome`].
+    Outcome {
+        /// Whose.
+        token: Token,
+        /// The outcome.
+        outcome: Option<Outcome>,
+    },
+    /// Nobody can say any more whether a commit was applied; see [`SessionEffect::Unknown`].
+    Unknown {
+        /// Whose.
+        token: Token,
+    },
+    /// A view with this entry is current for the asker.
+    Confirmed {
+        /// Whose.
+        token: Token,
+        /// The entry.
+        index: LogIndex,
+    },
+    /// A fresh object id.
+    Id {
+        /// Whose.
+        token: Token,
+        /// The id.
+        object: ObjectId,
+    },
+    /// Refused before anything was sent: there is no quorum.
+    NoQuorum {
+        /// Whose.
+        token: Token,
+    },
+}
+
+/// A server and its own session.
+pub struct Node<E: Engine> {
+    /// The server.
+    pub server: Server<E>,
+    /// The session.
+    pub session: Session,
+    effects: VecDeque<NodeEffect>,
+}
+
+impl<E: Engine> Node<E> {
+    /// Takes up a node where its disks left it. `incarnation` names this life of it: a number never used before.
+    ///
+    /// # Errors
+    /// As [`Server::new`].
+    pub fn new(
+        config: Config,
+        session: SessionConfig,
+        incarnation: u64,
+        records: Arc<Records<E>>,
+        sealed: Option<&[u8]>,
+        log: Recovered,
+        clock: Clock,
+    ) -> Result<Node<E>, StartError> {
+        let session = Session::new(config.id(), incarnation, session, clock.now);
+        let server = Server::new(config, records, sealed, log, clock)?;
+        Ok(Node { server, session, effects: VecDeque::new() })
+    }
+
+    /// Time passes.
+    pub fn on_tick(&mut self, clock: Clock) {
+        self.server.on_tick(clock);
+        self.session.on_tick(clock.now);
+    }
+
+    /// A message of another node.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn on_message(&mut self, clock: Clock, from: NodeId, message: Message) -> Result<(), Refused> {
+        self.server.on_message(clock, from, message)
+    }
+
+    /// Works through everything that the inputs started.
+    pub fn take_effects(&mut self, clock: Clock) -> Vec<NodeEffect> {
+        loop {
+            let from_server = self.server.take_effects();
+            let quiet = from_server.is_empty();
+            for effect in from_server {
+                self.pass_on(clock, effect);
+            }
+            let from_session = self.session.take_effects(clock.now);
+            if quiet && from_session.is_empty() {
+                return self.effects.drain(..).collect();
+            }
+            for effect in from_session {
+                self.take_from_session(clock, effect);
+            }
+        }
+    }
+
+    fn pass_on(&mut self, clock: Clock, effect: Effect) {
+        let effect = match effect {
+            Effect::Send { to, message } => NodeEffect::Send { to, message },
+            Effect::Persist(persist) => NodeEffect::Persist(persist),
+            Effect::Flush => NodeEffect::Flush,
+            Effect::TrimLog(index) => NodeEffect::TrimLog(index),
+            Effect::Failed(failure) => NodeEffect::Failed(failure),
+            Effect::Local(message) => return self.session.on_message(clock.now, message),
+            Effect::Role(role) => {
+                self.session.on_leader(clock.now);
+                NodeEffect::Role(role)
+            }
+            Effect::Applied(news) => {
+                self.session.on_news(clock.now, &news);
+                NodeEffect::Published { tid: news.tid, index: news.index }
+            }
+            Effect::Installed { tid, index } => {
+                self.after_install(clock);
+                NodeEffect::Published { tid, index }
+            }
+        };
+        self.effects.push_back(effect);
+    }
+
+    /// The replica has skipped a part of the log: the session learns what it missed from the replicated state.
+    fn after_install(&mut self, clock: Clock) {
+        let id = self.session.id();
+        let known = id.and_then(|id| self.server.state().sessions.get(&id));
+        self.session.on_installed(clock.now, known.map(|session| (session.next, &session.outcomes)));
+        if self.session.id().is_some() {
+            let orphans = self.own_orphans();
+            self.session.on_orphans(&orphans);
+        }
+    }
+
+    fn own_orphans(&self) -> Vec<(VolumeId, ObjectId)> {
+        let Some(id) = self.session.id() else { return Vec::new() };
+        let state = self.server.state();
+        let live = self.server.records().live(state.tid);
+        let mut mine = Vec::new();
+        for volume in state.volumes.keys() {
+            let mut from = ObjectId(0);
+            while let Ok(page) = live.scan(&KeyRange::orphans_from(*volume, from), ORPHAN_PAGE) {
+                for (key, version) in &page {
+                    let (KeyParts::Orphan { object }, Record::Orphan(orphan)) = (key.parts(), &version.record) else {
+                        continue;
+                    };
+                    from = ObjectId(object.0 + 1);
+                    if orphan.holders.contains(&id) {
+                        mine.push((*volume, object));
+                    }
+                }
+                if page.len() < ORPHAN_PAGE {
+                    break;
+                }
+            }
+        }
+        mine
+    }
+
+    fn take_from_session(&mut self, clock: Clock, effect: SessionEffect) {
+        self.effects.push_back(match effect {
+            SessionEffect::Ship(message) => return self.server.on_local(clock, message),
+            SessionEffect::Outcome { token, outcome } => NodeEffect::Outcome { token, outcome },
+            SessionEffect::Unknown { token } => NodeEffect::Unknown { token },
+            SessionEffect::Confirmed { token, index } => NodeEffect::Confirmed { token, index },
+            SessionEffect::Id { token, object } => NodeEffect::Id { token, object },
+            SessionEffect::NoQuorum { token } => NodeEffect::NoQuorum { token },
+        });
+    }
+
+    /// Asserts what one node can see of the invariants.
+    ///
+    /// # Panics
+    /// If one does not hold: a programming error.
+    pub fn check_invariants(&self) {
+        self.server.check_invariants();
+        self.session.check_invariants();
+    }
+}

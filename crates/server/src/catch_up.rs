@@ -1,0 +1,183 @@
+//! A replica that is behind the log fetches the commits that it missed, by a change scan.
+//!
+//! A leader that has let go of what this replica would need sends a snapshot instead: a position and the replicated
+//! state there. The records are then fetched as the commits (Tid by Tid) behind the last one that this replica holds, up
+//! to the state's; the past never changes, so any replica that is as far can answer. Only then is the position
+//! taken over. A crash on the way resumes: what is sealed meanwhile is marked as catching up.
+//!
+//! States: none -> waiting (for the snapshot, after a restart) -> scanning -> none.
+
+use crate::config::Sealed;
+use crate::effect::{Effect, Failure};
+use crate::server::Server;
+use gavel_quorum::{LogMark, PendingSnapshot};
+use gavel_store::engine::Engine;
+use gavel_txn::{Digest, State};
+use gavel_types::{Moment, NodeId, Tid};
+use gavel_wire::{ChangeRow, Message};
+
+/// Most bytes of changes in one answer.
+const SCAN_BYTES_MAX: usize = 1024 * 1024;
+/// An answer that has not come by then is asked for again, of the next peer.
+const SCAN_PATIENCE_NS: u64 = 1_000_000_000;
+/// A cut is sealed each time that this many changes have been taken in, so that memory stays bounded.
+const SEAL_EVERY_CHANGES: u64 = 100_000;
+/// A snapshot that was asked for and has not come by then is asked for again.
+const SNAPSHOT_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Where the catch-up stands.
+#[derive(Debug)]
+pub struct CatchUp {
+    /// What to reach; none while waiting for a snapshot.
+    target: Option<Target>,
+    /// The last Tid held whole, and how many changes of the next commit are held.
+    after: Tid,
+    skip: u64,
+    /// The running digest of the records as they are.
+    records: Digest,
+    ticket: u64,
+    asked_at: Moment,
+    unsealed: u64,
+}
+
+#[derive(Debug)]
+struct Target {
+    mark: LogMark,
+    state: State,
+    source: NodeId,
+}
+
+impl CatchUp {
+    /// A catch-up that a crash has interrupted.
+    pub fn resumed(after: Tid, skip: u64, records: Digest) -> CatchUp {
+        CatchUp { target: None, after, skip, records, ticket: 0, asked_at: Moment(0), unsealed: 0 }
+    }
+}
+
+impl<E: Engine> Server<E> {
+    /// A leader has sent a snapshot.
+    pub(crate) fn begin_catch_up(&mut self, snapshot: PendingSnapshot) {
+        let state = match State::decode(&snapshot.data) {
+            Ok(state) if state.applied == snapshot.mark.index => state,
+            _ => return self.quorum.drop_snapshot(),
+        };
+        self.leading = None;
+        let target = Target { mark: snapshot.mark, state, source: snapshot.from };
+        match &mut self.catch_up {
+            Some(catch_up) => catch_up.target = Some(target),
+            None => {
+                let (after, records) = (self.state.tid, self.state.records);
+                self.catch_up = Some(CatchUp { target: Some(target), ..CatchUp::resumed(after, 0, records) });
+            }
+        }
+        self.ask_for_changes();
+    }
+
+    fn ask_for_changes(&mut self) {
+        let now = self.clock.now;
+        let Some(catch_up) = &mut self.catch_up else { return };
+        catch_up.asked_at = now;
+        let Some(target) = &catch_up.target else { return };
+        if catch_up.after >= target.state.tid {
+            return self.finish_catch_up();
+        }
+        catch_up.ticket += 1;
+        let (ticket, after, skip, upto) = (catch_up.ticket, catch_up.after, catch_up.skip, target.state.tid);
+        let message = Message::ScanChanges { ticket, after, upto, skip };
+        self.effects.push_back(Effect::Send { to: target.source, message });
+    }
+
+    /// Part of the changes has come.
+    pub(crate) fn on_changes(&mut self, ticket: u64, changes: &[ChangeRow], done: bool) {
+        let Some(catch_up) = self.catch_up.as_mut().filter(|catch_up| catch_up.ticket == ticket) else { return };
+        let Some(target) = &catch_up.target else { return };
+        let upto = target.state.tid;
+        if changes.iter().any(|row| row.tid <= catch_up.after || row.tid > upto) {
+            return self.ask_next_peer();
+        }
+        if let Err(error) = self.records.install(changes) {
+            return self.fail(Failure::Records { cause: error.to_string() });
+        }
+        for row in changes {
+            catch_up.records.add(row.tid, &row.key, row.version.as_ref());
+        }
+        if let Some(last) = changes.last() {
+            let of_last = changes.iter().filter(|row| row.tid == last.tid).count() as u64;
+            let same_as_before = last.tid.0 == catch_up.after.0 + 1;
+            catch_up.skip = if same_as_before { catch_up.skip + of_last } else { of_last };
+            catch_up.after = Tid(last.tid.0 - 1);
+        }
+        catch_up.unsealed += changes.len() as u64;
+        if done {
+            catch_up.after = upto;
+            catch_up.skip = 0;
+        } else if catch_up.unsealed >= SEAL_EVERY_CHANGES {
+            self.seal_catching_up();
+        }
+        self.ask_for_changes();
+    }
+
+    fn seal_catching_up(&mut self) {
+        let Some(catch_up) = &mut self.catch_up else { return };
+        catch_up.unsealed = 0;
+        let (after, skip, records) = (catch_up.after, catch_up.skip, catch_up.records);
+        let sealed = Sealed::CatchingUp { index: self.mark.index, term: self.mark.term, after, skip, records };
+        self.seal(&sealed);
+    }
+
+    /// The peer can't answer: perhaps the next one can.
+    pub(crate) fn on_scan_refused(&mut self, ticket: u64) {
+        if self.catch_up.as_ref().is_some_and(|catch_up| catch_up.ticket == ticket) {
+            self.ask_next_peer();
+        }
+    }
+
+    fn ask_next_peer(&mut self) {
+        let me = self.id();
+        let others: Vec<NodeId> = self.members().filter(|node| *node != me).collect();
+        let target = self.catch_up.as_mut().and_then(|catch_up| catch_up.target.as_mut());
+        if let (Some(target), false) = (target, others.is_empty()) {
+            let here = others.iter().position(|node| *node == target.source);
+            target.source = others[here.map_or(0, |here| (here + 1) % others.len())];
+        }
+        self.ask_for_changes();
+    }
+
+    pub(crate) fn tick_catch_up(&mut self) {
+        let now = self.clock.now;
+        let Some(catch_up) = &mut self.catch_up else { return };
+        let waited = now.since_ns(catch_up.asked_at);
+        match catch_up.target {
+            Some(_) if waited >= SCAN_PATIENCE_NS => self.ask_next_peer(),
+            None if waited >= SNAPSHOT_PATIENCE_NS => {
+                catch_up.asked_at = now;
+                self.quorum.request_snapshot();
+            }
+            _ => {}
+        }
+    }
+
+    /// The records hold everything up to the target: take its position over.
+    fn finish_catch_up(&mut self) {
+        let Some(CatchUp { target: Some(target), records, .. }) = self.catch_up.take() else { return };
+        if records != target.state.records {
+            return self.fail(Failure::Diverged { index: target.mark.index });
+        }
+        self.state = target.state;
+        self.mark = target.mark;
+        self.quorum.install_snapshot();
+        self.seal(&Sealed::At { term: self.mark.term, state: self.state.clone() });
+        self.effects.push_back(Effect::Installed { tid: self.state.tid, index: self.state.applied });
+    }
+
+    /// Answers another replica's scan.
+    pub(crate) fn serve_scan(&mut self, from: NodeId, ticket: u64, after: Tid, upto: Tid, skip: u64) {
+        let answer = match self.records.changes(after, upto, skip, SCAN_BYTES_MAX) {
+            Ok((changes, done)) if self.catch_up.is_none() && upto <= self.state.tid => {
+                Message::Changes { ticket, changes, done }
+            }
+            _ => Message::ScanRefused { ticket },
+        };
+        self.answer(from, answer);
+    }
+}

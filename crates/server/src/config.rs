@@ -1,0 +1,85 @@
+//! What a server is told, and what it seals with its records.
+
+use gavel_txn::State;
+use gavel_txn::state::STATE_BYTES_MAX;
+use gavel_types::{LogIndex, NodeId, Term, Tid};
+use gavel_wire::codec::{self, DecodeError};
+use serde::{Deserialize, Serialize};
+
+/// Format of what is sealed with the records.
+pub const SEALED_FORMAT: u8 = 1;
+
+/// How a server behaves. Times are in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The log's part.
+    pub quorum: gavel_quorum::Config,
+    /// A session that was not heard of for this long (and `drift_ns`) ends.
+    pub session_term_ns: u64,
+    /// What the clocks' rates may make of a session's term.
+    pub drift_ns: u64,
+    /// The records are flushed when this many bytes of log have been applied since the last flush.
+    pub flush_log_bytes: u64,
+    /// The records are flushed at least this often, if anything was applied.
+    pub flush_interval_ns: u64,
+    /// A leader whose wall clock is further than this from the median of a majority's does not lead.
+    pub clock_skew_max_ns: u64,
+}
+
+impl Config {
+    /// The defaults around a quorum's configuration.
+    pub fn new(quorum: gavel_quorum::Config) -> Config {
+        Config {
+            quorum,
+            session_term_ns: 5_000_000_000,
+            drift_ns: 250_000_000,
+            flush_log_bytes: 16 << 20,
+            flush_interval_ns: 30_000_000_000,
+            clock_skew_max_ns: 5_000_000_000,
+        }
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.quorum.id
+    }
+}
+
+/// What is sealed with the records, so that a restart knows what they are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Sealed {
+    /// Records and state are those behind this entry.
+    At {
+        /// The entry's term.
+        term: Term,
+        /// The state; it names the entry's index.
+        state: State,
+    },
+    /// A change scan was under way: the records are between two states, nothing may be applied to them or read from
+    /// them until the scan has been finished.
+    CatchingUp {
+        /// The entry that the records last stood at.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// The last Tid that the records hold whole.
+        after: Tid,
+        /// How many changes of the next commit they hold.
+        skip: u64,
+        /// The running digest of the records.
+        records: gavel_txn::Digest,
+    },
+}
+
+impl Sealed {
+    /// The bytes to seal.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(SEALED_FORMAT, self)
+    }
+
+    /// # Errors
+    /// [`DecodeError`] if the bytes are not what [`Sealed::encode`] makes.
+    pub fn decode(bytes: &[u8]) -> Result<Sealed, DecodeError> {
+        codec::decode("sealed state", SEALED_FORMAT, STATE_BYTES_MAX + 1024, bytes)
+    }
+}

@@ -1,0 +1,318 @@
+//! What only the leader does: line up requests, confirm reads, watch sessions, reap, checkpoint.
+//!
+//! All of it is forgotten when leadership ends: whoever waits asks again. Nothing here is needed for safety; the commit
+//! rule judges every request where it is applied.
+
+use crate::clocks::Verdict;
+use crate::server::Server;
+use gavel_quorum::ProposeError;
+use gavel_store::engine::Engine;
+use gavel_txn::Applied;
+use gavel_types::limits::{ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX, REQUEST_BYTES_MAX, SESSION_WINDOW_MAX};
+use gavel_types::{KeyParts, KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
+use gavel_wire::{Entry, Item, Message, Record, Request, View};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Most bytes of requests that wait for a place in an entry.
+const LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// An entry is not filled beyond this, so that it travels and is written quickly.
+const ENTRY_BYTES_TARGET: usize = 1024 * 1024;
+/// Entries proposed and not yet applied: more requests join the next entry meanwhile.
+const ENTRIES_UNDER_WAY_MAX: usize = 8;
+/// Reads and refreshes waiting to be confirmed.
+const READS_MAX: usize = 65_536;
+/// Orphans looked at in one step when leadership begins.
+const ORPHAN_PAGE: usize = 1024;
+
+const _: () = assert!(REQUEST_BYTES_MAX + ENTRY_BYTES_TARGET < ENTRY_BYTES_MAX);
+
+/// Who waits for a confirmation, and what for.
+#[derive(Clone, Copy, Debug)]
+enum Waiter {
+    Read { node: NodeId, ticket: u64 },
+    Refresh { node: NodeId, session: SessionId, ticket: u64 },
+}
+
+/// What a leader remembers.
+#[derive(Debug)]
+pub struct Leading {
+    term: Term,
+    /// Everything before this term is applied: requests can be lined up.
+    established: bool,
+    /// The last Tid that was given out.
+    tid: Tid,
+    line: VecDeque<(Item, usize)>,
+    line_bytes: usize,
+    /// Last Tids of the entries proposed and not yet applied.
+    under_way: VecDeque<Tid>,
+    /// The number that a session's next request must have to be lined up.
+    expected: BTreeMap<SessionId, Seq>,
+    /// When a session was last answered.
+    heard: BTreeMap<SessionId, Moment>,
+    /// Sessions and nodes for which an item is in the line or under way.
+    expiring: BTreeSet<SessionId>,
+    opening: BTreeSet<(NodeId, u64)>,
+    waiters: BTreeMap<u64, Waiter>,
+    next_ticket: u64,
+    checkpointed: LogIndex,
+}
+
+impl Leading {
+    /// The beginning of a leadership.
+    pub fn new(term: Term) -> Leading {
+        Leading {
+            term,
+            established: false,
+            tid: Tid::ZERO,
+            line: VecDeque::new(),
+            line_bytes: 0,
+            under_way: VecDeque::new(),
+            expected: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            expiring: BTreeSet::new(),
+            opening: BTreeSet::new(),
+            waiters: BTreeMap::new(),
+            next_ticket: 1,
+            checkpointed: LogIndex(0),
+        }
+    }
+
+    fn push(&mut self, item: Item) {
+        let bytes = postcard::experimental::serialized_size(&item).unwrap_or(REQUEST_BYTES_MAX);
+        self.line_bytes += bytes;
+        self.line.push_back((item, bytes));
+    }
+
+    fn take_entry(&mut self, wall_ns: u64) -> (Entry, usize) {
+        let tid = self.tid.advance(wall_ns);
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while let Some((_, size)) = self.line.front() {
+            if !items.is_empty() && (bytes + size > ENTRY_BYTES_TARGET || items.len() == ENTRY_ITEMS_MAX) {
+                break;
+            }
+            let (item, size) = self.line.pop_front().expect("the front was just looked at");
+            bytes += size;
+            items.push(item);
+        }
+        (Entry { tid, items }, bytes)
+    }
+}
+
+impl<E: Engine> Server<E> {
+    /// A question that only a leader answers.
+    pub(crate) fn on_question(&mut self, from: NodeId, message: Message) {
+        if !self.leading.as_ref().is_some_and(|leading| leading.established) {
+            let leader = self.leader.filter(|leader| *leader != self.id());
+            return self.answer(from, Message::NotLeader { leader });
+        }
+        match message {
+            Message::Submit(requests) => self.line_up(from, requests),
+            Message::OpenSession { node, incarnation } if node == from => self.line_up_session(node, incarnation),
+            Message::Refresh { session, ticket } => {
+                self.confirm(from, Waiter::Refresh { node: from, session, ticket });
+            }
+            Message::ConfirmRead { ticket } => self.confirm(from, Waiter::Read { node: from, ticket }),
+            _ => {}
+        }
+    }
+
+    fn line_up(&mut self, from: NodeId, requests: Vec<Request>) {
+        for request in requests {
+            let Some(session) = self.state.sessions.get(&request.session) else { continue };
+            let Some(leading) = &mut self.leading else { return };
+            if session.node != from {
+                continue;
+            }
+            let expected = leading.expected.entry(request.session).or_insert(session.next);
+            let bytes = postcard::experimental::serialized_size(&request).unwrap_or(usize::MAX);
+            let full = leading.line_bytes > LINE_BYTES_MAX || leading.line.len() > 4 * ENTRY_ITEMS_MAX;
+            let ahead = request.seq > *expected || request.seq.0 >= request.seen.0.saturating_add(SESSION_WINDOW_MAX);
+            if ahead || full || bytes > REQUEST_BYTES_MAX {
+                let answer = Message::SubmitGap { session: request.session, expected: *expected };
+                return self.answer(from, answer);
+            }
+            if request.seq < *expected {
+                continue;
+            }
+            *expected = Seq(expected.0 + 1);
+            leading.line_bytes += bytes;
+            leading.line.push_back((Item::Request(request), bytes));
+        }
+    }
+
+    fn line_up_session(&mut self, node: NodeId, incarnation: u64) {
+        let Some(leading) = &mut self.leading else { return };
+        if leading.opening.insert((node, incarnation)) {
+            leading.push(Item::SessionOpen { node, incarnation });
+        }
+    }
+
+    fn confirm(&mut self, from: NodeId, waiter: Waiter) {
+        let Some(leading) = &mut self.leading else { return };
+        let ticket = leading.next_ticket;
+        leading.next_ticket += 1;
+        if leading.waiters.len() >= READS_MAX || self.quorum.confirm_read(ticket).is_err() {
+            return self.answer(from, Message::NotLeader { leader: None });
+        }
+        leading.waiters.insert(ticket, waiter);
+    }
+
+    /// The quorum has confirmed some reads, and given up on others.
+    pub(crate) fn on_reads(&mut self, confirmed: Vec<(u64, LogIndex)>, failed: &[u64]) {
+        for (ticket, index) in confirmed {
+            let waiter = self.leading.as_mut().and_then(|leading| leading.waiters.remove(&ticket));
+            match waiter {
+                None => {}
+                Some(Waiter::Read { node, ticket }) => self.answer(node, Message::ReadConfirmed { ticket, index }),
+                Some(Waiter::Refresh { node, session, ticket }) => self.refreshed(node, session, ticket),
+            }
+        }
+        for ticket in failed {
+            let waiter = self.leading.as_mut().and_then(|leading| leading.waiters.remove(ticket));
+            if let Some(Waiter::Read { node, .. } | Waiter::Refresh { node, .. }) = waiter {
+                self.answer(node, Message::NotLeader { leader: None });
+            }
+        }
+    }
+
+    /// A refresh counts: a quorum has confirmed this leader since it arrived.
+    fn refreshed(&mut self, node: NodeId, session: SessionId, ticket: u64) {
+        let open = self.state.sessions.get(&session).is_some_and(|session| session.node == node);
+        let Some(leading) = &mut self.leading else { return };
+        if open && !leading.expiring.contains(&session) {
+            leading.heard.insert(session, self.clock.now);
+            let wall_ns = self.clock.wall_ns;
+            self.answer(node, Message::Refreshed { session, ticket, wall_ns });
+        }
+    }
+
+    /// Proposes what is in the line.
+    pub(crate) fn propose(&mut self) {
+        let Some(leading) = &mut self.leading else { return };
+        if !leading.established || leading.line.is_empty() || leading.under_way.len() >= ENTRIES_UNDER_WAY_MAX {
+            return;
+        }
+        match self.clocks.verdict(self.clock.now) {
+            Verdict::Trusted => {}
+            Verdict::Unknown => return,
+            Verdict::Far(_) => return self.step_aside(),
+        }
+        let (entry, bytes) = leading.take_entry(self.clock.wall_ns);
+        match self.quorum.propose(entry.encode().into()) {
+            Ok(()) => {
+                leading.line_bytes -= bytes;
+                leading.tid = Tid(entry.tid.0 + entry.items.len() as u64 - 1);
+                leading.under_way.push_back(leading.tid);
+            }
+            Err(ProposeError::Busy) => {
+                for item in entry.items.into_iter().rev() {
+                    let size = postcard::experimental::serialized_size(&item).unwrap_or(REQUEST_BYTES_MAX);
+                    leading.line.push_front((item, size));
+                }
+            }
+            // Leadership is over (the role change is on its way), or the entry is of no use: whoever waits asks again.
+            Err(ProposeError::NotLeader { .. } | ProposeError::Size { .. }) => leading.line_bytes -= bytes,
+        }
+    }
+
+    /// Hands leadership to the voter whose log is the most complete.
+    fn step_aside(&mut self) {
+        let status = self.quorum.status();
+        let me = self.id();
+        let best = status
+            .peers
+            .iter()
+            .filter(|peer| peer.voter && peer.recently_active && peer.id != me)
+            .max_by_key(|peer| peer.matched);
+        if let Some(peer) = best {
+            // A transfer that fails is tried again at the next proposal.
+            let _ = self.quorum.transfer_leader(peer.id);
+        }
+    }
+
+    /// An entry was applied: what it means for a leader.
+    pub(crate) fn lead_after(&mut self, entry_term: Term, applied: &Applied) {
+        let tid = self.state.tid;
+        let Some(leading) = &mut self.leading else { return };
+        while leading.under_way.front().is_some_and(|last| *last <= tid) {
+            leading.under_way.pop_front();
+        }
+        for (session, node, incarnation) in &applied.opened {
+            leading.opening.remove(&(*node, *incarnation));
+            leading.heard.insert(*session, self.clock.now);
+        }
+        for session in &applied.ended {
+            leading.heard.remove(session);
+            leading.expiring.remove(session);
+            leading.expected.remove(session);
+        }
+        for (volume, object) in &applied.to_reap {
+            leading.push(Item::Reap { volume: *volume, object: *object });
+        }
+        if !leading.established && entry_term == leading.term {
+            self.establish();
+        }
+        self.checkpoint();
+    }
+
+    /// Everything before this term is applied: the leader knows where each session is, and gives each a fresh term.
+    fn establish(&mut self) {
+        let (now, tid) = (self.clock.now, self.state.tid);
+        let reapable = self.reapable_orphans();
+        let Some(leading) = &mut self.leading else { return };
+        leading.established = true;
+        leading.tid = tid;
+        leading.heard = self.state.sessions.keys().map(|session| (*session, now)).collect();
+        if self.state.volumes.is_empty() {
+            leading.push(Item::CreateVolume { volume: VolumeId::FIRST, mode: 0o755, uid: 0, gid: 0 });
+        }
+        for (volume, object) in reapable {
+            leading.push(Item::Reap { volume, object });
+        }
+    }
+
+    /// Orphans that nobody holds, whose reaping an earlier leader has left unfinished.
+    fn reapable_orphans(&self) -> Vec<(VolumeId, ObjectId)> {
+        let live = self.records.live(self.state.tid);
+        let mut found = Vec::new();
+        for volume in self.state.volumes.keys() {
+            let mut from = ObjectId(0);
+            while let Ok(page) = live.scan(&KeyRange::orphans_from(*volume, from), ORPHAN_PAGE) {
+                for (key, version) in &page {
+                    if let (KeyParts::Orphan { object }, Record::Orphan(orphan)) = (key.parts(), &version.record) {
+                        from = ObjectId(object.0 + 1);
+                        if orphan.holders.is_empty() {
+                            found.push((*volume, object));
+                        }
+                    }
+                }
+                if page.len() < ORPHAN_PAGE {
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    fn checkpoint(&mut self) {
+        let (Some(leading), Some((index, digest))) = (&mut self.leading, self.state.digests.back()) else { return };
+        if leading.established && *index > leading.checkpointed {
+            leading.checkpointed = *index;
+            leading.push(Item::Checkpoint { index: *index, digest: *digest });
+        }
+    }
+
+    /// Ends the sessions that have not been heard of for a term.
+    pub(crate) fn tick_leading(&mut self) {
+        let now = self.clock.now;
+        let life = self.config.session_term_ns + self.config.drift_ns;
+        let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) else { return };
+        let silent = leading.heard.iter().filter(|(_, at)| now.since_ns(**at) > life);
+        let silent: Vec<SessionId> = silent.map(|(session, _)| *session).collect();
+        for session in silent {
+            if leading.expiring.insert(session) {
+                leading.push(Item::SessionExpire { session });
+            }
+        }
+    }
+}
