@@ -29,7 +29,7 @@ pub enum FsError {
     /// Too many names of one file (EMLINK).
     #[error("too many links")]
     TooManyLinks,
-    /// The file would grow past its limit (EFBIG).
+    /// The file would grow past its limit, or has too many holes to be reserved in one operation (EFBIG).
     #[error("file too large")]
     TooLarge,
     /// Not permitted whoever asks, or only to the owner (EPERM).

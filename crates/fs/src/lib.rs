@@ -1,6 +1,6 @@
 //! Filesystem operations as pure functions over a view.
 //!
-//! `run(view, caller, operation)` reads the view and gives a [`Done`] (a plan with its guards, and a reply), or a
+//! `run(view, cx, operation)` reads the view and gives a [`Done`] (a plan with its guards, and a reply), or a
 //! [`Stop`]: an error that the caller of the system call must see, or something that must be fetched before the
 //! operation is run again from the start. An operation never waits and does no I/O. The same function serves the
 //! live tree, a user's transaction and a read of the past; only the view differs.
@@ -11,7 +11,10 @@
 //!
 //! - [`operation`]: what can be asked for, and the answers
 //! - [`error`]: why not
-//! - [`ops`]: one file for each operation
+//! - [`ops`]: one file for each operation, and the one function that runs them
+//! - [`acl`]: POSIX access control lists: their form, and how they and the mode bits follow each other
+//! - `name`: what a name may be; `privileges`: what a change of a file takes away
+//! - `tree`: guarded reads; `extents`: walks over a file's extents; `changes`: plans in the making
 //!
 //! Invariants:
 //! 1. A reply that follows from a read is covered by a guard, unless its documentation says that it may be newer.
@@ -19,9 +22,16 @@
 //! 3. Every object but the root has as many names as `nlink` says (directories: one name), or is an orphan.
 //! 4. No extent lies behind a file's size, unless allocated there with "keep size"; extents never overlap.
 
+pub mod acl;
 pub mod error;
 pub mod operation;
 pub mod ops;
+
+mod changes;
+mod extents;
+mod name;
+mod privileges;
+mod tree;
 
 pub use error::{FsError, Stop};
 pub use operation::{Caller, Cx, Done, Operation, Reply};

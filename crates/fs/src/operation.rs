@@ -80,12 +80,13 @@ pub enum Allocate {
     },
 }
 
-/// What SEEK looks for.
+/// What SEEK looks for. What is allocated but never written counts as a hole, as in ext4: who copies a file by its data
+/// does not copy reserved room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seek {
-    /// The next byte that an extent holds.
+    /// The next byte that was written.
     Data,
-    /// The next byte that none holds; the end of the file counts as one.
+    /// The next byte that was not; the end of the file counts as one.
     Hole,
 }
 
@@ -101,136 +102,70 @@ pub enum XattrMode {
     Replace,
 }
 
-/// What can be asked for. Names are single path components as the kernel gives them.
+/// What can be asked for. Names are single path components as the kernel gives them; of modes, the permission bits
+/// (0o7777) count.
+///
+/// An object that is gone for good is [`FsError::Stale`](crate::FsError::Stale) where it is asked for by its id, and
+/// [`FsError::NotFound`](crate::FsError::NotFound) where a name is looked for or made in it; so is a directory that was
+/// removed but is still open.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // the fields are the arguments of the system calls of these names
 pub enum Operation {
-    Lookup {
-        parent: ObjectId,
-        name: Box<[u8]>,
-    },
-    Getattr {
-        object: ObjectId,
-    },
-    Setattr {
-        object: ObjectId,
-        set: SetAttr,
-    },
+    /// Answers with [`Reply::Object`].
+    Lookup { parent: ObjectId, name: Box<[u8]> },
+    /// Answers with [`Reply::Attr`].
+    Getattr { object: ObjectId },
+    /// Answers with [`Reply::Object`].
+    Setattr { object: ObjectId, set: SetAttr },
     /// Makes a file, FIFO, socket or device. `umask` is taken off `mode` unless the parent has a default ACL.
-    Mknod {
-        parent: ObjectId,
-        name: Box<[u8]>,
-        kind: Kind,
-        mode: u16,
-        umask: u16,
-        rdev: u32,
-    },
+    /// Answers with [`Reply::Object`].
+    Mknod { parent: ObjectId, name: Box<[u8]>, kind: Kind, mode: u16, umask: u16, rdev: u32 },
     /// Makes a regular file, or finds the one that is there unless `exclusive`; truncates what it finds if `truncate`.
-    Create {
-        parent: ObjectId,
-        name: Box<[u8]>,
-        mode: u16,
-        umask: u16,
-        exclusive: bool,
-        truncate: bool,
-    },
-    Mkdir {
-        parent: ObjectId,
-        name: Box<[u8]>,
-        mode: u16,
-        umask: u16,
-    },
-    Symlink {
-        parent: ObjectId,
-        name: Box<[u8]>,
-        target: Box<[u8]>,
-    },
-    Readlink {
-        object: ObjectId,
-    },
-    Link {
-        object: ObjectId,
-        parent: ObjectId,
-        name: Box<[u8]>,
-    },
-    Unlink {
-        parent: ObjectId,
-        name: Box<[u8]>,
-    },
-    Rmdir {
-        parent: ObjectId,
-        name: Box<[u8]>,
-    },
-    Rename {
-        parent: ObjectId,
-        name: Box<[u8]>,
-        new_parent: ObjectId,
-        new_name: Box<[u8]>,
-        mode: RenameMode,
-    },
-    /// Checks that the object is there and is not a directory; truncates it if asked to.
-    Open {
-        object: ObjectId,
-        truncate: bool,
-        kill_suidgid: bool,
-    },
-    /// Bytes from `offset` on, at most `len`, as pieces.
-    Read {
-        object: ObjectId,
-        offset: u64,
-        len: u32,
-    },
-    /// Writes `len` bytes of `content` at `offset`, or at the end if `append`.
-    Write {
-        object: ObjectId,
-        offset: u64,
-        append: bool,
-        len: u32,
-        content: Content,
-        kill_suidgid: bool,
-    },
-    Fallocate {
-        object: ObjectId,
-        offset: u64,
-        len: u64,
-        how: Allocate,
-    },
-    Seek {
-        object: ObjectId,
-        offset: u64,
-        what: Seek,
-    },
-    /// Shares the extents of one file with another: no bytes move. Answers with how many bytes were copied.
-    CopyRange {
-        from: ObjectId,
-        from_offset: u64,
-        to: ObjectId,
-        to_offset: u64,
-        len: u64,
-    },
-    /// Names behind `after` in the order of cookies, `limit` of them at most.
-    Readdir {
-        object: ObjectId,
-        after: Cookie,
-        limit: u32,
-    },
-    Getxattr {
-        object: ObjectId,
-        name: Box<[u8]>,
-    },
-    Setxattr {
-        object: ObjectId,
-        name: Box<[u8]>,
-        value: Box<[u8]>,
-        mode: XattrMode,
-    },
-    Removexattr {
-        object: ObjectId,
-        name: Box<[u8]>,
-    },
-    Listxattr {
-        object: ObjectId,
-    },
+    /// Answers with [`Reply::Created`]; with the error [`FsError::Stale`](crate::FsError::Stale) if the name has come to
+    /// be a symlink or a device, which the kernel must look up and open itself.
+    Create { parent: ObjectId, name: Box<[u8]>, mode: u16, umask: u16, exclusive: bool, truncate: bool },
+    /// Answers with [`Reply::Object`].
+    Mkdir { parent: ObjectId, name: Box<[u8]>, mode: u16, umask: u16 },
+    /// Answers with [`Reply::Object`].
+    Symlink { parent: ObjectId, name: Box<[u8]>, target: Box<[u8]> },
+    /// Answers with [`Reply::Bytes`].
+    Readlink { object: ObjectId },
+    /// Answers with [`Reply::Object`].
+    Link { object: ObjectId, parent: ObjectId, name: Box<[u8]> },
+    /// Answers with [`Reply::Empty`].
+    Unlink { parent: ObjectId, name: Box<[u8]> },
+    /// Answers with [`Reply::Empty`].
+    Rmdir { parent: ObjectId, name: Box<[u8]> },
+    /// Answers with [`Reply::Empty`].
+    Rename { parent: ObjectId, name: Box<[u8]>, new_parent: ObjectId, new_name: Box<[u8]>, mode: RenameMode },
+    /// Checks that the object is there and is not a directory; truncates it if asked to. Answers with [`Reply::Object`].
+    Open { object: ObjectId, truncate: bool, kill_suidgid: bool },
+    /// Bytes from `offset` on, at most `len` and at most [`READ_BYTES_MAX`](crate::ops::READ_BYTES_MAX), as pieces.
+    /// Answers with [`Reply::Data`], empty from the end of the file on.
+    Read { object: ObjectId, offset: u64, len: u32 },
+    /// Writes `len` bytes of `content` at `offset`, or at the end if `append`. Answers with [`Reply::Written`].
+    ///
+    /// Inline content has just `len` bytes, at most [`INLINE_BYTES_MAX`](gavel_types::limits::INLINE_BYTES_MAX); a
+    /// run of a blob lies within it; `len` is at most [`WRITE_BYTES_MAX`](gavel_types::limits::WRITE_BYTES_MAX).
+    Write { object: ObjectId, offset: u64, append: bool, len: u32, content: Content, kill_suidgid: bool },
+    /// Answers with [`Reply::Empty`].
+    Fallocate { object: ObjectId, offset: u64, len: u64, how: Allocate },
+    /// Answers with [`Reply::Offset`].
+    Seek { object: ObjectId, offset: u64, what: Seek },
+    /// Shares the extents of one file with another: no bytes move. Answers with [`Reply::Written`]: fewer than `len`
+    /// at the end of the source, and where there are too many extents for one operation.
+    CopyRange { from: ObjectId, from_offset: u64, to: ObjectId, to_offset: u64, len: u64 },
+    /// Names behind `after` in the order of cookies, `limit` of them at most (but at least one, and more where names
+    /// share a cookie). Answers with [`Reply::Listing`].
+    Readdir { object: ObjectId, after: Cookie, limit: u32 },
+    /// Answers with [`Reply::Bytes`].
+    Getxattr { object: ObjectId, name: Box<[u8]> },
+    /// Answers with [`Reply::Empty`]. Of an access ACL the mode follows; `mode` does not matter for ACLs, as in the VFS.
+    Setxattr { object: ObjectId, name: Box<[u8]>, value: Box<[u8]>, mode: XattrMode },
+    /// Answers with [`Reply::Empty`].
+    Removexattr { object: ObjectId, name: Box<[u8]> },
+    /// Answers with [`Reply::Bytes`]. `trusted.*` is only listed for user 0.
+    Listxattr { object: ObjectId },
 }
 
 /// A piece of a read's answer.
@@ -300,7 +235,7 @@ pub enum Reply {
     Listing {
         /// The names.
         names: Vec<Listed>,
-        /// What `..` names.
+        /// What `..` names; the directory itself if it is a root or was removed.
         parent: ObjectId,
         /// Nothing follows.
         end: bool,

@@ -5,7 +5,8 @@
 //! to the state's; the past never changes, so any replica that is as far can answer. Only then is the position
 //! taken over. A crash on the way resumes: what is sealed meanwhile is marked as catching up.
 //!
-//! States: none -> waiting (for the snapshot, after a restart) -> scanning -> none.
+//! States: none -> waiting (for the snapshot, after a restart) -> scanning -> sealing (the records are there, and become
+//! durable) -> none. Another snapshot may come at any time; then scanning goes on to that one.
 
 use crate::config::Sealed;
 use crate::effect::{Effect, Failure};
@@ -30,6 +31,8 @@ const SNAPSHOT_PATIENCE_NS: u64 = 2_000_000_000;
 pub struct CatchUp {
     /// What to reach; none while waiting for a snapshot.
     target: Option<Target>,
+    /// The records and the state stand at the target, and are being made durable.
+    sealing: bool,
     /// The last Tid held whole, and how many changes of the next commit are held.
     after: Tid,
     skip: u64,
@@ -50,7 +53,7 @@ struct Target {
 impl CatchUp {
     /// A catch-up that a crash has interrupted.
     pub fn resumed(after: Tid, skip: u64, records: Digest) -> CatchUp {
-        CatchUp { target: None, after, skip, records, ticket: 0, asked_at: Moment(0), unsealed: 0 }
+        CatchUp { target: None, sealing: false, after, skip, records, ticket: 0, asked_at: Moment(0), unsealed: 0 }
     }
 }
 
@@ -64,7 +67,10 @@ impl<E: Engine> Server<E> {
         self.leading = None;
         let target = Target { mark: snapshot.mark, state, source: snapshot.from };
         match &mut self.catch_up {
-            Some(catch_up) => catch_up.target = Some(target),
+            Some(catch_up) => {
+                catch_up.target = Some(target);
+                catch_up.sealing = false;
+            }
             None => {
                 let (after, records) = (self.state.tid, self.state.records);
                 self.catch_up = Some(CatchUp { target: Some(target), ..CatchUp::resumed(after, 0, records) });
@@ -79,7 +85,7 @@ impl<E: Engine> Server<E> {
         catch_up.asked_at = now;
         let Some(target) = &catch_up.target else { return };
         if catch_up.after >= target.state.tid {
-            return self.finish_catch_up();
+            return self.seal_caught_up();
         }
         catch_up.ticket += 1;
         let (ticket, after, skip, upto) = (catch_up.ticket, catch_up.after, catch_up.skip, target.state.tid);
@@ -89,7 +95,8 @@ impl<E: Engine> Server<E> {
 
     /// Part of the changes has come.
     pub(crate) fn on_changes(&mut self, ticket: u64, changes: &[ChangeRow], done: bool) {
-        let Some(catch_up) = self.catch_up.as_mut().filter(|catch_up| catch_up.ticket == ticket) else { return };
+        let asked = |catch_up: &&mut CatchUp| catch_up.ticket == ticket && !catch_up.sealing;
+        let Some(catch_up) = self.catch_up.as_mut().filter(asked) else { return };
         let Some(target) = &catch_up.target else { return };
         let upto = target.state.tid;
         if changes.iter().any(|row| row.tid <= catch_up.after || row.tid > upto) {
@@ -148,6 +155,7 @@ impl<E: Engine> Server<E> {
         let Some(catch_up) = &mut self.catch_up else { return };
         let waited = now.since_ns(catch_up.asked_at);
         match catch_up.target {
+            Some(_) if catch_up.sealing => {}
             Some(_) if waited >= SCAN_PATIENCE_NS => self.ask_next_peer(),
             None if waited >= SNAPSHOT_PATIENCE_NS => {
                 catch_up.asked_at = now;
@@ -157,17 +165,30 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// The records hold everything up to the target: take its position over.
-    fn finish_catch_up(&mut self) {
-        let Some(CatchUp { target: Some(target), records, .. }) = self.catch_up.take() else { return };
-        if records != target.state.records {
-            return self.fail(Failure::Diverged { index: target.mark.index });
+    /// The records hold everything up to the target: take its state over and make both durable.
+    fn seal_caught_up(&mut self) {
+        let Some(catch_up) = &mut self.catch_up else { return };
+        let Some(target) = &catch_up.target else { return };
+        if catch_up.records != target.state.records {
+            let index = target.mark.index;
+            return self.fail(Failure::Diverged { index });
         }
-        self.state = target.state;
+        catch_up.sealing = true;
+        self.state = target.state.clone();
         self.mark = target.mark;
-        self.quorum.install_snapshot();
         self.seal(&Sealed::At { term: self.mark.term, state: self.state.clone() });
-        self.effects.push_back(Effect::Installed { tid: self.state.tid, index: self.state.applied });
+    }
+
+    /// The records are durable up to `durable`: if that is where the catch-up was going, the log restarts there.
+    pub(crate) fn finish_catch_up(&mut self, durable: LogMark) {
+        let caught_up = |catch_up: &CatchUp| {
+            catch_up.sealing && catch_up.target.as_ref().is_some_and(|target| target.mark == durable)
+        };
+        if self.catch_up.as_ref().is_some_and(caught_up) {
+            self.catch_up = None;
+            self.quorum.install_snapshot();
+            self.effects.push_back(Effect::Installed { tid: self.state.tid, index: self.state.applied });
+        }
     }
 
     /// Answers another replica's scan.

@@ -225,6 +225,7 @@ impl<E: Engine> Server<E> {
         match result {
             Err(cause) => self.fail(Failure::Flush { cause }),
             Ok(()) if self.failed.is_none() => {
+                self.finish_catch_up(durable);
                 let first = self.quorum.compact(durable.index);
                 self.effects.push_back(Effect::TrimLog(LogIndex(first.0.saturating_sub(1))));
                 if let Some(mark) = self.sealed_next.take() {

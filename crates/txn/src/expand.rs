@@ -141,10 +141,13 @@ impl<'v> Expansion<'v> {
                 for time in [&mut attr.atime, &mut attr.mtime, &mut attr.ctime] {
                     *time = resolve(*time, self.tid)?;
                 }
-                attr.allocated = match self.get(key)? {
-                    Some(Version { record: Record::Attr(before), .. }) => before.allocated,
-                    _ => 0,
-                };
+                attr.allocated = 0;
+                if let Some(Version { firm, record: Record::Attr(before), .. }) = self.get(key)? {
+                    attr.allocated = before.allocated;
+                    // What guards the firm half alone does not collide with a change of the rest.
+                    let firm = if before.firm == attr.firm { firm } else { self.tid };
+                    return self.set(key, Some(Version { create: self.tid, firm, record }));
+                }
             }
             (KeyParts::Extent { end }, Record::Extent(extent)) => self.check_extent(key, end, extent)?,
             (KeyParts::Dirent { .. }, Record::Dirent(_)) => {}

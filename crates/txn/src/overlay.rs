@@ -5,6 +5,9 @@ use gavel_wire::{Change, Live, Version, View, ViewError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+/// Rows of the base read at a time, at most.
+const PAGE_MAX: usize = 1024;
+
 /// What the overlay knows of a key.
 #[derive(Clone, Debug)]
 struct Laid {
@@ -54,17 +57,8 @@ impl View for Overlay<'_> {
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
-        // Each hidden version of the base can cost one row of the answer: ask for so many more.
-        let hidden = self.laid_in(range).filter(|(_, laid)| laid.version.is_none()).count();
-        let base = self.base.scan(range, limit.saturating_add(hidden))?;
-        let mut merged: BTreeMap<Key, Version> = base.into_iter().collect();
-        for (key, laid) in self.laid_in(range) {
-            match &laid.version {
-                Some(version) => drop(merged.insert(key.clone(), version.clone())),
-                None => drop(merged.remove(key)),
-            }
-        }
-        Ok(merged.into_iter().take(limit).collect())
+        let own = self.laid_in(range).filter_map(|(key, laid)| Some((key, laid.version.as_ref()?)));
+        scan_over(self.base, range, limit, |key, _| !self.laid.contains_key(key), own)
     }
 }
 
@@ -72,4 +66,46 @@ impl Live for Overlay<'_> {
     fn changed_after(&self, range: &KeyRange, after: Tid) -> Result<bool, ViewError> {
         Ok(self.laid_in(range).any(|(_, laid)| laid.tid > after) || self.base.changed_after(range, after)?)
     }
+}
+
+/// The first `limit` of the rows of `base` in `range` that show, and of those of `own`, in the order of keys. No key is
+/// in both. Reads no further than it has to: an operation on a few rows must not pay for all that was laid before it.
+///
+/// # Errors
+/// As the base's.
+pub(crate) fn scan_over<'a>(
+    base: &dyn View,
+    range: &KeyRange,
+    limit: usize,
+    shows: impl Fn(&Key, &Version) -> bool,
+    own: impl Iterator<Item = (&'a Key, &'a Version)>,
+) -> Result<Vec<(Key, Version)>, ViewError> {
+    let mut own = own.map(|(key, version)| (key.clone(), version.clone())).peekable();
+    let mut found: Vec<(Key, Version)> = Vec::new();
+    let mut from = range.clone();
+    let mut page_len = limit.min(PAGE_MAX);
+    while found.len() < limit {
+        let page = base.scan(&from, page_len)?;
+        let is_last = page.len() < page_len;
+        if let Some((last, _)) = page.last() {
+            from.start = KeyRange::one(last).end;
+        }
+        for (key, version) in page {
+            while found.len() < limit
+                && let Some(row) = own.next_if(|(own, _)| *own < key)
+            {
+                found.push(row);
+            }
+            if found.len() < limit && shows(&key, &version) {
+                found.push((key, version));
+            }
+        }
+        if is_last {
+            let room = limit - found.len();
+            found.extend(own.by_ref().take(room));
+            break;
+        }
+        page_len = (page_len * 2).min(PAGE_MAX);
+    }
+    Ok(found)
 }

@@ -36,7 +36,8 @@ pub struct Firm {
     pub gid: u32,
     /// Device number of a device, in the kernel's 32-bit encoding; 0 for others.
     pub rdev: u32,
-    /// The directory that holds a directory; the object's own id for a root; [`ObjectId::VOLUME`] for what is not a directory.
+    /// The directory that holds a directory; the object's own id for a root; [`ObjectId::VOLUME`] for what is not a
+    /// directory, and for a directory that has been removed.
     pub parent: ObjectId,
     /// When the object was made.
     pub birth: Timestamp,

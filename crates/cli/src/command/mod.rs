@@ -1,0 +1,53 @@
+//! The command line: one file for each subcommand.
+
+mod dev;
+mod init;
+mod mount;
+mod serve;
+mod status;
+mod umount;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A clustered filesystem: a few machines mount one tree, a quorum commits every change.
+#[derive(Parser)]
+#[command(name = "gavel", version, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 done; 1 could not be done; 2 wrong command line; 3 a running node failed.\n\n\
+Try it on this machine:\n  gavel dev up --dir /tmp/gavel --nodes 3\n  ls /tmp/gavel/mnt/1\n  gavel dev down --dir /tmp/gavel")]
+pub struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new cluster: its certificates, and a configuration for each node
+    Init(init::Init),
+    /// Run a node
+    Serve(serve::Serve),
+    /// Mount a volume through the node that runs on this machine
+    Mount(mount::Mount),
+    /// End a mount
+    Umount(umount::Umount),
+    /// Say how a node and its cluster are, and what to do if they are not well
+    Status(status::Status),
+    /// A throw-away cluster on this machine
+    #[command(subcommand)]
+    Dev(dev::Dev),
+}
+
+/// Carries out a command line.
+///
+/// # Errors
+/// Why it could not be done.
+pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
+    match line.command {
+        Command::Init(init) => init.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Mount(mount) => mount.run(),
+        Command::Umount(umount) => umount.run(),
+        Command::Status(status) => status.run(),
+        Command::Dev(dev) => dev.run(),
+    }
+}

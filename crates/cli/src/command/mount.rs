@@ -1,0 +1,48 @@
+//! `gavel mount`: mounts a volume through the node that runs on this machine.
+
+use crate::output::hinted;
+use anyhow::Context;
+use clap::Args;
+use gavel_runtime::config::Config;
+use gavel_runtime::host::control::{Reply, Request, ask};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a mount may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Mounts a volume at a directory, through the running node whose configuration is given.
+#[derive(Args)]
+#[command(after_help = "Example:\n  gavel mount --config /etc/gavel/gavel.toml /srv/shared -o nosuid,noexec")]
+pub struct Mount {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The volume's number
+    #[arg(long, default_value_t = 1)]
+    volume: u32,
+    /// Options: ro, sync, allow_other, nosuid, nodev, noexec
+    #[arg(short = 'o', value_delimiter = ',', value_name = "OPTION,...")]
+    options: Vec<String>,
+    /// The directory to mount at
+    path: PathBuf,
+}
+
+impl Mount {
+    /// # Errors
+    /// Why nothing was mounted.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = Config::load(&self.config)?;
+        let path = std::path::absolute(&self.path).with_context(|| self.path.display().to_string())?;
+        let request = Request::Mount { path, volume: self.volume, options: self.options };
+        match ask(&config.control_socket, &request, PATIENCE) {
+            Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
+            Ok(_) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(hinted(
+                error.to_string(),
+                format!("start the node: gavel serve --config {}", self.config.display()),
+            )),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `gavel status`: how a node and its cluster are.
+
+use crate::output::{hinted, print_json, table};
+use clap::Args;
+use gavel_runtime::config::Config;
+use gavel_runtime::host::control::{DaemonStatus, Reply, Request, ask};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a daemon may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Says how a node and its cluster are, and what to do if they are not well.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  gavel status --config /etc/gavel/gavel.toml\n  gavel status --config gavel.toml --json | jq .node.role"
+)]
+pub struct Status {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// For programs: everything, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the daemon at `socket` how it is.
+///
+/// # Errors
+/// Why it did not say.
+pub fn ask_status(socket: &Path) -> anyhow::Result<DaemonStatus> {
+    match ask(socket, &Request::Status, PATIENCE)? {
+        Reply::Status(status) => Ok(*status),
+        Reply::Error(error) => Err(anyhow::anyhow!("{error}")),
+        Reply::Done => Err(anyhow::anyhow!("the daemon at {} did not say how it is", socket.display())),
+    }
+}
+
+/// A code, what it means, and what to do. Codes are stable.
+pub fn verdict(status: &DaemonStatus) -> (&'static str, String) {
+    let node = &status.node;
+    if let Some(failure) = &node.failure {
+        return ("FAILED", format!("the node has stopped: {failure}"));
+    }
+    if !node.quorum {
+        let silent = node.without_quorum_ms.map_or(String::new(), |ms| format!(" for {} s", ms / 1000));
+        let hint =
+            "it refuses writes and reads that it cannot confirm. Check the other nodes and the network between them";
+        return ("NO-QUORUM", format!("no majority of the cluster has answered{silent}; {hint}"));
+    }
+    if node.catching_up {
+        return ("CATCHING-UP", "the node was away and fetches what it missed; nothing to do but wait".into());
+    }
+    if node.clock != "trusted" && node.role == "leader" {
+        return ("CLOCK", format!("this leader's clock is {}; set the clocks right (NTP)", node.clock));
+    }
+    let silent: Vec<String> = node.peers.iter().filter(|peer| !peer.active).map(|peer| peer.node.to_string()).collect();
+    if !silent.is_empty() {
+        let silent = silent.join(", ");
+        return ("DEGRADED", format!("the cluster works, but node {silent} does not answer; start it again"));
+    }
+    ("OK", "the node is well".into())
+}
+
+impl Status {
+    /// # Errors
+    /// Why the node could not be asked.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = Config::load(&self.config)?;
+        let status = ask_status(&config.control_socket).map_err(|error| {
+            hinted(format!("{error}"), format!("start the node: gavel serve --config {}", self.config.display()))
+        })?;
+        if self.json {
+            print_json(&status)?;
+        } else {
+            print(&status);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(status: &DaemonStatus) {
+    let (code, text) = verdict(status);
+    let node = &status.node;
+    println!("{code}: {text}\n");
+    let leader = node.leader.map_or("none known".into(), |leader| format!("node {leader}"));
+    println!("cluster  {}", status.cluster);
+    println!("node     {} ({}), process {}, gavel {}", node.node, status.name, status.pid, status.version);
+    println!("role     {} in term {}, leader {leader}", node.role, node.term);
+    println!("log      applied {} of {} committed, last transaction {:#x}", node.applied, node.commit, node.tid);
+    println!("blobs    {} ({} bytes)", status.blobs, status.blob_bytes);
+    for volume in &node.volumes {
+        println!("volume   {}: {} objects, {} bytes", volume.id, volume.objects, volume.bytes);
+    }
+    for mount in &status.mounts {
+        println!("mount    {} (volume {})", mount.path.display(), mount.volume);
+    }
+    let sessions = node
+        .sessions
+        .iter()
+        .map(|session| vec![format!("{:#x}", session.id), session.node.to_string(), session.requests.to_string()]);
+    println!("\n{}", table(&["session", "node", "requests"], sessions.collect()));
+}

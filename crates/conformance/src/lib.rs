@@ -1,0 +1,1 @@
+//! Tests with real mounts, real processes and real faults

@@ -1,0 +1,374 @@
+//! The kernel's calls, one short method each. `docs/protocols/mount.md` has them as a table.
+
+use super::opening::loses_suidgid;
+use super::{Front, bytes_of, caller, replies};
+use crate::attr::{kind_to_make, object, permissions, set_time};
+use crate::{errno, init};
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use gavel_client::tree::TreeRequest;
+use gavel_fs::Operation;
+use gavel_fs::operation::{Allocate, RenameMode, Seek, SetAttr, XattrMode};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Longest copy of one request: its reply counts in 32 bits. Whole pages, so that a long copy stays aligned.
+const COPY_BYTES_MAX: u64 = 1 << 31;
+
+impl Filesystem for Front {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.agreed = init::agree(config, self.readdirplus);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.door.opens.end();
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let operation = Operation::Lookup { parent: object(parent), name: bytes_of(name) };
+        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let id = object(ino);
+        self.operate(req, Operation::Getattr { object: id }, move |answered| replies::attr(id, reply, answered));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            // A change of owner takes them away whoever asks, a truncation only from who may not set them.
+            kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && loses_suidgid(req)),
+        };
+        let id = object(ino);
+        self.operate(req, Operation::Setattr { object: id, set }, move |answered| replies::attr(id, reply, answered));
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let operation = Operation::Readlink { object: object(ino) };
+        self.operate(req, operation, move |answered| replies::bytes(reply, answered));
+    }
+
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let Some(kind) = kind_to_make(mode) else { return reply.error(errno::INVALID) };
+        let (parent, name) = (object(parent), bytes_of(name));
+        let (mode, umask) = (permissions(mode), permissions(umask));
+        let operation = Operation::Mknod { parent, name, kind, mode, umask, rdev };
+        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (mode, umask) = (permissions(mode), permissions(umask));
+        let operation = Operation::Mkdir { parent: object(parent), name: bytes_of(name), mode, umask };
+        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let operation = Operation::Unlink { parent: object(parent), name: bytes_of(name) };
+        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let operation = Operation::Rmdir { parent: object(parent), name: bytes_of(name) };
+        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes().into();
+        let operation = Operation::Symlink { parent: object(parent), name: bytes_of(name), target };
+        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            none if none.is_empty() => RenameMode::Replace,
+            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(errno::INVALID),
+        };
+        let (parent, new_parent) = (object(parent), object(newparent));
+        let (name, new_name) = (bytes_of(name), bytes_of(newname));
+        let operation = Operation::Rename { parent, name, new_parent, new_name, mode };
+        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let operation = Operation::Link { object: object(ino), parent: object(newparent), name: bytes_of(newname) };
+        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.open_file(req, ino, flags, reply);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.create_file(req, (parent, name), (mode, umask), flags, reply);
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        len: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let request = TreeRequest::Read { object: object(ino), offset, len };
+        self.door.start(caller(req), request, len as usize, move |answered| replies::data(reply, answered));
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // Pages of a mapping know where they belong, however the file is open.
+        let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let request = TreeRequest::Write {
+            object: object(ino),
+            offset,
+            append: flags.0 & libc::O_APPEND != 0 && !from_mapping,
+            data: data.to_vec(),
+            kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        self.door.start(caller(req), request, data.len(), move |answered| replies::written(reply, answered));
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(errno::NOT_IMPLEMENTED); // a close has nothing to wait for: each write is committed already
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.close(ino, reply);
+    }
+
+    fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync(req, ino, reply);
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.open_directory(ino, reply);
+    }
+
+    fn readdir(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(req, ino, offset, reply);
+    }
+
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        self.list_plus(req, ino, offset, reply);
+    }
+
+    fn releasedir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.close(ino, reply);
+    }
+
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync(req, ino, reply);
+    }
+
+    fn statfs(&self, req: &Request, _: INodeNo, reply: ReplyStatfs) {
+        self.door.start(caller(req), TreeRequest::Statfs, 0, move |answered| replies::statfs(reply, answered));
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(errno::INVALID),
+        };
+        let operation = Operation::Setxattr { object: object(ino), name: bytes_of(name), value: value.into(), mode };
+        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let operation = Operation::Getxattr { object: object(ino), name: bytes_of(name) };
+        self.operate(req, operation, move |answered| replies::xattr(size, reply, answered));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let operation = Operation::Listxattr { object: object(ino) };
+        self.operate(req, operation, move |answered| replies::xattr(size, reply, answered));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let operation = Operation::Removexattr { object: object(ino), name: bytes_of(name) };
+        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(errno::NOT_IMPLEMENTED); // the kernel checks permissions itself
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(errno::NOT_IMPLEMENTED);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(errno::NO_IOCTL);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(errno::NOT_IMPLEMENTED); // always ready, says the kernel then
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(how) = allocation(mode) else { return reply.error(errno::NOT_SUPPORTED) };
+        let operation = Operation::Fallocate { object: object(ino), offset, len: length, how };
+        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+    }
+
+    fn lseek(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(errno::INVALID),
+        };
+        // The kernel refuses an offset before the file with the errno for one behind it.
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(errno::NO_SUCH_OFFSET) };
+        let operation = Operation::Seek { object: object(ino), offset, what };
+        self.operate(req, operation, move |answered| replies::offset(reply, answered));
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let operation = Operation::CopyRange {
+            from: object(ino_in),
+            from_offset: offset_in,
+            to: object(ino_out),
+            to_offset: offset_out,
+            len: len.min(COPY_BYTES_MAX),
+        };
+        self.operate(req, operation, move |answered| replies::written(reply, answered));
+    }
+}
+
+fn allocation(mode: i32) -> Option<Allocate> {
+    const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP_SIZE;
+    const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_RANGE_KEEP_SIZE: i32 = ZERO_RANGE | KEEP_SIZE;
+    Some(match mode {
+        0 => Allocate::Reserve { keep_size: false },
+        KEEP_SIZE => Allocate::Reserve { keep_size: true },
+        PUNCH_HOLE => Allocate::PunchHole,
+        ZERO_RANGE => Allocate::ZeroRange { keep_size: false },
+        ZERO_RANGE_KEEP_SIZE => Allocate::ZeroRange { keep_size: true },
+        _ => return None,
+    })
+}

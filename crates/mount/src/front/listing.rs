@@ -1,0 +1,225 @@
+//! Directories, page by page.
+//!
+//! A directory offset is the cookie of the name before it: it stays valid for ever and on every node, so there is no
+//! state of an open directory. `.` has offset 1 and `..` offset 2.
+//!
+//! Names with the same cookie: a reply that ends between two of them would lose the rest, because going on behind the
+//! cookie skips it. All but the last of such names carry the offset just before their cookie, so that going on there
+//! lists them again: a name twice (once in 2^63 names) instead of never.
+
+use super::replies::{GENERATION, NO_TIME};
+use super::{Door, Front, caller};
+use crate::attr::{bare_directory, file_attr, file_type, inode, object};
+use crate::errno;
+use fuser::{Errno, FileAttr, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
+use gavel_client::tree::{Answer, TreeRequest};
+use gavel_fs::operation::{Caller, Listed};
+use gavel_fs::{Operation, Reply};
+use gavel_types::{Cookie, ObjectId};
+use gavel_wire::Attr;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const OFFSET_START: u64 = 0;
+const OFFSET_SELF: u64 = 1;
+const OFFSET_PARENT: u64 = 2;
+const _: () = assert!(OFFSET_PARENT < Cookie::FIRST.0);
+
+/// Most names that are asked for at a time.
+const PAGE_NAMES_MAX: u32 = 1024;
+const PAGE_NAMES_MIN: u32 = 16;
+
+/// How many names to ask for. fuser does not tell how large the kernel's buffer is (4 KiB before 6.13 or so, what the
+/// program gave since), so this follows what fitted lately. All listings of a mount share it; a race costs some names
+/// read in vain.
+#[derive(Debug)]
+pub(super) struct PageSize(AtomicU32);
+
+impl PageSize {
+    /// 4 KiB hold 128 short names.
+    pub(super) fn names() -> PageSize {
+        PageSize(AtomicU32::new(128))
+    }
+
+    /// 4 KiB hold 25 short names with attributes.
+    pub(super) fn names_with_attributes() -> PageSize {
+        PageSize(AtomicU32::new(32))
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn learn(&self, fitted: usize, full: bool, more: bool) {
+        let fitted = u32::try_from(fitted).unwrap_or(PAGE_NAMES_MAX);
+        let wanted = match (full, more) {
+            (true, _) => fitted.saturating_add(fitted / 4),
+            (false, true) => fitted.saturating_mul(2),
+            (false, false) => return,
+        };
+        self.0.store(wanted.clamp(PAGE_NAMES_MIN, PAGE_NAMES_MAX), Ordering::Relaxed);
+    }
+}
+
+/// A reply that takes names until it is full.
+trait Page: Send + 'static {
+    /// Adds a directory of which only the inode number matters; true if it did not fit.
+    fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool;
+    /// Adds a name with its attributes, as far as they were asked for; true if it did not fit.
+    fn add_name(&mut self, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool;
+    fn send(self);
+    fn refuse(self, errno: Errno);
+    /// Are attributes asked for?
+    const PLUS: bool;
+}
+
+impl Page for ReplyDirectory {
+    const PLUS: bool = false;
+
+    fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool {
+        self.add(inode(id), offset, fuser::FileType::Directory, name)
+    }
+
+    fn add_name(&mut self, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
+        self.add(inode(name.object), offset, file_type(name.kind), OsStr::from_bytes(&name.name))
+    }
+
+    fn send(self) {
+        self.ok();
+    }
+
+    fn refuse(self, errno: Errno) {
+        self.error(errno);
+    }
+}
+
+impl Page for ReplyDirectoryPlus {
+    const PLUS: bool = true;
+
+    fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool {
+        self.add(inode(id), offset, name, &NO_TIME, &bare_directory(id), GENERATION)
+    }
+
+    fn add_name(&mut self, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool {
+        let Some(attr) = attr else { return false }; // it vanished: it is no longer a name of this directory
+        let attr: FileAttr = file_attr(name.object, attr);
+        self.add(attr.ino, offset, OsStr::from_bytes(&name.name), &NO_TIME, &attr, GENERATION)
+    }
+
+    fn send(self) {
+        self.ok();
+    }
+
+    fn refuse(self, errno: Errno) {
+        self.error(errno);
+    }
+}
+
+impl Front {
+    pub(super) fn list(&self, req: &Request, ino: INodeNo, offset: u64, reply: ReplyDirectory) {
+        list(self.door.clone(), caller(req), object(ino), offset, reply);
+    }
+
+    pub(super) fn list_plus(&self, req: &Request, ino: INodeNo, offset: u64, reply: ReplyDirectoryPlus) {
+        list(self.door.clone(), caller(req), object(ino), offset, reply);
+    }
+}
+
+fn list<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u64, reply: P) {
+    let limit = if P::PLUS { door.page_plus.get() } else { door.page.get() };
+    let after = Cookie(offset.max(OFFSET_PARENT));
+    let request = if P::PLUS {
+        TreeRequest::ReaddirPlus { object: directory, after, limit }
+    } else {
+        TreeRequest::Operation(Operation::Readdir { object: directory, after, limit })
+    };
+    let next = door.clone();
+    door.start(caller, request, 0, move |answered| match answered {
+        Ok(answer) => fill(next, caller, directory, offset, reply, answer),
+        Err(errno) if errno == stale() => reply.refuse(errno::DIRECTORY_GONE),
+        Err(errno) => reply.refuse(errno),
+    });
+}
+
+fn stale() -> Errno {
+    errno::of(&gavel_client::tree::TreeError::Fs(gavel_fs::FsError::Stale))
+}
+
+fn fill<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u64, mut reply: P, answer: Answer) {
+    let Reply::Listing { names, parent, end } = answer.reply else {
+        tracing::error!(reply = ?answer.reply, "the tree gave an answer to another question");
+        return reply.refuse(errno::NOT_AN_ANSWER);
+    };
+    let mut added = 0;
+    let mut full = false;
+    if offset == OFFSET_START {
+        full = reply.add_directory(directory, OFFSET_SELF, ".");
+        added += usize::from(!full);
+    }
+    if offset < OFFSET_PARENT && !full {
+        full = reply.add_directory(parent, OFFSET_PARENT, "..");
+        added += usize::from(!full);
+    }
+    let dots = added;
+    for (i, name) in names.iter().enumerate() {
+        let attr = answer.listed.get(i).and_then(Option::as_ref);
+        full = full || reply.add_name(name, attr, offset_behind(&names, i));
+        if full {
+            break;
+        }
+        added += usize::from(!P::PLUS || attr.is_some());
+    }
+    let page = if P::PLUS { &door.page_plus } else { &door.page };
+    page.learn(added - dots, full, !end);
+    match names.last() {
+        // An empty reply says "this is the end": a page of which every name has vanished does not mean that.
+        Some(last) if added == 0 && !full && !end => list(door.clone(), caller, directory, last.cookie.0, reply),
+        _ if added == 0 && full => reply.refuse(errno::INVALID),
+        _ => reply.send(),
+    }
+}
+
+/// Where listing goes on behind the name at `i`; see the module on names with the same cookie.
+fn offset_behind(names: &[Listed], i: usize) -> u64 {
+    let cookie = names[i].cookie.0;
+    match names.get(i + 1) {
+        Some(next) if next.cookie.0 == cookie => cookie - 1,
+        _ => cookie,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_wire::Kind;
+
+    fn listed(cookie: u64, name: &str) -> Listed {
+        Listed { cookie: Cookie(cookie), name: name.as_bytes().into(), object: ObjectId(16), kind: Kind::File }
+    }
+
+    #[test]
+    fn a_reply_cut_between_names_of_one_cookie_goes_on_with_them() {
+        let names = [listed(7, "a"), listed(9, "b"), listed(9, "c"), listed(9, "d"), listed(12, "e")];
+        let offsets: Vec<u64> = (0..names.len()).map(|i| offset_behind(&names, i)).collect();
+        assert_eq!(offsets, [7, 8, 8, 9, 12]);
+        for cut in 0..names.len() {
+            let rest: Vec<_> = names.iter().filter(|name| name.cookie.0 > offsets[cut]).collect();
+            assert!(names[cut + 1..].iter().all(|name| rest.contains(&name)), "cut behind {cut}");
+        }
+    }
+
+    #[test]
+    fn pages_follow_the_kernels_buffer() {
+        let page = PageSize::names();
+        page.learn(128, false, true);
+        assert_eq!(page.get(), 256);
+        page.learn(100, true, true);
+        assert_eq!(page.get(), 125);
+        page.learn(3, false, false);
+        assert_eq!(page.get(), 125, "a short directory says nothing");
+        page.learn(1_000_000, false, true);
+        assert_eq!(page.get(), PAGE_NAMES_MAX);
+    }
+}

@@ -1,0 +1,105 @@
+//! The requests of the kernel: each becomes a request to the tree, with the reply in its callback.
+//!
+//! - `kernel`: the kernel's calls, one short method each
+//! - `opening`: what opens and closes objects
+//! - `opens`: what the kernel holds open
+//! - `listing`: directories, page by page
+//! - `replies`: the tree's answers in the kernel's forms
+
+mod kernel;
+mod listing;
+mod opening;
+mod opens;
+mod replies;
+
+use crate::errno;
+use crate::gate::Gate;
+use crate::init::Agreed;
+use fuser::{Errno, Request};
+use gavel_client::tree::{Answer, Tree, TreeError, TreeRequest};
+use gavel_fs::Operation;
+use gavel_fs::operation::Caller;
+use listing::PageSize;
+use opens::Opens;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+/// What the event-loop threads share: all of it is fixed once mounted, but for counters.
+pub(crate) struct Front {
+    door: Arc<Door>,
+    agreed: Agreed,
+    readdirplus: bool,
+}
+
+/// What a callback needs to ask the tree for more.
+struct Door {
+    tree: Arc<dyn Tree>,
+    opens: Opens,
+    gate: Arc<Gate>,
+    page: PageSize,
+    page_plus: PageSize,
+}
+
+impl Front {
+    /// The front of `tree`. `readdirplus`: listings bring attributes.
+    pub(crate) fn new(tree: Arc<dyn Tree>, readdirplus: bool) -> Front {
+        let gate = Arc::new(Gate::default());
+        let (page, page_plus) = (PageSize::names(), PageSize::names_with_attributes());
+        let opens = Opens::new(tree.clone());
+        let door = Door { tree, opens, gate, page, page_plus };
+        Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus }
+    }
+
+    /// Starts an operation that carries no file bytes.
+    fn operate(
+        &self,
+        req: &Request,
+        operation: Operation,
+        answered: impl FnOnce(Result<Answer, Errno>) + Send + 'static,
+    ) {
+        self.door.start(caller(req), TreeRequest::Operation(operation), 0, answered);
+    }
+}
+
+impl Door {
+    /// Starts a request; `bytes` is what it writes or asks to read. `answered` is called exactly once.
+    fn start(
+        &self,
+        caller: Caller,
+        request: TreeRequest,
+        bytes: usize,
+        answered: impl FnOnce(Result<Answer, Errno>) + Send + 'static,
+    ) {
+        let Some(pass) = self.gate.enter(bytes) else {
+            tracing::warn!("too many requests are under way on this mount: refused one");
+            return answered(Err(errno::CROWDED));
+        };
+        let done = move |result: Result<Answer, TreeError>| {
+            let result = result.map_err(|error| {
+                report(&error);
+                errno::of(&error)
+            });
+            answered(result);
+            drop(pass);
+        };
+        self.tree.submit(caller, request, Box::new(done));
+    }
+}
+
+/// An errno forgets its cause: this is the last place that knows it.
+fn report(error: &TreeError) {
+    match error {
+        TreeError::Fs(_) | TreeError::Closed => {}
+        TreeError::NoQuorum { .. } => tracing::debug!(%error, "a request failed"),
+        TreeError::Unknown { .. } | TreeError::Storage { .. } => tracing::warn!(%error, "a request failed"),
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn bytes_of(name: &OsStr) -> Box<[u8]> {
+    name.as_bytes().into()
+}

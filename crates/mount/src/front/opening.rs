@@ -1,0 +1,90 @@
+//! What opens and closes objects.
+//!
+//! The tree is told of an open before the request that makes it, so that an unlink on another node that comes between
+//! the two finds the object held. Only the answer names what `create` has made: there the tree is told from within
+//! the callback, before the kernel hears of the object.
+
+use super::replies::{self, GENERATION, NO_TIME};
+use super::{Front, bytes_of, caller};
+use crate::attr::{object, permissions};
+use crate::errno;
+use fuser::{Errno, FileHandle, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
+use gavel_client::tree::{Answer, TreeRequest};
+use gavel_fs::Operation;
+use gavel_types::ObjectId;
+use std::ffi::OsStr;
+
+/// Handles say nothing: whatever an open needs to know comes with each request.
+const NO_HANDLE: FileHandle = FileHandle(0);
+
+impl Front {
+    pub(super) fn open_file(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (id, door, open) = (object(ino), self.door.clone(), self.agreed.open);
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        let operation = Operation::Open { object: id, truncate, kill_suidgid: truncate && loses_suidgid(req) };
+        door.opens.open(id);
+        self.operate(req, operation, move |answered| match answered {
+            Ok(_) => reply.opened(NO_HANDLE, open),
+            Err(errno) => {
+                door.opens.close(id);
+                reply.error(errno);
+            }
+        });
+    }
+
+    pub(super) fn create_file(
+        &self,
+        req: &Request,
+        (parent, name): (INodeNo, &OsStr),
+        (mode, umask): (u32, u32),
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let exclusive = flags & libc::O_EXCL != 0;
+        // Always exclusive: the kernel asks for this only where it saw no such name, and checks no permissions of what
+        // it believes to be new. What another node has made meanwhile must go through its checks first.
+        let operation = Operation::Create {
+            parent: object(parent),
+            name: bytes_of(name),
+            mode: permissions(mode),
+            umask: permissions(umask),
+            exclusive: true,
+            truncate: false,
+        };
+        let (door, open) = (self.door.clone(), self.agreed.open);
+        self.operate(req, operation, move |answered| match answered.and_then(replies::found) {
+            Ok((id, attr)) => {
+                door.opens.open(id);
+                reply.created(&NO_TIME, &attr, GENERATION, NO_HANDLE, open);
+            }
+            Err(Errno::EEXIST) if !exclusive => reply.error(errno::WALK_AGAIN),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    pub(super) fn open_directory(&self, ino: INodeNo, reply: ReplyOpen) {
+        // No request: the kernel has looked the directory up just now, and a listing says if it is gone.
+        self.door.opens.open(object(ino));
+        reply.opened(NO_HANDLE, fuser::FopenFlags::empty());
+    }
+
+    pub(super) fn close(&self, ino: INodeNo, reply: ReplyEmpty) {
+        self.door.opens.close(object(ino));
+        reply.ok();
+    }
+
+    pub(super) fn sync(&self, req: &Request, ino: INodeNo, reply: ReplyEmpty) {
+        let request = TreeRequest::Sync { object: object(ino) };
+        self.door.start(caller(req), request, 0, move |answered: Result<Answer, Errno>| {
+            replies::empty(reply, answered);
+        });
+    }
+}
+
+/// Does a truncation by this caller take set-user-id and set-group-id away? The kernel decides that by CAP_FSETID and
+/// says so with the request, but fuser 0.18 does not pass it on; who is not root is taken to lack it.
+pub(super) fn loses_suidgid(req: &Request) -> bool {
+    req.uid() != 0
+}
+
+const _: () = assert!(ObjectId::ROOT.0 == INodeNo::ROOT.0);

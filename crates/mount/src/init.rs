@@ -1,0 +1,78 @@
+//! What is agreed on with the kernel, and what follows for opened files.
+//!
+//! `docs/protocols/mount.md` says of each capability why it is asked for or left.
+
+use fuser::{FopenFlags, InitFlags, KernelConfig};
+use gavel_types::limits::WRITE_BYTES_MAX;
+
+/// Most requests that the kernel sends without a thread that waits for them (read-ahead of mappings, asynchronous
+/// direct I/O).
+const BACKGROUND_MAX: u16 = 64;
+/// As many of these make the kernel hold more of them back.
+const CONGESTED: u16 = BACKGROUND_MAX / 4 * 3;
+
+/// What is asked for, if the kernel has it. fuser adds `ASYNC_READ`, `BIG_WRITES`, `MAX_PAGES` and `INIT_EXT`.
+const WANTED: [InitFlags; 8] = [
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_AUTO_INVAL_DATA,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+];
+
+/// What was agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Agreed {
+    /// How files are opened.
+    pub(crate) open: FopenFlags,
+}
+
+impl Agreed {
+    /// Before the kernel was asked.
+    pub(crate) fn nothing() -> Agreed {
+        Agreed { open: FopenFlags::empty() }
+    }
+}
+
+/// Answers the kernel's INIT request. `readdirplus`: listings bring attributes.
+pub(crate) fn agree(config: &mut KernelConfig, readdirplus: bool) -> Agreed {
+    let offered = config.capabilities();
+    let plus = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
+    for flag in WANTED.iter().chain(plus.iter().filter(|_| readdirplus)) {
+        if config.add_capabilities(*flag).is_err() {
+            tracing::info!(capability = ?flag, "the kernel does not have it");
+        }
+    }
+    // All three are within the bounds that fuser checks, so there is nothing to report.
+    let _ = config.set_max_write(WRITE_BYTES_MAX as u32);
+    let _ = config.set_max_background(BACKGROUND_MAX);
+    let _ = config.set_congestion_threshold(CONGESTED);
+    Agreed { open: open_flags(offered) }
+}
+
+/// Reads and writes pass the kernel's page cache by, which nobody would invalidate. Where the kernel cannot map such a
+/// file shared (before 6.6), its pages are kept and checked against the attributes at each read instead.
+fn open_flags(offered: InitFlags) -> FopenFlags {
+    if offered.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP) {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+    } else {
+        FopenFlags::empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_ever_opened_with_pages_kept() {
+        for offered in [InitFlags::empty(), InitFlags::all()] {
+            assert!(!open_flags(offered).contains(FopenFlags::FOPEN_KEEP_CACHE));
+        }
+        assert!(open_flags(InitFlags::all()).contains(FopenFlags::FOPEN_DIRECT_IO));
+        assert!(!WANTED.contains(&InitFlags::FUSE_WRITEBACK_CACHE));
+    }
+}

@@ -1,0 +1,63 @@
+//! Shared mappings.
+#![allow(unsafe_code)] // mapping a file into memory is unsafe: somebody else may change it. Here nobody does.
+
+use crate::fixture::Fixture;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+const PAGES: usize = 64 * 1024;
+
+/// A file mapped shared for reading and writing.
+struct Mapping(*mut libc::c_void);
+
+impl Mapping {
+    fn new(file: &File) -> Mapping {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping, at an address of the kernel's choice, of a file that is open for both.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), PAGES, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        assert_ne!(address, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+        Mapping(address)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is PAGES long, the file at least as long, and nothing else refers to it.
+        unsafe { std::slice::from_raw_parts_mut(self.0.cast(), PAGES) }
+    }
+
+    fn sync(&self) {
+        // SAFETY: the range is the mapping's.
+        let done = unsafe { libc::msync(self.0, PAGES, libc::MS_SYNC) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the mapping any more.
+        unsafe { libc::munmap(self.0, PAGES) };
+    }
+}
+
+#[test]
+fn what_is_written_to_a_shared_mapping_is_read_back_from_the_file() {
+    let Some(fixture) = Fixture::new() else { return };
+    let path = fixture.path("mapped");
+    fs::write(&path, vec![b'.'; PAGES]).expect("writes");
+    let file = OpenOptions::new().read(true).append(true).open(&path).expect("opens");
+    let mut mapping = Mapping::new(&file);
+    assert!(mapping.bytes().iter().all(|byte| *byte == b'.'));
+    mapping.bytes()[10_000..10_005].copy_from_slice(b"hello");
+    mapping.sync();
+    let data = fs::read(&path).expect("reads");
+    assert_eq!(data.len(), PAGES, "pages go where they belong, also of a file that is open for appending");
+    assert_eq!(&data[9_999..10_006], b".hello.");
+    let other = OpenOptions::new().write(true).open(&path).expect("opens");
+    other.write_all_at(b"HELLO", 10_000).expect("writes");
+    assert_eq!(&mapping.bytes()[10_000..10_005], b"HELLO", "writes of this node show in its mappings");
+    mapping.bytes()[0] = b'!';
+    drop(mapping);
+    drop((file, other));
+    assert_eq!(fs::read(&path).expect("reads")[0], b'!', "unmapping writes what is dirty");
+    fixture.finish();
+}

@@ -1,0 +1,143 @@
+//! A tree in memory: real operations and the real commit rule behind a real mount, without a cluster.
+
+mod world;
+
+use gavel_client::tree::{Answer, Answered, Space, Tree, TreeError, TreeRequest};
+use gavel_fs::operation::Caller;
+use gavel_fs::{Operation, Reply, Stop};
+use gavel_types::{ObjectId, VolumeId};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use world::World;
+
+/// What the tree says that it could hold.
+const BYTES_TOTAL: u64 = 1 << 40;
+
+/// One volume, in memory.
+pub struct RamTree {
+    world: Mutex<World>,
+    /// To the thread that answers; none if requests are answered where they come in.
+    jobs: Option<Sender<Job>>,
+}
+
+struct Job {
+    caller: Caller,
+    request: TreeRequest,
+    answered: Answered,
+}
+
+impl RamTree {
+    /// Answers on the threads that ask.
+    #[allow(dead_code)] // each user of this module uses one of the two
+    pub fn new() -> Arc<RamTree> {
+        Arc::new(RamTree { world: Mutex::new(World::new()), jobs: None })
+    }
+
+    /// Answers on a thread of its own, as a node does.
+    #[allow(dead_code)]
+    pub fn with_thread() -> Arc<RamTree> {
+        let (jobs, receiver) = channel();
+        let tree = Arc::new(RamTree { world: Mutex::new(World::new()), jobs: Some(jobs) });
+        let weak = Arc::downgrade(&tree);
+        std::thread::spawn(move || serve(&receiver, &weak));
+        tree
+    }
+
+    /// How many objects are open.
+    #[allow(dead_code)]
+    pub fn open_objects(&self) -> usize {
+        self.world().open_objects()
+    }
+
+    /// How many objects there are.
+    #[allow(dead_code)]
+    pub fn objects(&self) -> u64 {
+        self.world().counts().0
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no operation panics")
+    }
+
+    fn answer(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+        let mut world = self.world();
+        match request {
+            TreeRequest::Operation(operation) => operate(&mut world, caller, operation),
+            TreeRequest::Read { object, offset, len } => {
+                let reply = run(&mut world, caller, &Operation::Read { object, offset, len })?;
+                let Reply::Data(pieces) = reply else { panic!("{reply:?} is no answer to a read") };
+                Ok(Answer { data: world.bytes(&pieces), ..plain(Reply::Empty) })
+            }
+            TreeRequest::Write { object, offset, append, data, kill_suidgid } => {
+                let len = data.len() as u32;
+                let content = world.store(data);
+                let operation = Operation::Write { object, offset, append, len, content, kill_suidgid };
+                operate(&mut world, caller, operation)
+            }
+            TreeRequest::ReaddirPlus { object, after, limit } => {
+                let reply = run(&mut world, caller, &Operation::Readdir { object, after, limit })?;
+                let Reply::Listing { names, .. } = &reply else { panic!("{reply:?} is no answer to a readdir") };
+                let listed = names.iter().map(|name| world.attr(name.object)).collect();
+                Ok(Answer { listed, ..plain(reply) })
+            }
+            TreeRequest::Sync { .. } => Ok(plain(Reply::Empty)),
+            TreeRequest::Statfs => {
+                let (objects, bytes) = world.counts();
+                let space = Space { bytes_total: BYTES_TOTAL, bytes_free: BYTES_TOTAL.saturating_sub(bytes), objects };
+                Ok(Answer { space: Some(space), ..plain(Reply::Empty) })
+            }
+        }
+    }
+}
+
+impl Tree for RamTree {
+    fn volume(&self) -> VolumeId {
+        world::VOLUME
+    }
+
+    fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        match &self.jobs {
+            Some(jobs) => jobs.send(Job { caller, request, answered }).expect("the thread lives as long as the tree"),
+            None => answered(self.answer(caller, request)),
+        }
+    }
+
+    fn opened(&self, object: ObjectId) {
+        self.world().opened(object);
+    }
+
+    fn closed(&self, object: ObjectId) {
+        self.world().closed(object);
+    }
+}
+
+fn serve(jobs: &Receiver<Job>, tree: &Weak<RamTree>) {
+    while let Ok(Job { caller, request, answered }) = jobs.recv() {
+        answered(match tree.upgrade() {
+            Some(tree) => tree.answer(caller, request),
+            None => Err(TreeError::Closed),
+        });
+    }
+}
+
+fn operate(world: &mut World, caller: Caller, operation: Operation) -> Result<Answer, TreeError> {
+    let reply = run(world, caller, &operation)?;
+    let object = match (&reply, &operation) {
+        (Reply::Object(object) | Reply::Created { object, .. } | Reply::Attr(object, _), _) => Some(*object),
+        (_, Operation::Setattr { object, .. } | Operation::Write { object, .. }) => Some(*object),
+        _ => None,
+    };
+    let attr = object.and_then(|object| world.attr(object));
+    Ok(Answer { attr, ..plain(reply) })
+}
+
+fn run(world: &mut World, caller: Caller, operation: &Operation) -> Result<Reply, TreeError> {
+    world.operate(caller, operation).map_err(|stop| match stop {
+        Stop::Error(error) => TreeError::Fs(error),
+        other => panic!("{operation:?} in memory: {other}"),
+    })
+}
+
+fn plain(reply: Reply) -> Answer {
+    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None }
+}

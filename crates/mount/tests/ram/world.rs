@@ -1,0 +1,210 @@
+//! A cluster of one, in memory: the replicated state and the live records, changed by the commit rule itself.
+
+use gavel_fs::operation::{Caller, Cx, Piece};
+use gavel_fs::{Operation, Reply, Stop, run};
+use gavel_txn::State;
+use gavel_types::{
+    BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId, limits::INLINE_BYTES_MAX,
+};
+use gavel_wire::{Attr, Content, Entry, Item, Live, Outcome, Record, Request, RequestBody, Version, View, ViewError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The volume that is mounted.
+pub const VOLUME: VolumeId = VolumeId::FIRST;
+/// Changes that `changed_after` can look back on.
+const RECENT_MAX: usize = 64 * 1024;
+
+/// The live records.
+#[derive(Default)]
+struct Records {
+    tid: Tid,
+    live: BTreeMap<Box<[u8]>, (Key, Version)>,
+    recent: std::collections::VecDeque<(Tid, Key)>,
+}
+
+impl View for Records {
+    fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(self.live.get(key.as_bytes()).map(|(_, version)| version.clone()))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        if range.start >= range.end {
+            return Ok(Vec::new());
+        }
+        Ok(self
+            .live
+            .range(range.start.clone()..range.end.clone())
+            .take(limit)
+            .map(|(_, found)| found.clone())
+            .collect())
+    }
+}
+
+impl Live for Records {
+    fn changed_after(&self, range: &KeyRange, after: Tid) -> Result<bool, ViewError> {
+        let inside = |key: &Key| *key.as_bytes() >= *range.start && *key.as_bytes() < *range.end;
+        Ok(self.recent.iter().rev().take_while(|(tid, _)| *tid > after).any(|(_, key)| inside(key)))
+    }
+}
+
+/// The whole cluster.
+pub struct World {
+    state: State,
+    records: Records,
+    blobs: BTreeMap<BlobId, Box<[u8]>>,
+    session: SessionId,
+    ids: std::ops::Range<u64>,
+    open: BTreeMap<ObjectId, u64>,
+    orphans: BTreeSet<ObjectId>,
+}
+
+impl World {
+    pub fn new() -> World {
+        let mut world = World {
+            state: State::default(),
+            records: Records::default(),
+            blobs: BTreeMap::new(),
+            session: SessionId(0),
+            ids: 0..0,
+            open: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+        };
+        let applied = world.apply(Item::SessionOpen { node: NodeId(1), incarnation: 1 });
+        world.session = applied.opened[0].0;
+        world.apply(Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 });
+        world
+    }
+
+    /// Runs one operation; what it writes is committed when this returns.
+    pub fn operate(&mut self, caller: Caller, operation: &Operation) -> Result<Reply, Stop> {
+        let mut cx = Cx { volume: VOLUME, caller, fresh: None };
+        let done = match run(&self.records, &cx, operation) {
+            Err(Stop::NeedObjectId) => {
+                cx.fresh = Some(self.object_id());
+                run(&self.records, &cx, operation)?
+            }
+            other => other?,
+        };
+        if let Some(plan) = done.plan {
+            match self.request(RequestBody::Commit { guards: done.guards, plan }) {
+                Outcome::Committed { .. } => {}
+                // Nobody else writes: a guard that fails, or a plan that breaks a rule, is a defect.
+                other => panic!("{operation:?} on its own view: {other:?}"),
+            }
+        }
+        Ok(done.reply)
+    }
+
+    pub fn attr(&self, object: ObjectId) -> Option<Attr> {
+        match self.records.get(&Key::attr(VOLUME, object)).expect("memory").map(|version| version.record) {
+            Some(Record::Attr(attr)) => Some(attr),
+            _ => None,
+        }
+    }
+
+    /// Bytes as an operation takes them.
+    pub fn store(&mut self, data: Vec<u8>) -> Content {
+        if data.len() <= INLINE_BYTES_MAX {
+            return Content::Inline(data.into());
+        }
+        let (id, blob_len) = (BlobId::of(&data), data.len() as u32);
+        self.blobs.insert(id, data.into());
+        Content::Blob { id, blob_len, offset: 0 }
+    }
+
+    pub fn bytes(&self, pieces: &[Piece]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Bytes(run) => bytes.extend_from_slice(run),
+                Piece::Zeros(len) => bytes.resize(bytes.len() + *len as usize, 0),
+                Piece::Blob { id, offset, len, .. } => {
+                    let from = *offset as usize;
+                    bytes.extend_from_slice(&self.blobs[id][from..from + *len as usize]);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Live objects, and bytes of their extents.
+    pub fn counts(&self) -> (u64, u64) {
+        self.state.volumes.get(&VOLUME).map_or((0, 0), |counts| (counts.objects, counts.bytes))
+    }
+
+    pub fn opened(&mut self, object: ObjectId) {
+        *self.open.entry(object).or_default() += 1;
+    }
+
+    pub fn closed(&mut self, object: ObjectId) {
+        let count = self.open.get_mut(&object).expect("closed more often than opened");
+        *count -= 1;
+        if *count == 0 {
+            self.open.remove(&object);
+            if self.orphans.remove(&object) {
+                self.release(object);
+            }
+        }
+    }
+
+    /// How many objects are open.
+    pub fn open_objects(&self) -> usize {
+        self.open.len()
+    }
+
+    fn object_id(&mut self) -> ObjectId {
+        if self.ids.is_empty() {
+            let Outcome::Allocated { first, count } = self.request(RequestBody::AllocateObjects) else {
+                panic!("no object ids");
+            };
+            self.ids = first.0..first.0 + count;
+        }
+        ObjectId(self.ids.next().expect("just filled"))
+    }
+
+    fn request(&mut self, body: RequestBody) -> Outcome {
+        let seq = self.state.sessions[&self.session].next;
+        let request = Request { session: self.session, seq, seen: Seq(seq.0), body };
+        let applied = self.apply(Item::Request(request));
+        for (_, object) in applied.orphaned {
+            if self.open.contains_key(&object) {
+                self.orphans.insert(object);
+            } else {
+                self.release(object);
+            }
+        }
+        let outcome = applied.outcomes.into_iter().next().expect("a new request has an outcome").2;
+        for (volume, object) in applied.to_reap {
+            while !self.apply(Item::Reap { volume, object }).to_reap.is_empty() {}
+        }
+        outcome
+    }
+
+    fn release(&mut self, object: ObjectId) {
+        self.request(RequestBody::Release { orphans: vec![(VOLUME, object)] });
+    }
+
+    fn apply(&mut self, item: Item) -> gavel_txn::Applied {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+        let entry = Entry { tid: self.state.tid.advance(wall), items: vec![item] };
+        let index = LogIndex(self.state.applied.0 + 1);
+        let applied = gavel_txn::apply(&mut self.state, &self.records, index, Some(&entry)).expect("memory");
+        for change in &applied.changes {
+            let bytes: Box<[u8]> = change.key.as_bytes().into();
+            match &change.new {
+                Some(version) => drop(self.records.live.insert(bytes, (change.key.clone(), version.clone()))),
+                None => drop(self.records.live.remove(&bytes)),
+            }
+            self.records.recent.push_back((change.tid, change.key.clone()));
+        }
+        let surplus = self.records.recent.len().saturating_sub(RECENT_MAX);
+        self.records.recent.drain(..surplus);
+        self.records.tid = self.state.tid;
+        applied
+    }
+}

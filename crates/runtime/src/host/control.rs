@@ -1,0 +1,233 @@
+//! The socket that the command line talks to: one JSON request on a line, one JSON answer on a line.
+//!
+//! The socket is a file that only the daemon's user may open.
+
+use crate::config::{MountConfig, MountOption};
+use crate::host::daemon::Daemon;
+use crate::host::node::Input;
+use crate::host::status::NodeStatus;
+use gavel_types::VolumeId;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Longest request, in bytes.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+/// A request must come, and an answer be taken, within this time.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest answer that the client side reads, in bytes.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What can be asked of a daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How is it?
+    Status,
+    /// Mount a volume.
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        volume: u32,
+        /// Names of options.
+        options: Vec<String>,
+    },
+    /// End a mount.
+    Umount {
+        /// Where.
+        path: PathBuf,
+    },
+    /// End all mounts and stop.
+    Stop,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// The answer to [`Request::Status`].
+    Status(Box<DaemonStatus>),
+    /// It could not be done: why, and what to do.
+    Error(String),
+}
+
+/// What a daemon says of itself. Part of the machine-readable output: fields are only added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The cluster.
+    pub cluster: String,
+    /// The node's name.
+    pub name: String,
+    /// Where it keeps its data.
+    pub data_dir: PathBuf,
+    /// The node.
+    pub node: NodeStatus,
+    /// Connections to the peers, as the transport describes them.
+    pub links: serde_json::Value,
+    /// Blobs stored here.
+    pub blobs: u64,
+    /// Their bytes.
+    pub blob_bytes: u64,
+    /// Mounts.
+    pub mounts: Vec<MountStatus>,
+}
+
+/// A mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where.
+    pub path: PathBuf,
+    /// Which volume.
+    pub volume: u32,
+}
+
+/// Why a daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no daemon answers at {socket}: {cause}")]
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// It said something else than an answer.
+    #[error("the daemon at {socket} answered with something else: {cause}")]
+    Garbled {
+        /// The socket.
+        socket: PathBuf,
+        /// What.
+        cause: String,
+    },
+}
+
+/// Asks the daemon that listens at `socket`. Waits for the answer.
+///
+/// # Errors
+/// [`AskError`].
+pub fn ask(socket: &Path, request: &Request, patience: Duration) -> Result<Reply, AskError> {
+    let not_running = |cause| AskError::NotRunning { socket: socket.into(), cause };
+    let garbled = |cause: String| AskError::Garbled { socket: socket.into(), cause };
+    let mut stream = StdUnixStream::connect(socket).map_err(not_running)?;
+    stream.set_read_timeout(Some(patience)).map_err(not_running)?;
+    stream.set_write_timeout(Some(patience)).map_err(not_running)?;
+    let mut line = serde_json::to_string(request).map_err(|error| garbled(error.to_string()))?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(not_running)?;
+    let mut answer = String::new();
+    let mut limited = std::io::Read::take(BufReader::new(stream), ANSWER_BYTES_MAX);
+    limited.read_line(&mut answer).map_err(not_running)?;
+    serde_json::from_str(&answer).map_err(|error| garbled(error.to_string()))
+}
+
+/// Starts answering. Must be called within a tokio runtime.
+pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
+    let path = daemon.config.control_socket.clone();
+    // The data directory is locked by this process: a socket that is there belongs to a daemon that is not any more.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let daemon = daemon.clone();
+            tokio::spawn(async move {
+                if let Ok(Err(error)) = tokio::time::timeout(CLIENT_PATIENCE, serve(daemon, stream)).await {
+                    tracing::debug!(%error, "control connection");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn serve(daemon: Arc<Daemon>, stream: UnixStream) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => answer(&daemon, request).await,
+        Err(error) => Reply::Error(format!("not a request that this version understands: {error}")),
+    };
+    let mut line = serde_json::to_string(&reply).map_err(std::io::Error::other)?;
+    line.push('\n');
+    write.write_all(line.as_bytes()).await
+}
+
+async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
+    match request {
+        Request::Status => match status(daemon).await {
+            Some(status) => Reply::Status(Box::new(status)),
+            None => Reply::Error("the node is shutting down".into()),
+        },
+        Request::Mount { path, volume, options } => {
+            let daemon = daemon.clone();
+            blocking(move || daemon.mount(&mount_config(path, volume, &options)?)).await
+        }
+        Request::Umount { path } => {
+            let mounter = daemon.mounter.clone();
+            blocking(move || mounter.umount(&path)).await
+        }
+        Request::Stop => {
+            daemon.tell_to_stop();
+            Reply::Done
+        }
+    }
+}
+
+async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Reply {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => Reply::Done,
+        Ok(Err(error)) => Reply::Error(error),
+        Err(error) => Reply::Error(error.to_string()),
+    }
+}
+
+fn mount_config(path: PathBuf, volume: u32, names: &[String]) -> Result<MountConfig, String> {
+    let mut options = Vec::new();
+    for name in names {
+        let known = MountOption::ALL.iter().find(|(_, known)| known == name);
+        let (option, _) = known.ok_or_else(|| {
+            let all: Vec<&str> = MountOption::ALL.iter().map(|(_, name)| *name).collect();
+            format!("there is no mount option {name:?}; there are {}", all.join(", "))
+        })?;
+        options.push(*option);
+    }
+    Ok(MountConfig { path, volume: VolumeId(volume), options })
+}
+
+async fn status(daemon: &Daemon) -> Option<DaemonStatus> {
+    let (reply, status) = tokio::sync::oneshot::channel();
+    daemon.node.inbox.push(Input::Status(reply));
+    let node = status.await.ok()?;
+    let blobs = daemon.blobs.stats();
+    let mounts = daemon.mounter.mounts();
+    Some(DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        cluster: daemon.config.cluster.to_string(),
+        name: daemon.config.name.clone(),
+        data_dir: daemon.config.data_dir.clone(),
+        node,
+        links: serde_json::to_value(daemon.transport.link_state()).unwrap_or_default(),
+        blobs: blobs.blobs,
+        blob_bytes: blobs.bytes,
+        mounts: mounts.into_iter().map(|mount| MountStatus { path: mount.path, volume: mount.volume.0 }).collect(),
+    })
+}

@@ -1,0 +1,276 @@
+//! Brings a node up: disks, threads, transport, control socket, mounts; and down again.
+
+use crate::config::{Config, MountConfig};
+use crate::host::blobs::Blobs;
+use crate::host::node::{Clocks, Inbox, Input, NodeHandle, NodeThread};
+use crate::host::tree::VolumeTree;
+use crate::host::{control, flusher, journal};
+use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
+use bytes::Bytes;
+use gavel_client::Tree;
+use gavel_client::session::SessionConfig;
+use gavel_node::Node;
+use gavel_store::blob::BlobStore;
+use gavel_store::disk::RealDisk;
+use gavel_store::engine::{LsmConfig, LsmEngine};
+use gavel_store::log::{Log, LogIdentity, LogOptions};
+use gavel_store::records::{Identity, Records};
+use gavel_types::{NodeId, VolumeId};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+/// A leader keeps its log for followers that were away briefly, up to this many bytes.
+const LOG_RETAINED_BYTES: u64 = 64 << 20;
+/// In a fresh data directory, before anything else: the node has never run.
+const BORN_FILE: &str = "born";
+
+/// A node that can't be brought up. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+pub struct DaemonError {
+    /// What was being done.
+    pub what: String,
+    /// What went wrong, and what to do.
+    pub cause: String,
+}
+
+fn failing<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> DaemonError {
+    let what = what.into();
+    move |cause| DaemonError { what, cause: cause.to_string() }
+}
+
+/// Makes mounts for a daemon. The runtime knows no kernel; whoever starts the daemon does.
+pub trait Mounter: Send + Sync + 'static {
+    /// Mounts `tree` as `mount` says.
+    ///
+    /// # Errors
+    /// What went wrong and what to do, in words.
+    fn mount(&self, tree: Arc<dyn Tree>, mount: &MountConfig) -> Result<(), String>;
+
+    /// Ends the mount at `path`. Programs that use it keep what they have open, as long as the daemon lives.
+    ///
+    /// # Errors
+    /// What went wrong and what to do, in words.
+    fn umount(&self, path: &Path) -> Result<(), String>;
+
+    /// What is mounted now.
+    fn mounts(&self) -> Vec<MountConfig>;
+}
+
+/// A running node.
+pub struct Daemon {
+    /// The node.
+    pub node: Arc<NodeHandle>,
+    /// Its blobs.
+    pub blobs: Arc<Blobs>,
+    pub(super) config: Config,
+    pub(super) transport: Transport,
+    pub(super) mounter: Arc<dyn Mounter>,
+    pub(super) stop: tokio::sync::watch::Sender<bool>,
+    thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What peers send, handed to the node's queue or the blobs.
+struct Incoming {
+    inbox: Inbox,
+    blobs: OnceLock<Arc<Blobs>>,
+}
+
+impl Handler for Incoming {
+    fn on_message(&self, from: NodeId, payload: Bytes) {
+        if !self.inbox.offer(Input::Message(from, payload)) {
+            tracing::debug!(%from, "the node's queue is full: dropped a message");
+        }
+    }
+
+    async fn on_bulk(&self, _from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, BulkFailure> {
+        match self.blobs.get() {
+            Some(blobs) => blobs.answer(kind, payload).await,
+            None => Err(BulkFailure("the node is still starting".into())),
+        }
+    }
+}
+
+impl Daemon {
+    /// Brings the node up and makes the mounts of its configuration. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`DaemonError`]; nothing is left running.
+    pub async fn start(config: Config, mounter: Arc<dyn Mounter>) -> Result<Arc<Daemon>, DaemonError> {
+        let trust = config.load_trust(SystemTime::now()).map_err(failing("loading the node's certificates"))?;
+        let disks = open_disks(&config)?;
+        let (inbox, inputs) = Inbox::new();
+        let incoming = Arc::new(Incoming { inbox: inbox.clone(), blobs: OnceLock::new() });
+        let incarnation = random()?;
+        let transport = Transport::start(
+            TransportConfig {
+                trust,
+                incarnation,
+                listen: Listen::Address(config.listen),
+                peers: config.peer_addresses(),
+                limits: config.transport_limits(),
+            },
+            incoming.clone(),
+        );
+        let transport = transport.map_err(failing(format!("listening on {}", config.listen)))?;
+        let others = config.peers.iter().map(|peer| peer.id).filter(|id| *id != config.node).collect();
+        let blobs = Blobs::start(disks.blobs, transport.sender(), others).map_err(failing("starting a thread"))?;
+        incoming.blobs.get_or_init(|| blobs.clone());
+        let records = Arc::new(disks.records);
+        let node = Arc::new(NodeHandle::new(inbox.clone(), records.clone()));
+        let clocks = Clocks::new();
+        let (server, session) = tuned(&config, random()?);
+        let machine =
+            Node::new(server, session, incarnation, records.clone(), disks.sealed.as_deref(), disks.log, clocks.read())
+                .map_err(failing("taking up the replica"))?;
+        let (journal, _) = journal::start(disks.journal, inbox.clone()).map_err(failing("starting a thread"))?;
+        let (flusher, _) = flusher::start(records, inbox).map_err(failing("starting a thread"))?;
+        let thread = NodeThread {
+            node: machine,
+            handle: node.clone(),
+            inputs,
+            clocks,
+            peers: transport.sender(),
+            journal,
+            flusher,
+            waits: Default::default(),
+        };
+        let thread = std::thread::Builder::new().name("gavel-node".into()).spawn(move || thread.run());
+        let thread = std::sync::Mutex::new(Some(thread.map_err(failing("starting a thread"))?));
+        tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join("blobs")));
+        let stop = tokio::sync::watch::Sender::new(false);
+        let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, stop, thread });
+        daemon.clone().serve().await?;
+        Ok(daemon)
+    }
+
+    async fn serve(self: Arc<Self>) -> Result<(), DaemonError> {
+        control::start(self.clone())
+            .map_err(failing(format!("control socket {}", self.config.control_socket.display())))?;
+        for mount in self.config.mounts.clone() {
+            let (this, path) = (self.clone(), mount.path.clone());
+            let mounted = tokio::task::spawn_blocking(move || this.mount(&mount)).await;
+            let mounted = mounted.map_err(|error| error.to_string()).and_then(|mounted| mounted);
+            if let Err(error) = mounted {
+                self.shut_down().await;
+                return Err(failing(format!("mounting {}", path.display()))(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// One volume through this node.
+    pub fn tree(&self, volume: VolumeId) -> Arc<VolumeTree> {
+        let tokio = tokio::runtime::Handle::current();
+        let data_dir = self.config.data_dir.clone();
+        Arc::new(VolumeTree::new(volume, self.node.clone(), self.blobs.clone(), data_dir, tokio))
+    }
+
+    /// The node's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Mounts a volume; waits until the kernel has taken it.
+    ///
+    /// # Errors
+    /// What went wrong and what to do, in words.
+    pub fn mount(&self, mount: &MountConfig) -> Result<(), String> {
+        self.mounter.mount(self.tree(mount.volume), mount)
+    }
+
+    /// Waits until the daemon is told to stop, or its node has failed; says why it failed.
+    pub async fn stopped(&self) -> Option<String> {
+        let mut told = self.stop.subscribe();
+        let mut failed = self.node.stopped.subscribe();
+        tokio::select! {
+            _ = told.wait_for(|stop| *stop) => None,
+            _ = failed.wait_for(Option::is_some) => self.node.failure(),
+        }
+    }
+
+    /// Tells the daemon to stop; whoever waits in [`Daemon::stopped`] shuts it down.
+    pub fn tell_to_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Ends the mounts, the node and its threads, in this order.
+    pub async fn shut_down(&self) {
+        for mount in self.mounter.mounts() {
+            let mounter = self.mounter.clone();
+            let ended = tokio::task::spawn_blocking(move || mounter.umount(&mount.path));
+            if let Ok(Err(error)) = ended.await {
+                tracing::warn!(%error, "a mount could not be ended");
+            }
+        }
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        let inbox = self.node.inbox.clone();
+        let ended = tokio::task::spawn_blocking(move || {
+            inbox.push(Input::Stop);
+            inbox.push(Input::Stop);
+            thread.map(std::thread::JoinHandle::join)
+        });
+        if let Ok(Some(Err(_))) = ended.await {
+            tracing::error!("the node's thread has panicked");
+        }
+        let _ = std::fs::remove_file(&self.config.control_socket);
+    }
+}
+
+struct Disks {
+    journal: Log,
+    log: gavel_quorum::Recovered,
+    blobs: Arc<BlobStore>,
+    records: Records<LsmEngine>,
+    sealed: Option<Vec<u8>>,
+}
+
+/// Opens everything that the node stores. Only a data directory that has never been used gets a new log.
+fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
+    let dir = &config.data_dir;
+    let at = |name: &str| -> PathBuf { dir.join(name) };
+    let born = at(BORN_FILE).exists();
+    let log_disk = RealDisk::open(at("log")).map_err(failing("opening the log's directory"))?;
+    let blob_disk = RealDisk::open(at("blobs")).map_err(failing("opening the blobs' directory"))?;
+    let identity = LogIdentity { cluster: config.cluster, node: config.node };
+    let (journal, recovered) =
+        Log::open(log_disk, LogOptions::new(identity, !born)).map_err(failing("opening the log"))?;
+    if let Some(cut) = &recovered.cut {
+        tracing::info!(file = %cut.file, offset = cut.offset, "cut off a half-written record at the end of the log");
+    }
+    let log = journal::recovered(recovered).map_err(|index| DaemonError {
+        what: "reading the log".into(),
+        cause: format!("entry {index} is of no known kind; rebuild this replica from the others"),
+    })?;
+    let blobs = Arc::new(BlobStore::open(blob_disk).map_err(failing("opening the blobs"))?);
+    let engine = LsmEngine::open(&at("records"), LsmConfig::default()).map_err(failing("opening the records"))?;
+    let identity = Identity { cluster: config.cluster, node: config.node };
+    let (records, sealed) = Records::open(engine, identity).map_err(failing("opening the records"))?;
+    if !born {
+        std::fs::write(at(BORN_FILE), b"").map_err(failing("marking the data directory as used"))?;
+        let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(failing("marking the data directory as used"))?;
+    }
+    Ok(Disks { journal, log, blobs, records, sealed })
+}
+
+fn tuned(config: &Config, seed: u64) -> (gavel_server::Config, SessionConfig) {
+    const MS: u64 = 1_000_000;
+    let voters = config.peers.iter().map(|peer| peer.id).collect();
+    let mut quorum = gavel_quorum::Config::new(config.node, voters, seed);
+    quorum.election_timeout_ns = config.tuning.election_ms * MS;
+    quorum.heartbeat_ns = config.tuning.heartbeat_ms * MS;
+    quorum.retained_bytes_max = LOG_RETAINED_BYTES;
+    let mut server = gavel_server::Config::new(quorum);
+    server.session_term_ns = config.tuning.term_ms * MS;
+    let patience_ns = config.tuning.election_ms * MS * 5;
+    (server, SessionConfig { term_ns: config.tuning.term_ms * MS, patience_ns })
+}
+
+fn random() -> Result<u64, DaemonError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(failing("drawing a random number"))?;
+    Ok(u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,27 @@
+//! One node in the real world: disks, threads, sockets and clocks around the deterministic `gavel-node`.
+//!
+//! Threads: one for the node itself ([`node`]: all inputs in one queue, effects carried out in order), one that writes and
+//! syncs the log ([`journal`]: one sync for many writes), one that flushes and compacts records ([`flusher`]), one that writes
+//! blobs ([`blobs`]: one sync for many writers), and tokio's for sockets and for operations on their way ([`tree`]).
+//!
+//! - [`daemon`]: brings it all up and down
+//! - [`node`]: the queue and the thread of the node
+//! - [`journal`], [`flusher`]: the disk threads
+//! - [`blobs`]: storing on a majority, fetching, repairing, filling in what this replica lacks
+//! - [`tree`]: the door for mounts: operations on their way
+//! - [`control`]: the socket that the command line talks to
+//! - [`status`]: what a node says of itself
+
+pub mod blobs;
+pub mod control;
+pub mod daemon;
+pub mod flusher;
+pub mod journal;
+pub mod node;
+pub mod status;
+pub mod tree;
+
+pub use daemon::{Daemon, DaemonError};
+pub use node::{NodeHandle, NodeView};
+pub use status::NodeStatus;
+pub use tree::VolumeTree;

@@ -1,0 +1,377 @@
+//! The queue and the thread of the node: inputs in one line, each worked through, effects carried out in order.
+
+use crate::host::journal::Order;
+use crate::host::status::NodeStatus;
+use crate::net::Sender as Peers;
+use gavel_client::Token;
+use gavel_node::{Node, NodeEffect};
+use gavel_server::Clock;
+use gavel_store::engine::{Engine, LsmEngine};
+use gavel_store::records::{LiveView, Records};
+use gavel_types::{LogIndex, Moment, NodeId, ObjectId, Tid};
+use gavel_wire::{Guard, Message, Outcome, Plan};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::oneshot;
+
+/// The node looks at the clock at least this often.
+const TICK: Duration = Duration::from_millis(10);
+/// Inputs that may wait. Peers' messages beyond are dropped (they are sent again); this node's own operations wait.
+const INBOX_MAX: usize = 16 * 1024;
+/// Inputs worked through before effects are carried out: what comes together is committed together.
+const BATCH_MAX: usize = 512;
+
+/// A view of this node's replica.
+pub type NodeView = LiveView<<LsmEngine as Engine>::Snapshot>;
+
+/// Why a wait ended without a result.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WaitError {
+    /// Refused before anything was sent.
+    #[error("no majority of the cluster has answered for a while")]
+    NoQuorum,
+    /// The session ended; nobody can say whether the commit was applied.
+    #[error("this node was away for too long to know whether the change was made")]
+    Unknown,
+    /// The node has stopped.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// What the node's thread is told.
+pub enum Input {
+    /// A message of a peer.
+    Message(NodeId, bytes::Bytes),
+    /// The log is durable up to this ticket.
+    Persisted(u64),
+    /// A flush has ended.
+    Flushed(Result<(), String>),
+    /// A disk failed: the node stops.
+    StorageFailed {
+        /// What happened.
+        cause: String,
+        /// For lack of room?
+        full: bool,
+    },
+    /// Ship a plan.
+    Commit {
+        /// What was read.
+        guards: Vec<Guard>,
+        /// What to write.
+        plan: Plan,
+        /// Gets the outcome, and a view that holds the commit.
+        reply: oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>,
+    },
+    /// Confirm a read.
+    Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
+    /// A fresh object id.
+    ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
+    /// An object is open once more.
+    Opened(ObjectId),
+    /// An object is open once less.
+    Closed(ObjectId),
+    /// What is the node doing?
+    Status(oneshot::Sender<NodeStatus>),
+    /// Stop.
+    Stop,
+}
+
+/// The way into the node's queue.
+#[derive(Clone)]
+pub struct Inbox(SyncSender<Input>);
+
+impl Inbox {
+    /// Makes a queue.
+    pub fn new() -> (Inbox, Receiver<Input>) {
+        let (sender, receiver) = sync_channel(INBOX_MAX);
+        (Inbox(sender), receiver)
+    }
+
+    /// Puts an input in line; waits while the line is full. Nothing happens if the node has stopped.
+    pub fn push(&self, input: Input) {
+        let _ = self.0.send(input);
+    }
+
+    /// Puts an input in line unless the line is full or the node has stopped.
+    pub fn offer(&self, input: Input) -> bool {
+        self.0.try_send(input).is_ok()
+    }
+}
+
+/// What others know of the node while it runs.
+pub struct NodeHandle {
+    /// The way in.
+    pub inbox: Inbox,
+    /// The records, to read views from.
+    pub records: Arc<Records<LsmEngine>>,
+    published: AtomicU64,
+    /// Why the node has stopped, if it has.
+    pub stopped: tokio::sync::watch::Sender<Option<String>>,
+}
+
+impl NodeHandle {
+    /// A node that is about to run.
+    pub fn new(inbox: Inbox, records: Arc<Records<LsmEngine>>) -> NodeHandle {
+        let stopped = tokio::sync::watch::Sender::new(None);
+        NodeHandle { inbox, records, published: AtomicU64::new(0), stopped }
+    }
+
+    /// A view of the replica as it is: good to plan a change on, for the commit rule will judge it; not good for an answer.
+    pub fn latest(&self) -> NodeView {
+        self.records.live(self.tid())
+    }
+
+    /// The last Tid that views of this replica see.
+    pub fn tid(&self) -> Tid {
+        Tid(self.published.load(Ordering::Acquire))
+    }
+
+    /// Why the node has stopped, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.stopped.borrow().clone()
+    }
+}
+
+/// Reads the clocks.
+pub struct Clocks {
+    start: Instant,
+}
+
+impl Clocks {
+    /// Time begins now.
+    pub fn new() -> Clocks {
+        Clocks { start: Instant::now() }
+    }
+
+    /// What the clocks show.
+    pub fn read(&self) -> Clock {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Starts at one second, so that "long ago" can be expressed in the first moments too.
+        Clock { now: Moment(1_000_000_000 + self.start.elapsed().as_nanos() as u64), wall_ns: wall.as_nanos() as u64 }
+    }
+}
+
+impl Default for Clocks {
+    fn default() -> Clocks {
+        Clocks::new()
+    }
+}
+
+enum Wait {
+    Commit(oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>),
+    Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
+    ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
+}
+
+impl Wait {
+    fn fail(self, error: WaitError) {
+        // Whoever has stopped waiting does not care.
+        match self {
+            Wait::Commit(reply) => drop(reply.send(Err(error))),
+            Wait::Confirm(reply) => drop(reply.send(Err(error))),
+            Wait::ObjectId(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// The node's thread. See the module's documentation.
+pub struct NodeThread {
+    /// The node.
+    pub node: Node<LsmEngine>,
+    /// What others see of it.
+    pub handle: Arc<NodeHandle>,
+    /// Its inputs.
+    pub inputs: Receiver<Input>,
+    /// The clocks.
+    pub clocks: Clocks,
+    /// The other nodes.
+    pub peers: Peers,
+    /// The log's thread.
+    pub journal: Sender<Order>,
+    /// The flushing thread.
+    pub flusher: Sender<()>,
+    /// The runtime's context, which waits are answered in.
+    pub waits: Waits,
+}
+
+/// Operations that wait, and reads that are confirmed from an entry on that is not applied yet.
+#[derive(Default)]
+pub struct Waits {
+    next: Token,
+    by_token: BTreeMap<Token, Wait>,
+    confirmed: BTreeMap<LogIndex, Vec<oneshot::Sender<Result<NodeView, WaitError>>>>,
+}
+
+impl Waits {
+    fn add(&mut self, wait: Wait) -> Token {
+        self.next += 1;
+        self.by_token.insert(self.next, wait);
+        self.next
+    }
+}
+
+impl NodeThread {
+    /// Runs until told to stop, or until the node fails. Says why in the handle.
+    pub fn run(mut self) {
+        let cause = loop {
+            match self.turn() {
+                Ok(()) => {}
+                Err(cause) => break cause,
+            }
+        };
+        for (_, wait) in std::mem::take(&mut self.waits.by_token) {
+            wait.fail(WaitError::Stopped(cause.clone()));
+        }
+        for reply in std::mem::take(&mut self.waits.confirmed).into_values().flatten() {
+            let _ = reply.send(Err(WaitError::Stopped(cause.clone())));
+        }
+        self.handle.stopped.send_replace(Some(cause.clone()));
+        self.refuse_the_rest(&cause);
+    }
+
+    /// Takes a batch of inputs and carries out what follows. The error is why the node stops.
+    fn turn(&mut self) -> Result<(), String> {
+        match self.inputs.recv_timeout(TICK) {
+            Ok(input) => self.take(input)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err("the node was dropped".into()),
+        }
+        for _ in 1..BATCH_MAX {
+            let Ok(input) = self.inputs.try_recv() else { break };
+            self.take(input)?;
+        }
+        let clock = self.clocks.read();
+        self.node.on_tick(clock);
+        for effect in self.node.take_effects(clock) {
+            self.carry_out(effect)?;
+        }
+        self.answer_confirmed();
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), String> {
+        let clock = self.clocks.read();
+        match input {
+            Input::Message(from, payload) => self.take_message(clock, from, &payload),
+            Input::Persisted(ticket) => self.node.server.on_persisted(clock, ticket),
+            Input::Flushed(result) => self.node.server.on_flushed(clock, result),
+            Input::StorageFailed { cause, .. } => return Err(cause),
+            Input::Commit { guards, plan, reply } => {
+                let token = self.waits.add(Wait::Commit(reply));
+                self.node.session.commit(clock.now, token, guards, plan);
+            }
+            Input::Confirm(reply) => {
+                let token = self.waits.add(Wait::Confirm(reply));
+                self.node.session.confirm_read(clock.now, token);
+            }
+            Input::ObjectId(reply) => {
+                let token = self.waits.add(Wait::ObjectId(reply));
+                self.node.session.object_id(clock.now, token);
+            }
+            Input::Opened(object) => self.node.session.opened(object),
+            Input::Closed(object) => self.node.session.closed(object),
+            Input::Status(reply) => drop(reply.send(NodeStatus::of(&self.node, clock))),
+            Input::Stop => return Err("the node was stopped".into()),
+        }
+        Ok(())
+    }
+
+    fn take_message(&mut self, clock: Clock, from: NodeId, payload: &[u8]) {
+        let result = match Message::decode(payload) {
+            Ok(message) => self.node.on_message(clock, from, message).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%from, %error, "refused a message");
+        }
+    }
+
+    fn carry_out(&mut self, effect: NodeEffect) -> Result<(), String> {
+        let gone = |what: &str| format!("the {what} thread has stopped");
+        match effect {
+            // A message that can't be sent is a message lost; the protocol sends again.
+            NodeEffect::Send { to, message } => drop(self.peers.send(to, message.encode().into())),
+            NodeEffect::Persist(persist) => {
+                self.journal.send(Order::Write(persist)).map_err(|_| gone("journal"))?;
+            }
+            NodeEffect::TrimLog(index) => self.journal.send(Order::Trim(index)).map_err(|_| gone("journal"))?,
+            NodeEffect::Flush => self.flusher.send(()).map_err(|_| gone("flusher"))?,
+            NodeEffect::Published { tid, .. } => self.handle.published.store(tid.0, Ordering::Release),
+            NodeEffect::Role(role) => {
+                tracing::info!(role = ?role.role, leader = ?role.leader, term = %role.term, "role")
+            }
+            NodeEffect::Failed(failure) => return Err(failure.to_string()),
+            NodeEffect::Outcome { token, outcome } => {
+                if let Some(Wait::Commit(reply)) = self.waits.by_token.remove(&token) {
+                    let view = self.view();
+                    let _ = reply.send(Ok((outcome, view)));
+                }
+            }
+            NodeEffect::Confirmed { token, index } => {
+                if let Some(Wait::Confirm(reply)) = self.waits.by_token.remove(&token) {
+                    self.waits.confirmed.entry(index).or_default().push(reply);
+                }
+            }
+            NodeEffect::Id { token, object } => {
+                if let Some(Wait::ObjectId(reply)) = self.waits.by_token.remove(&token) {
+                    let _ = reply.send(Ok(object));
+                }
+            }
+            NodeEffect::NoQuorum { token } => self.fail(token, WaitError::NoQuorum),
+            NodeEffect::Unknown { token } => self.fail(token, WaitError::Unknown),
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, token: Token, error: WaitError) {
+        if let Some(wait) = self.waits.by_token.remove(&token) {
+            wait.fail(error);
+        }
+    }
+
+    /// A view as of the last entry that was applied. Never called in the middle of a catch-up.
+    fn view(&self) -> NodeView {
+        self.handle.records.live(self.node.server.state().tid)
+    }
+
+    fn answer_confirmed(&mut self) {
+        if self.waits.confirmed.is_empty() || self.node.server.is_catching_up() {
+            return;
+        }
+        let applied = self.node.server.state().applied;
+        let later = self.waits.confirmed.split_off(&LogIndex(applied.0 + 1));
+        let ready = std::mem::replace(&mut self.waits.confirmed, later);
+        if ready.is_empty() {
+            return;
+        }
+        let view = self.view();
+        for reply in ready.into_values().flatten() {
+            let _ = reply.send(Ok(view.clone()));
+        }
+    }
+
+    /// The node has stopped: whoever still asks is told so, until the queue is dropped by its owner.
+    fn refuse_the_rest(&self, cause: &str) {
+        let stopped = || WaitError::Stopped(cause.to_owned());
+        while let Ok(input) = self.inputs.recv_timeout(Duration::from_secs(1)).or_else(|error| match error {
+            RecvTimeoutError::Timeout if Arc::strong_count(&self.handle) > 1 => Ok(Input::Persisted(0)),
+            other => Err(other),
+        }) {
+            match input {
+                Input::Commit { reply, .. } => drop(reply.send(Err(stopped()))),
+                Input::Confirm(reply) => drop(reply.send(Err(stopped()))),
+                Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
+                Input::Status(reply) => {
+                    let mut status = NodeStatus::of(&self.node, self.clocks.read());
+                    status.failure = Some(cause.to_owned());
+                    let _ = reply.send(status);
+                }
+                Input::Stop => return,
+                _ => {}
+            }
+        }
+    }
+}

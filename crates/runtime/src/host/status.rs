@@ -1,0 +1,125 @@
+//! What a node says of itself, for `gavel status`.
+
+use gavel_node::Node;
+use gavel_quorum::Role;
+use gavel_server::Clock;
+use gavel_store::engine::Engine;
+use serde::{Deserialize, Serialize};
+
+/// A node's view of itself and its cluster. Part of the machine-readable output: fields are only added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node.
+    pub node: u64,
+    /// `leader`, `follower` or `candidate`.
+    pub role: String,
+    /// Who leads, if this node knows.
+    pub leader: Option<u64>,
+    /// The election term.
+    pub term: u64,
+    /// The last entry known to be committed.
+    pub commit: u64,
+    /// The last entry applied here.
+    pub applied: u64,
+    /// The last Tid applied here.
+    pub tid: u64,
+    /// A change scan is under way: the node was away for long, and fetches what it missed.
+    pub catching_up: bool,
+    /// A majority has answered lately: this node can write, and confirm reads.
+    pub quorum: bool,
+    /// For how many milliseconds there has been no sign of a quorum, if there has been none for long.
+    pub without_quorum_ms: Option<u64>,
+    /// This node's session, if it has one.
+    pub session: Option<u64>,
+    /// All open sessions.
+    pub sessions: Vec<SessionStatus>,
+    /// `trusted`, `unknown`, or how far the wall clock is ahead of the others' (negative: behind), in milliseconds.
+    pub clock: String,
+    /// What the leader knows of the others; empty unless this node leads.
+    pub peers: Vec<PeerStatus>,
+    /// The volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// Why the node has stopped, if it has.
+    pub failure: Option<String>,
+}
+
+/// An open session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The session.
+    pub id: u64,
+    /// Its node.
+    pub node: u64,
+    /// How many requests it has made.
+    pub requests: u64,
+}
+
+/// A peer, as its leader knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The peer.
+    pub node: u64,
+    /// Its log is durable up to this entry.
+    pub matched: u64,
+    /// Heard of lately.
+    pub active: bool,
+}
+
+/// A volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// The volume.
+    pub id: u32,
+    /// Live objects.
+    pub objects: u64,
+    /// Bytes of live files.
+    pub bytes: u64,
+}
+
+impl NodeStatus {
+    /// What `node` says now.
+    pub fn of<E: Engine>(node: &Node<E>, clock: Clock) -> NodeStatus {
+        let quorum = node.server.quorum_status();
+        let state = node.server.state();
+        let silent = node.session.without_quorum_ns(clock.now);
+        NodeStatus {
+            node: quorum.id.0,
+            role: match quorum.role.role {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::Candidate => "candidate",
+            }
+            .into(),
+            leader: quorum.role.leader.map(|leader| leader.0),
+            term: quorum.role.term.0,
+            commit: quorum.commit.0,
+            applied: state.applied.0,
+            tid: state.tid.0,
+            catching_up: node.server.is_catching_up(),
+            quorum: silent.is_none() && quorum.role.leader.is_some(),
+            without_quorum_ms: silent.map(|ns| ns / 1_000_000),
+            session: node.session.id().map(|session| session.0),
+            sessions: state
+                .sessions
+                .iter()
+                .map(|(id, session)| SessionStatus { id: id.0, node: session.node.0, requests: session.next.0 - 1 })
+                .collect(),
+            clock: match node.server.clock_verdict() {
+                gavel_server::clocks::Verdict::Trusted => "trusted".into(),
+                gavel_server::clocks::Verdict::Unknown => "unknown".into(),
+                gavel_server::clocks::Verdict::Far(ns) => format!("{} ms", ns / 1_000_000),
+            },
+            peers: quorum
+                .peers
+                .iter()
+                .map(|peer| PeerStatus { node: peer.id.0, matched: peer.matched.0, active: peer.recently_active })
+                .collect(),
+            volumes: state
+                .volumes
+                .iter()
+                .map(|(id, counts)| VolumeStatus { id: id.0, objects: counts.objects, bytes: counts.bytes })
+                .collect(),
+            failure: node.server.failure().map(ToString::to_string),
+        }
+    }
+}

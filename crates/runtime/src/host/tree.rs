@@ -1,0 +1,208 @@
+//! The door for mounts: operations on their way through this node.
+
+use crate::host::blobs::{Blobs, BlobsError};
+use crate::host::node::{Input, NodeHandle, NodeView, WaitError};
+use gavel_client::tree::Answered;
+use gavel_client::{Answer, Run, Space, Step, Tree, TreeError, TreeRequest};
+use gavel_fs::FsError;
+use gavel_fs::operation::{Caller, Operation, Reply};
+use gavel_types::{Key, ObjectId, SessionId, VolumeId};
+use gavel_wire::{Record, View};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// How long an operation waits for the quorum before its caller gets an error.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One volume through this node.
+pub struct VolumeTree {
+    inner: Arc<Inner>,
+    tokio: Handle,
+}
+
+struct Inner {
+    volume: VolumeId,
+    node: Arc<NodeHandle>,
+    blobs: Arc<Blobs>,
+    data_dir: PathBuf,
+}
+
+impl VolumeTree {
+    /// The volume `volume` through `node`; operations run on `tokio`.
+    pub fn new(
+        volume: VolumeId,
+        node: Arc<NodeHandle>,
+        blobs: Arc<Blobs>,
+        data_dir: PathBuf,
+        tokio: Handle,
+    ) -> VolumeTree {
+        VolumeTree { inner: Arc::new(Inner { volume, node, blobs, data_dir }), tokio }
+    }
+}
+
+impl Tree for VolumeTree {
+    fn volume(&self) -> VolumeId {
+        self.inner.volume
+    }
+
+    fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        let inner = self.inner.clone();
+        self.tokio.spawn(async move { answered(inner.answer(caller, request).await) });
+    }
+
+    fn opened(&self, object: ObjectId) {
+        self.inner.node.inbox.push(Input::Opened(object));
+    }
+
+    fn closed(&self, object: ObjectId) {
+        self.inner.node.inbox.push(Input::Closed(object));
+    }
+}
+
+impl Inner {
+    async fn answer(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+        match request {
+            TreeRequest::Statfs => self.statfs().await,
+            // Every operation is durable on a majority before it is answered: there is nothing left to wait for.
+            TreeRequest::Sync { .. } => Ok(empty()),
+            request => self.operate(caller, request).await,
+        }
+    }
+
+    async fn operate(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+        let opens = match &request {
+            TreeRequest::Operation(Operation::Open { object, .. }) => Some(*object),
+            _ => None,
+        };
+        let mut run = Run::new(self.volume, caller, request)?;
+        let mut view = self.node.latest();
+        loop {
+            match run.step(&view) {
+                Step::Store(bytes) => {
+                    let stored = within(self.blobs.store_on_majority(bytes)).await?;
+                    stored.map_err(|error| self.store_error(error))?;
+                    run.stored();
+                    view = self.node.latest();
+                }
+                Step::Confirm => {
+                    view = self.ask(Input::Confirm).await.map_err(not_sent)?;
+                    run.confirmed();
+                }
+                Step::NeedObjectId => run.fresh_id(self.ask(Input::ObjectId).await.map_err(not_sent)?),
+                Step::Commit { guards, plan } => {
+                    let shipped = self.ask(|reply| Input::Commit { guards, plan, reply }).await;
+                    let (outcome, newer) = shipped.map_err(outcome_unknown)?;
+                    view = newer;
+                    run.outcome(outcome)?;
+                }
+                Step::Fetch(ids) => {
+                    let mut found = gavel_client::Blobs::new();
+                    for id in ids {
+                        let fetched = within(self.blobs.fetch(id)).await?;
+                        found.insert(id, fetched.map_err(|error| self.store_error(error))?);
+                    }
+                    match run.fetched(&found) {
+                        Step::Done(result) => return result,
+                        other => unreachable!("a run that has its blobs is done, not {other:?}"),
+                    }
+                }
+                Step::Done(result) => {
+                    if let (Some(object), Ok(_)) = (opens, &result) {
+                        self.check_held(&view, object).await?;
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// An object without a name can be opened only by a session that still holds it.
+    async fn check_held(&self, view: &NodeView, object: ObjectId) -> Result<(), TreeError> {
+        let orphan = view.get(&Key::orphan(self.volume, object)).map_err(|error| storage(error.to_string()))?;
+        let Some(Record::Orphan(orphan)) = orphan.map(|version| version.record) else { return Ok(()) };
+        let (reply, status) = oneshot::channel();
+        self.node.inbox.push(Input::Status(reply));
+        let session = status.await.map_err(|_| TreeError::Closed)?.session;
+        let held = session.is_some_and(|session| orphan.holders.contains(&SessionId(session)));
+        if held { Ok(()) } else { Err(FsError::Stale.into()) }
+    }
+
+    /// Asks the node's thread, and waits for the answer as long as operations wait.
+    async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<Result<T, WaitError>>) -> Input) -> Result<T, Waited> {
+        let (reply, answer) = oneshot::channel();
+        self.node.inbox.push(input(reply));
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(result))) => Ok(result),
+            Ok(Ok(Err(error))) => Err(Waited::Error(error)),
+            Ok(Err(_)) => Err(Waited::Error(WaitError::Stopped("the node is shutting down".into()))),
+            Err(_) => Err(Waited::TooLong),
+        }
+    }
+
+    async fn statfs(&self) -> Result<Answer, TreeError> {
+        let (reply, status) = oneshot::channel();
+        self.node.inbox.push(Input::Status(reply));
+        let status = status.await.map_err(|_| TreeError::Closed)?;
+        let counts = status.volumes.iter().find(|volume| volume.id == self.volume.0);
+        let (objects, used) = counts.map_or((0, 0), |volume| (volume.objects, volume.bytes));
+        let disk = rustix::fs::statvfs(&self.data_dir).map_err(|error| storage(error.to_string()))?;
+        let bytes_free = disk.f_bavail * disk.f_frsize;
+        let space = Space { bytes_total: used + bytes_free, bytes_free, objects };
+        Ok(Answer { space: Some(space), ..empty() })
+    }
+
+    fn store_error(&self, error: BlobsError) -> TreeError {
+        match error {
+            BlobsError::NoMajority { .. } => {
+                let disk = rustix::fs::statvfs(&self.data_dir);
+                let full = disk.is_ok_and(|disk| disk.f_bavail * disk.f_frsize < (1 << 20));
+                if full {
+                    TreeError::Storage { cause: error.to_string(), full }
+                } else {
+                    TreeError::NoQuorum { cause: error.to_string() }
+                }
+            }
+            BlobsError::Unavailable { .. } => storage(error.to_string()),
+        }
+    }
+}
+
+enum Waited {
+    Error(WaitError),
+    TooLong,
+}
+
+/// The question was a read, or was refused before it was sent: nothing has changed.
+fn not_sent(waited: Waited) -> TreeError {
+    match waited {
+        Waited::Error(WaitError::Stopped(cause)) => storage(cause),
+        Waited::Error(error) => TreeError::NoQuorum { cause: error.to_string() },
+        Waited::TooLong => TreeError::NoQuorum { cause: format!("no answer within {} s", PATIENCE.as_secs()) },
+    }
+}
+
+/// A commit was shipped: without an answer nobody knows.
+fn outcome_unknown(waited: Waited) -> TreeError {
+    match waited {
+        Waited::Error(error @ WaitError::NoQuorum) => TreeError::NoQuorum { cause: error.to_string() },
+        Waited::Error(error) => TreeError::Unknown { cause: error.to_string() },
+        Waited::TooLong => TreeError::Unknown { cause: format!("no outcome within {} s", PATIENCE.as_secs()) },
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> Result<T, TreeError> {
+    let late = |_| TreeError::NoQuorum { cause: format!("no answer within {} s", PATIENCE.as_secs()) };
+    tokio::time::timeout(PATIENCE, future).await.map_err(late)
+}
+
+fn storage(cause: String) -> TreeError {
+    TreeError::Storage { cause, full: false }
+}
+
+fn empty() -> Answer {
+    Answer { reply: Reply::Empty, attr: None, listed: Vec::new(), data: Vec::new(), space: None }
+}

@@ -1,0 +1,193 @@
+//! Blobs on their way: stored on a majority before the commit that names them, fetched from whoever has them.
+
+use crate::clock::MS;
+use crate::jobs::{ASK_AGAIN_NS, Job, Wait};
+use crate::network::Packet;
+use crate::world::{Event, World};
+use bytes::Bytes;
+use gavel_client::Step;
+use gavel_client::run::Blobs;
+use gavel_types::{BlobId, LogIndex};
+use std::collections::BTreeSet;
+
+impl World {
+    /// A job's bytes are to be stored on a majority.
+    pub(crate) fn store_blob(&mut self, token: u64, bytes: Bytes) {
+        let id = BlobId::of(&bytes);
+        let now = self.now;
+        if let Some(job) = self.jobs.get_mut(&token) {
+            job.wait = Wait::Store { id, bytes, stored: BTreeSet::new(), asked_at: now };
+        }
+        self.put_everywhere(token);
+    }
+
+    fn put_everywhere(&mut self, token: u64) {
+        let now = self.now;
+        let Some(Job { machine, wait: Wait::Store { id, bytes, stored, asked_at }, .. }) = self.jobs.get_mut(&token) else {
+            return;
+        };
+        *asked_at = now;
+        let (machine, id, bytes, stored) = (*machine, *id, bytes.clone(), stored.clone());
+        for to in (0..self.machines.len()).filter(|to| !stored.contains(to)) {
+            let packet = Packet::BlobPut { wait: token, id, bytes: bytes.clone() };
+            if to == machine { self.deliver_blob(machine, to, packet) } else { self.send(machine, to, packet) }
+        }
+    }
+
+    /// A job needs these blobs.
+    pub(crate) fn fetch_blobs(&mut self, token: u64, ids: Vec<BlobId>) {
+        let Some(machine) = self.jobs.get(&token).map(|job| job.machine) else { return };
+        let (mut got, mut left) = (Blobs::new(), Vec::new());
+        for id in ids {
+            match self.own_blob(machine, id) {
+                Some(bytes) => drop(got.insert(id, bytes)),
+                None => left.push(id),
+            }
+        }
+        let now = self.now;
+        if let Some(job) = self.jobs.get_mut(&token) {
+            job.wait = Wait::Fetch { left, got, asked: machine, asked_at: now };
+        }
+        self.ask_for_blobs(token);
+    }
+
+    fn own_blob(&mut self, machine: usize, id: BlobId) -> Option<Bytes> {
+        match self.lives[machine].as_ref()?.blobs.get(id) {
+            Ok(found) => found,
+            Err(error) => {
+                self.wrong(format!("n{machine}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Asks the next node for what is missing, or lets the job go on.
+    fn ask_for_blobs(&mut self, token: u64) {
+        let (now, nodes) = (self.now, self.machines.len());
+        let Some(job) = self.jobs.get_mut(&token) else { return };
+        let machine = job.machine;
+        let Wait::Fetch { left, got, asked, asked_at } = &mut job.wait else { return };
+        if left.is_empty() {
+            let step = job.run.fetched(&std::mem::take(got));
+            job.wait = Wait::Session;
+            match step {
+                Step::Done(result) => self.job_done(token, result),
+                other => self.wrong(format!("a run that had its blobs went on with {other:?}")),
+            }
+            return;
+        }
+        *asked = (*asked + 1) % nodes;
+        if *asked == machine {
+            *asked = (*asked + 1) % nodes;
+        }
+        *asked_at = now;
+        let (to, ids) = (*asked, left.clone());
+        if to == machine {
+            return self.wrong(format!("blob {} is nowhere", ids[0]));
+        }
+        for id in ids {
+            self.send(machine, to, Packet::BlobGet { wait: token, id });
+        }
+    }
+
+    /// A packet about a blob arrives.
+    pub(crate) fn deliver_blob(&mut self, from: usize, to: usize, packet: Packet) {
+        match packet {
+            Packet::BlobPut { wait, id, bytes } => {
+                let Some(life) = &mut self.lives[to] else { return };
+                match life.blobs.put_many(&[(id, bytes)]) {
+                    Ok(()) => life.unsynced_blobs.push((from, wait, id)),
+                    Err(error) => return self.wrong(format!("n{to}: {error}")),
+                }
+                self.sync_blobs(to);
+            }
+            Packet::BlobStored { wait, id } => self.blob_stored(wait, from, id),
+            Packet::BlobGet { wait, id } => {
+                let bytes = self.own_blob(to, id);
+                self.send(to, from, Packet::BlobData { wait, id, bytes });
+            }
+            Packet::BlobData { wait, id, bytes } => self.blob_came(wait, id, bytes),
+            Packet::Node(_) => {}
+        }
+    }
+
+    fn sync_blobs(&mut self, machine: usize) {
+        let times = self.machines[machine].disk_times;
+        let Some(life) = &mut self.lives[machine] else { return };
+        if life.blob_syncing || life.unsynced_blobs.is_empty() {
+            return;
+        }
+        life.blob_syncing = true;
+        let number = life.number;
+        let delay = self.delays.between(MS / 2, 5 * MS) * times;
+        self.at(delay, Event::BlobsDone { machine, life: number });
+    }
+
+    /// Blobs that were written are durable now.
+    pub(crate) fn blobs_done(&mut self, machine: usize, number: u64) {
+        let Some(life) = self.life(machine, number) else { return };
+        life.blob_syncing = false;
+        let synced = life.blobs.sync();
+        let told = std::mem::take(&mut life.unsynced_blobs);
+        if let Err(error) = synced {
+            return self.wrong(format!("n{machine}: {error}"));
+        }
+        for (to, wait, id) in told {
+            if to == machine {
+                self.blob_stored(wait, machine, id);
+            } else {
+                self.send(machine, to, Packet::BlobStored { wait, id });
+            }
+        }
+    }
+
+    fn blob_stored(&mut self, token: u64, by: usize, stored_id: BlobId) {
+        let nodes = self.machines.len();
+        let Some(job) = self.jobs.get_mut(&token) else { return };
+        let Wait::Store { id, stored, .. } = &mut job.wait else { return };
+        if *id != stored_id {
+            return;
+        }
+        stored.insert(by);
+        if stored.len() * 2 > nodes {
+            job.run.stored();
+            job.wait = Wait::View(LogIndex(0));
+            let machine = job.machine;
+            self.cover.hit("blob_stored");
+            self.pump(machine);
+        }
+    }
+
+    fn blob_came(&mut self, token: u64, id: BlobId, bytes: Option<Bytes>) {
+        let Some(job) = self.jobs.get_mut(&token) else { return };
+        let machine = job.machine;
+        let Wait::Fetch { left, got, .. } = &mut job.wait else { return };
+        let Some(bytes) = bytes.filter(|_| left.contains(&id)) else { return };
+        left.retain(|missing| *missing != id);
+        got.insert(id, bytes);
+        if left.is_empty() {
+            self.cover.hit("blob_fetched");
+            self.ask_for_blobs(token);
+            self.pump(machine);
+        }
+    }
+
+    /// What was not answered is asked again.
+    pub(crate) fn retry_blobs(&mut self, machine: usize) {
+        let now = self.now;
+        let late = |asked_at: u64| now - asked_at >= ASK_AGAIN_NS;
+        let waiting: Vec<(u64, bool)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.machine == machine)
+            .filter_map(|(token, job)| match job.wait {
+                Wait::Store { asked_at, .. } if late(asked_at) => Some((*token, true)),
+                Wait::Fetch { asked_at, .. } if late(asked_at) => Some((*token, false)),
+                _ => None,
+            })
+            .collect();
+        for (token, stores) in waiting {
+            if stores { self.put_everywhere(token) } else { self.ask_for_blobs(token) }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Coverage marks: rare situations that a run has been through. A mark that no seed hits is reported: what it stands
+//! for was not tested.
+
+use std::collections::BTreeMap;
+
+/// Every mark, and what it stands for.
+pub const MARKS: &[(&str, &str)] = &[
+    ("leader_changed", "a second leader was elected"),
+    ("not_leader", "a question was asked of a node that does not lead"),
+    ("submit_gap", "a leader could not take a session's requests in their order"),
+    ("request_repeated", "a request is in the log twice; it was applied once"),
+    ("request_of_ended_session", "a request is in the log behind the end of its session"),
+    ("session_expired", "the quorum ended a session that it had not heard of"),
+    ("session_replaced", "a new life of a node ended the session of the one before"),
+    ("lost_with_session", "a session ended with requests in flight; they were run again"),
+    ("outcome_unknown", "a session ended while its replica was catching up; the outcome was reported unknown"),
+    ("no_quorum", "an operation was refused because no quorum was heard of"),
+    ("conflict", "a guard did not hold; the operation was run again"),
+    ("catch_up_began", "a replica was too far behind for the log"),
+    ("catch_up_ended", "a replica has caught up by a change scan"),
+    ("catch_up_in_parts", "a change scan took several messages"),
+    ("catch_up_sealed", "a cut was sealed in the middle of a catch-up"),
+    ("catch_up_crashed", "a node crashed while it was catching up"),
+    ("catch_up_resumed", "a node started with records that were between two states"),
+    ("scan_refused", "a peer could not answer a change scan"),
+    ("waited_for_catch_up", "an operation had to wait until its replica had caught up"),
+    ("clock_far", "a leader's clock was far from the others'"),
+    ("clock_unknown", "a leader had not heard enough clocks"),
+    ("log_torn", "a crash tore the end of the log"),
+    ("log_refused", "a damaged log was refused at start"),
+    ("log_failed", "a write to the log failed"),
+    ("log_trimmed", "a part of the log was let go of"),
+    ("crashed_while_writing", "a node crashed between a write and its completion"),
+    ("crashed_while_flushing", "a node crashed while its records were being flushed"),
+    ("records_behind", "a restart found records older than what was applied before the crash"),
+    ("flush_failed", "a flush failed"),
+    ("disk_full", "a write found no room"),
+    ("paused", "a node stood still"),
+    ("partitioned", "links were cut"),
+    ("orphan_used", "a file without a name was used by who has it open"),
+    ("orphan_reaped", "records of an orphan ended"),
+    ("reaped_in_steps", "an orphan had too many records for one transaction"),
+    ("checkpoint", "replicas compared their digests with the leader's"),
+    ("blob_stored", "bytes were placed on a majority before the commit that names them"),
+    ("blob_fetched", "a blob was fetched from another node"),
+    ("removed_directory", "a directory was removed under a program that used it"),
+];
+
+/// How often each mark was hit.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cover(BTreeMap<&'static str, u64>);
+
+impl Cover {
+    /// The situation that `mark` names has come up.
+    pub fn hit(&mut self, mark: &'static str) {
+        debug_assert!(MARKS.iter().any(|(name, _)| *name == mark), "{mark} is not listed");
+        *self.0.entry(mark).or_default() += 1;
+    }
+
+    /// How often.
+    pub fn count(&self, mark: &str) -> u64 {
+        self.0.get(mark).copied().unwrap_or(0)
+    }
+
+    /// Adds what another run has been through.
+    pub fn add(&mut self, other: &Cover) {
+        for (mark, count) in &other.0 {
+            *self.0.entry(mark).or_default() += count;
+        }
+    }
+
+    /// The marks that were never hit.
+    pub fn missed(&self) -> Vec<&'static str> {
+        MARKS.iter().map(|(name, _)| *name).filter(|name| self.count(name) == 0).collect()
+    }
+}

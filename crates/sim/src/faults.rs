@@ -1,0 +1,125 @@
+//! What goes wrong, as it goes wrong; and how it is mended.
+
+use crate::clock::MS;
+use crate::network::Weather;
+use crate::script::{DiskCall, What};
+use crate::world::{Event, World};
+use gavel_store::disk::DiskOp;
+use gavel_store::engine::FlushFault;
+use std::io::ErrorKind;
+
+impl World {
+    /// A fault strikes.
+    pub(crate) fn strike(&mut self, what: What) {
+        self.note(|| format!("fault: {what:?}"));
+        let nodes = self.machines.len();
+        match what {
+            What::Crash { node, down_ms } => self.crash_if_up(node % nodes, down_ms),
+            What::Blackout { down_ms } => (0..nodes).for_each(|node| self.crash_if_up(node, down_ms)),
+            What::BitFlip { node, place, down_ms } => {
+                self.crash_if_up(node % nodes, down_ms);
+                self.machines[node % nodes].flip_bit(place);
+            }
+            What::Pause { node, for_ms, lossy } => {
+                self.freeze(node % nodes, lossy);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::Cut { from, to, for_ms } => {
+                self.cover.hit("partitioned");
+                self.network.cut(from % nodes, to % nodes, true);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::Split { side, for_ms } => {
+                self.cover.hit("partitioned");
+                self.split(side, true);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::Weather { lost, doubled, late, late_ms, for_ms } => {
+                self.network.set_weather(Weather { lost, doubled, late, late_ns: late_ms * MS });
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::SlowLink { from, to, delay_ms, for_ms } => {
+                self.network.slow(from % nodes, to % nodes, delay_ms * MS);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::ClockJump { node, by_ms } => self.machines[node % nodes].clocks.jump(by_ms * MS as i64),
+            What::ClockWrong { node, by_ms, for_ms } => {
+                self.machines[node % nodes].clocks.set_wrong(by_ms * MS as i64);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::DiskFull { node, for_ms } => {
+                let machine = &mut self.machines[node % nodes];
+                machine.log_disk.set_capacity(Some(0));
+                machine.full = true;
+                machine.may_fail = true;
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+            What::DiskFails { node, call, skip } => {
+                let op = match call {
+                    DiskCall::Write => DiskOp::Write,
+                    DiskCall::Sync => DiskOp::SyncData,
+                    DiskCall::Create => DiskOp::Create,
+                    DiskCall::SyncNames => DiskOp::SyncDir,
+                };
+                let machine = &mut self.machines[node % nodes];
+                machine.log_disk.fail_after(skip, op, ErrorKind::Other);
+                machine.may_fail = true;
+            }
+            What::FlushFails { node, kept } => {
+                let machine = &mut self.machines[node % nodes];
+                machine.engine.fail_next_flush(if kept { FlushFault::Kept } else { FlushFault::Lost });
+                machine.may_fail = true;
+            }
+            What::SlowDisk { node, times, for_ms } => {
+                self.machines[node % nodes].disk_times = times;
+                self.at(for_ms * MS, Event::Mend { what });
+            }
+        }
+    }
+
+    /// What has a duration ends.
+    pub(crate) fn mend(&mut self, what: What) {
+        let nodes = self.machines.len();
+        match what {
+            What::Pause { node, .. } => self.thaw(node % nodes),
+            What::Cut { from, to, .. } => self.network.cut(from % nodes, to % nodes, false),
+            What::Split { side, .. } => self.split(side, false),
+            What::Weather { .. } => self.network.set_weather(Weather::default()),
+            What::SlowLink { from, to, .. } => self.network.slow(from % nodes, to % nodes, 0),
+            What::ClockWrong { node, .. } => self.machines[node % nodes].clocks.set_wrong(0),
+            What::DiskFull { node, .. } => self.machines[node % nodes].free(),
+            What::SlowDisk { node, .. } => self.machines[node % nodes].disk_times = 1,
+            _ => {}
+        }
+    }
+
+    fn crash_if_up(&mut self, machine: usize, down_ms: u64) {
+        if self.lives[machine].is_some() {
+            self.crash(machine, down_ms * MS);
+        }
+    }
+
+    fn split(&mut self, side: u32, cut: bool) {
+        let nodes = self.machines.len();
+        let inside = |node: usize| side >> node & 1 == 1;
+        for from in 0..nodes {
+            for to in (0..nodes).filter(|to| inside(from) != inside(*to)) {
+                self.network.cut(from, to, cut);
+            }
+        }
+    }
+
+    /// No faults any more: everything is mended, every node that can runs.
+    pub(crate) fn become_calm(&mut self) {
+        self.calm = Some(self.now);
+        self.note(|| "calm".into());
+        self.network.heal();
+        for machine in 0..self.machines.len() {
+            self.thaw(machine);
+            self.machines[machine].clocks.set_wrong(0);
+            self.machines[machine].free();
+            self.machines[machine].disk_times = 1;
+            self.at(0, Event::Start { machine });
+        }
+    }
+}

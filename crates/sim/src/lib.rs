@@ -1,0 +1,85 @@
+//! A whole cluster in one thread: virtual time, seeded faults, checkers. One script is one world, seconds for hours.
+//!
+//! The nodes are the real ones ([`gavel_node::Node`]), hosted as the runtime hosts them: the real log and blob store
+//! over disks in memory that lose and tear what was not synced, the engine's twin in memory, operations stepped
+//! with views of the node's own replica. Disks, network, clocks and power are dreamed, and fail. docs/protocols/simulator.md
+//! says what is simulated, what is checked, and how a failure is reproduced.
+//!
+//! What this room is not: it has no protocol of its own (but for the placement of blobs, which the runtime does in the
+//! real world), and it decides nothing.
+//!
+//! Invariants:
+//! 1. A script decides its world: the same script gives the same digest of everything that happened.
+//! 2. Streams of chance do not mix: one more fault does not change what programs ask for.
+//!
+//! Modules:
+//! - [`script`]: a world as data: what runs, and what goes wrong when; the named scenarios
+//! - [`world`]: time that passes from one event to the next
+//! - [`machine`], [`clock`], [`network`]: what a node runs on; `hosting`, `jobs`, `blobs`: what the runtime would do
+//! - `faults`: what goes wrong, as it goes wrong
+//! - [`program`]: what programs ask for, and what answers mean
+//! - [`models`], [`linear`]: what single objects may answer, and whether a history is one of theirs
+//! - [`fsck`]: whether a tree is whole
+//! - `judge`, `rest`: what must hold all the time, and at the end
+//! - [`cover`]: rare situations that were reached
+//! - [`mod@shrink`]: cuts a failing script down
+//! - [`dice`]: the one source of chance
+
+mod blobs;
+pub mod clock;
+pub mod cover;
+pub mod dice;
+mod faults;
+pub mod fsck;
+mod hosting;
+mod jobs;
+mod judge;
+pub mod linear;
+pub mod machine;
+pub mod models;
+pub mod network;
+pub mod program;
+mod rest;
+pub mod script;
+pub mod shrink;
+pub mod world;
+
+pub use script::{Fault, Mix, SCENARIOS, Scenario, Script, What, scenario};
+pub use world::{Outcome, Violation, World};
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How a world ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nothing is wrong with it.
+    Sound(Box<Outcome>),
+    /// Something is.
+    Violated(Violation),
+}
+
+thread_local! {
+    /// Where and why the last panic of this thread was.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Keeps panics of worlds quiet: they are reported as violations. Call it once, before the first [`run`].
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| PANIC.with(|panic| *panic.borrow_mut() = info.to_string())));
+}
+
+/// Lives through the world of a script. `traced`: a violation tells what happened before it.
+pub fn run(script: &Script, traced: bool) -> Verdict {
+    let trace = world::shared_trace(traced);
+    let world = World::new(script.clone(), trace.clone());
+    match catch_unwind(AssertUnwindSafe(|| world.run())) {
+        Ok(Ok(outcome)) => Verdict::Sound(Box::new(outcome)),
+        Ok(Err(violation)) => Verdict::Violated(violation),
+        Err(_) => {
+            let what = PANIC.with(|panic| panic.borrow().clone());
+            let what = if what.is_empty() { "a panic".to_string() } else { what };
+            Verdict::Violated(Violation { what, trace: world::lines(&trace) })
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! A world as data: what runs, and what goes wrong when. A script decides everything; two runs of one script are the same.
+//!
+//! Faults are drawn up front, so that a failing script can be cut down to the few that matter (see [`crate::shrink`]).
+
+use crate::dice::Dice;
+use std::fmt;
+
+/// Everything that decides a world.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Script {
+    /// Decides every roll of the dice.
+    pub seed: u64,
+    /// Nodes: 1, 3 or 5.
+    pub nodes: usize,
+    /// Programs, spread over the nodes.
+    pub programs: usize,
+    /// Operations that each program runs at most.
+    pub operations: u32,
+    /// How long faults happen and programs begin operations, in milliseconds. Then all must come to rest.
+    pub busy_ms: u64,
+    /// What programs do.
+    pub mix: Mix,
+    /// So little log is kept that a node that is away for a moment must catch up by a change scan.
+    pub short_log: bool,
+    /// How much faster or slower clocks run at most, in millionths.
+    pub drift_ppm: u32,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// How often programs do what, relative to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mix {
+    /// Names that are made, removed and looked up.
+    pub names: u32,
+    /// Files that are written and read as a whole, some of them large.
+    pub registers: u32,
+    /// Files that are appended to.
+    pub journals: u32,
+    /// Renames, links, directories, listings on few directories.
+    pub churn: u32,
+    /// Overlapping writes, truncations, holes and copies in few files.
+    pub bytes: u32,
+    /// Files that stay open when their last name goes.
+    pub open_files: u32,
+    /// Extended attributes.
+    pub xattrs: u32,
+}
+
+impl Mix {
+    /// A bit of everything.
+    pub const ALL: Mix = Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 };
+
+    /// The weights, in the order of the fields.
+    pub fn weights(&self) -> [u32; 7] {
+        [self.names, self.registers, self.journals, self.churn, self.bytes, self.open_files, self.xattrs]
+    }
+}
+
+/// Something goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// When, in milliseconds after the programs have begun.
+    pub at_ms: u64,
+    /// What.
+    pub what: What,
+}
+
+/// What can go wrong. Nodes are counted from 0, modulo the number of nodes; times are in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the fields say it
+pub enum What {
+    /// The power of a node fails, and comes back.
+    Crash { node: usize, down_ms: u64 },
+    /// The power of all nodes fails at once.
+    Blackout { down_ms: u64 },
+    /// A node stands still. What is sent to it piles up, or is lost.
+    Pause { node: usize, for_ms: u64, lossy: bool },
+    /// Nothing gets from one node to another.
+    Cut { from: usize, to: usize, for_ms: u64 },
+    /// Nothing gets from a node of the set (bit by bit) to one outside, or back.
+    Split { side: u32, for_ms: u64 },
+    /// So many of a thousand messages are lost, doubled, or late by up to so long.
+    Weather { lost: u32, doubled: u32, late: u32, late_ms: u64, for_ms: u64 },
+    /// What one node sends to another takes longer.
+    SlowLink { from: usize, to: usize, delay_ms: u64, for_ms: u64 },
+    /// A node's wall clock jumps.
+    ClockJump { node: usize, by_ms: i64 },
+    /// A node's wall clock is wrong for a while.
+    ClockWrong { node: usize, by_ms: i64, for_ms: u64 },
+    /// The log's disk of a node takes no more.
+    DiskFull { node: usize, for_ms: u64 },
+    /// The call of this kind behind `skip` others fails on the log's disk of a node.
+    DiskFails { node: usize, call: DiskCall, skip: u64 },
+    /// The next flush of a node's records fails, and was durable nevertheless, or not.
+    FlushFails { node: usize, kept: bool },
+    /// Everything that a node's disks do takes so many times as long.
+    SlowDisk { node: usize, times: u64, for_ms: u64 },
+    /// The power of a node fails, and a bit of its log turns over before it comes back.
+    BitFlip { node: usize, place: u64, down_ms: u64 },
+}
+
+/// A call that fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum DiskCall {
+    Write,
+    Sync,
+    Create,
+    SyncNames,
+}
+
+/// Kinds of faults, as scenarios name them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Crash,
+    Blackout,
+    Pause,
+    Cut,
+    Split,
+    Weather,
+    SlowLink,
+    Clock,
+    Disk,
+    Flush,
+    SlowDisk,
+    BitFlip,
+    /// A node is gone for so long that the log is trimmed behind it.
+    Away,
+}
+
+/// A named family of scripts.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    nodes: &'static [usize],
+    mix: Mix,
+    short_log: bool,
+    drift_ppm: u32,
+    /// Kinds of faults, and how many of each at most.
+    faults: &'static [(Kind, u64)],
+}
+
+/// All scenarios.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "calm", nodes: &[1, 3, 5], mix: Mix::ALL, short_log: false, drift_ppm: 0, faults: &[] },
+    Scenario {
+        name: "lossy",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 100,
+        faults: &[(Kind::Weather, 4), (Kind::SlowLink, 2)],
+    },
+    Scenario {
+        name: "partitions",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 100,
+        faults: &[(Kind::Split, 4), (Kind::Cut, 4), (Kind::Weather, 1)],
+    },
+    Scenario {
+        name: "crashes",
+        nodes: &[1, 3, 5],
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 100,
+        faults: &[(Kind::Crash, 6), (Kind::Blackout, 1)],
+    },
+    Scenario {
+        name: "pauses",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 100,
+        faults: &[(Kind::Pause, 5), (Kind::SlowDisk, 2)],
+    },
+    Scenario {
+        name: "clocks",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 10_000,
+        faults: &[(Kind::Clock, 5), (Kind::Crash, 1)],
+    },
+    Scenario {
+        name: "disk-faults",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 100,
+        faults: &[(Kind::Disk, 3), (Kind::Flush, 2), (Kind::SlowDisk, 1), (Kind::BitFlip, 1), (Kind::Crash, 2)],
+    },
+    Scenario {
+        name: "catch-up",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 100,
+        faults: &[(Kind::Away, 3), (Kind::Crash, 3), (Kind::Split, 2), (Kind::Flush, 1), (Kind::Weather, 1)],
+    },
+    Scenario {
+        name: "everything",
+        nodes: &[3, 3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 1_000,
+        faults: &[
+            (Kind::Crash, 2),
+            (Kind::Blackout, 1),
+            (Kind::Pause, 2),
+            (Kind::Cut, 2),
+            (Kind::Split, 2),
+            (Kind::Weather, 2),
+            (Kind::SlowLink, 1),
+            (Kind::Clock, 2),
+            (Kind::Disk, 1),
+            (Kind::Flush, 1),
+            (Kind::SlowDisk, 1),
+            (Kind::BitFlip, 1),
+            (Kind::Away, 1),
+        ],
+    },
+];
+
+/// The scenario of this name.
+pub fn scenario(name: &str) -> Option<&'static Scenario> {
+    SCENARIOS.iter().find(|scenario| scenario.name == name)
+}
+
+impl Scenario {
+    /// The script that this scenario makes of a seed.
+    pub fn script(&self, seed: u64) -> Script {
+        let mut dice = Dice::new(seed, "script", 0);
+        let nodes = *dice.pick(self.nodes);
+        let busy_ms = dice.between(6_000, 16_000);
+        let mut faults = Vec::new();
+        let mut flipped = false;
+        for (kind, most) in self.faults {
+            for _ in 0..dice.between(0, *most) {
+                let what = draw(*kind, nodes, &mut dice);
+                // One damaged log can be done without; a majority of them cannot.
+                let flip = matches!(what, What::BitFlip { .. });
+                if !(flip && flipped) {
+                    faults.push(Fault { at_ms: dice.below(busy_ms), what });
+                }
+                flipped |= flip;
+            }
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+        Script {
+            seed,
+            nodes,
+            programs: nodes * dice.between(1, 3) as usize,
+            operations: dice.between(10, 90) as u32,
+            busy_ms,
+            mix: self.mix,
+            short_log: self.short_log && dice.permille(800),
+            drift_ppm: self.drift_ppm,
+            faults,
+        }
+    }
+}
+
+/// Mostly short, sometimes long.
+fn while_ms(dice: &mut Dice, most: u64) -> u64 {
+    let most = if dice.permille(700) { most / 8 } else { most };
+    dice.between(1, most.max(1))
+}
+
+fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
+    let node = dice.below(nodes as u64) as usize;
+    let other = (node + 1 + dice.below(nodes.max(2) as u64 - 1) as usize) % nodes;
+    match kind {
+        Kind::Crash => What::Crash { node, down_ms: while_ms(dice, 8_000) },
+        Kind::Blackout => What::Blackout { down_ms: while_ms(dice, 2_000) },
+        Kind::Away => What::Crash { node, down_ms: dice.between(3_000, 12_000) },
+        Kind::Pause => What::Pause { node, for_ms: while_ms(dice, 9_000), lossy: dice.permille(400) },
+        Kind::Cut => What::Cut { from: node, to: other, for_ms: while_ms(dice, 8_000) },
+        Kind::Split => What::Split { side: 1 + dice.below((1 << nodes) - 2) as u32, for_ms: while_ms(dice, 9_000) },
+        Kind::Weather => What::Weather {
+            lost: dice.below(300) as u32,
+            doubled: dice.below(200) as u32,
+            late: dice.below(300) as u32,
+            late_ms: while_ms(dice, 3_000),
+            for_ms: while_ms(dice, 10_000),
+        },
+        Kind::SlowLink => {
+            What::SlowLink { from: node, to: other, delay_ms: while_ms(dice, 1_000), for_ms: while_ms(dice, 8_000) }
+        }
+        Kind::Clock => {
+            let by_ms = *dice.pick(&[-600_000, -20_000, -6_000, -900, 900, 4_000, 6_000, 20_000, 600_000]);
+            match dice.below(2) {
+                0 => What::ClockJump { node, by_ms: by_ms.clamp(-20_000, 20_000) },
+                _ => What::ClockWrong { node, by_ms, for_ms: while_ms(dice, 10_000) },
+            }
+        }
+        Kind::Disk => match dice.below(4) {
+            0 => What::DiskFull { node, for_ms: while_ms(dice, 5_000) },
+            _ => {
+                let call = *dice.pick(&[DiskCall::Write, DiskCall::Sync, DiskCall::Create, DiskCall::SyncNames]);
+                What::DiskFails { node, call, skip: dice.below(20) }
+            }
+        },
+        Kind::Flush => What::FlushFails { node, kept: dice.permille(500) },
+        Kind::SlowDisk => What::SlowDisk { node, times: dice.between(5, 200), for_ms: while_ms(dice, 8_000) },
+        Kind::BitFlip => What::BitFlip { node, place: dice.roll(), down_ms: while_ms(dice, 3_000) },
+    }
+}
+
+/// As Rust, to be pasted into a regression test.
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Script { seed, nodes, programs, operations, busy_ms, mix, short_log, drift_ppm, faults } = self;
+        writeln!(f, "Script {{")?;
+        writeln!(f, "    seed: {seed},\n    nodes: {nodes},\n    programs: {programs},")?;
+        writeln!(f, "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},")?;
+        writeln!(f, "    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec![")?;
+        for Fault { at_ms, what } in faults {
+            writeln!(f, "        Fault {{ at_ms: {at_ms}, what: What::{what:?} }},")?;
+        }
+        write!(f, "    ],\n}}")
+    }
+}

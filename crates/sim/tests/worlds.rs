@@ -1,0 +1,80 @@
+//! Seeds of every scenario, as many as fit into a test; the nightly size is a flag of the binary.
+
+use gavel_sim::cover::Cover;
+use gavel_sim::{Outcome, Verdict, run, scenario};
+
+/// Seeds of each scenario.
+const SEEDS: u64 = 40;
+
+fn sound(name: &str, seed: u64) -> Outcome {
+    let script = scenario(name).expect("the name is one of the scenarios").script(seed);
+    match run(&script, false) {
+        Verdict::Sound(outcome) => *outcome,
+        Verdict::Violated(violation) => panic!("{name} seed {seed}: {}\n{script}", violation.what),
+    }
+}
+
+/// Runs the seeds of a scenario, which must at least once come to each of `marks`.
+fn all_sound(name: &str, marks: &[&str]) {
+    let mut cover = Cover::default();
+    for seed in 1..=SEEDS {
+        cover.add(&sound(name, seed).cover);
+    }
+    for mark in marks {
+        assert!(cover.count(mark) > 0, "no seed of {name} came to {mark}");
+    }
+}
+
+#[test]
+fn calm() {
+    all_sound("calm", &["blob_stored", "blob_fetched", "conflict", "orphan_reaped"]);
+}
+
+#[test]
+fn lossy() {
+    all_sound("lossy", &["leader_changed", "request_repeated"]);
+}
+
+#[test]
+fn partitions() {
+    all_sound("partitions", &["partitioned", "leader_changed", "session_expired", "no_quorum"]);
+}
+
+#[test]
+fn crashes() {
+    all_sound("crashes", &["session_replaced", "crashed_while_writing", "log_torn", "records_behind"]);
+}
+
+#[test]
+fn pauses() {
+    all_sound("pauses", &["paused", "session_expired", "lost_with_session"]);
+}
+
+#[test]
+fn clocks() {
+    all_sound("clocks", &["clock_far"]);
+}
+
+#[test]
+fn disk_faults() {
+    all_sound("disk-faults", &["log_failed", "flush_failed", "disk_full"]);
+}
+
+#[test]
+fn catch_up() {
+    all_sound("catch-up", &["log_trimmed", "catch_up_began", "catch_up_ended"]);
+}
+
+#[test]
+fn everything() {
+    all_sound("everything", &["catch_up_ended", "partitioned", "paused"]);
+}
+
+#[test]
+fn one_seed_gives_one_world() {
+    for seed in 1..=6 {
+        let (first, second) = (sound("everything", seed), sound("everything", seed));
+        assert_eq!(first, second, "seed {seed}");
+        assert_ne!(first.digest, sound("everything", seed + 100).digest);
+    }
+}

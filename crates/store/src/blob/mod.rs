@@ -1,0 +1,299 @@
+//! Blobs at rest: immutable runs of file bytes, named by their BLAKE3 hash, in append-only segments.
+//!
+//! What it is: [`BlobStore::put_many`] takes blobs, [`BlobStore::sync`] makes them durable with one sync for many
+//! writers, [`BlobStore::get`] gives one back, verified. What it is not: it knows no file, no reference and no other
+//! replica, removes nothing (collection is not built), and repairs nothing by itself: it says what is damaged, and
+//! [`BlobStore::replace`] takes the good bytes that somebody fetched. docs/formats/blobs.md has the bytes.
+//!
+//! Invariants:
+//! 1. No bytes are given out whose hash is not the name that was asked for.
+//! 2. Damage stays where it is: it costs the blobs that it hit, and no others, and never keeps the store from opening.
+//! 3. What was synced is there after a crash, or is reported as damaged when it is asked for (or is absent, if the
+//!    disk lost the very end of what it had acknowledged).
+//! 4. Memory: the active segment's index, and for all others at most [`INDEX_MEMORY_BITS_MAX`] bits a blob.
+//! 5. No lock that a reader takes is held over a write or a sync; the short ones it takes cover memory only.
+//!
+//! Locks, in the order in which they may be taken: `writer`, `sync_turn` (held over syncs), `rebuild`, then the leaves
+//! `tip`, `catalog` and those of the handles, none of which is held over I/O.
+
+mod error;
+mod handles;
+mod index;
+mod scrub;
+mod segment;
+mod writer;
+
+pub use error::BlobError;
+pub use index::INDEX_MEMORY_BITS_MAX;
+pub use scrub::{DamagedBlob, SCRUB_REPORT_MAX, ScrubReport};
+
+use crate::disk::Disk;
+use bytes::Bytes;
+use gavel_types::BlobId;
+use handles::{Handle, Handles};
+use index::Sealed;
+use parking_lot::{Mutex, RwLock};
+use segment::{RECORD_HEADER_BYTES, RecordHeader, Spot};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use writer::{Tip, Writer};
+
+/// Bytes of a segment, after which the next one is begun: what opening a store scans at most.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Most files that are kept open for reading.
+pub const FILES_OPEN_MAX: usize = 256;
+
+/// The blobs of one node. All functions may be called from many threads at once.
+#[derive(Debug)]
+pub struct BlobStore {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    handles: Handles,
+    catalog: RwLock<Catalog>,
+    writer: Mutex<Writer>,
+    /// What a sync has to cover.
+    tip: Mutex<Tip>,
+    /// One sync at a time, so that a failed one stops the store before the next could succeed.
+    sync_turn: Mutex<()>,
+    /// Everything appended before this count is durable; see [`Tip::appended`].
+    durable: AtomicU64,
+    /// One rebuilding of an index at a time.
+    rebuild: Mutex<()>,
+    /// The first failure that leaves it open what is durable. Reading goes on.
+    stopped: OnceLock<String>,
+}
+
+/// Where blobs are.
+#[derive(Debug)]
+struct Catalog {
+    /// Oldest first. A newer copy of a blob shadows an older one.
+    sealed: Arc<Vec<Arc<Sealed>>>,
+    active: Arc<Handle>,
+    active_sequence: u64,
+    /// What is in the active segment.
+    fresh: BTreeMap<BlobId, Spot>,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlobStats {
+    /// Blobs; one that was replaced counts again.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of all files.
+    pub disk_bytes: u64,
+}
+
+impl BlobStore {
+    /// Opens the blobs in `disk`; an empty directory is an empty store. Scans the last segment, and those
+    /// whose index is missing or damaged.
+    ///
+    /// # Errors
+    /// [`BlobError::Version`] if it was written by another format; [`BlobError::Disk`].
+    pub fn open(disk: Arc<dyn Disk>) -> Result<BlobStore, BlobError> {
+        BlobStore::open_with(disk, SEGMENT_BYTES)
+    }
+
+    /// As [`BlobStore::open`], with segments of `segment_bytes` (at most [`SEGMENT_BYTES`]).
+    pub fn open_with(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore, BlobError> {
+        writer::open(disk, segment_bytes.min(SEGMENT_BYTES))
+    }
+
+    /// A blob's bytes, verified against its name. `None`: it is not here.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`] if it was here, and no copy is what was written: fetch it from another replica and
+    /// [`BlobStore::replace`] it.
+    pub fn get(&self, id: BlobId) -> Result<Option<Bytes>, BlobError> {
+        let (fresh, sealed) = {
+            let catalog = self.catalog.read();
+            let fresh =
+                catalog.fresh.get(&id).map(|spot| (Arc::clone(&catalog.active), catalog.active_sequence, *spot));
+            (fresh, Arc::clone(&catalog.sealed))
+        };
+        let mut damaged = None;
+        if let Some((handle, sequence, spot)) = fresh {
+            match self.read_blob(&handle, sequence, id, spot) {
+                Err(error @ BlobError::Damaged { .. }) => damaged = Some(error),
+                other => return other.map(Some),
+            }
+        }
+        for segment in sealed.iter().rev() {
+            let read = match self.find_in(segment, id) {
+                Ok(None) => continue,
+                Ok(Some(spot)) => self.read_blob(&segment.data, segment.sequence, id, spot),
+                Err(BlobError::IndexDamaged { file }) => Err(BlobError::Damaged { id, file, offset: 0 }),
+                Err(error) => Err(error),
+            };
+            match read {
+                Err(error @ BlobError::Damaged { .. }) => damaged = damaged.or(Some(error)),
+                other => return other.map(Some),
+            }
+        }
+        damaged.map_or(Ok(None), Err)
+    }
+
+    /// Whether the blob is listed here. It may be damaged: only [`BlobStore::get`] looks at it.
+    pub fn contains(&self, id: BlobId) -> Result<bool, BlobError> {
+        let sealed = {
+            let catalog = self.catalog.read();
+            if catalog.fresh.contains_key(&id) {
+                return Ok(true);
+            }
+            Arc::clone(&catalog.sealed)
+        };
+        for segment in sealed.iter().rev() {
+            if self.find_in(segment, id)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes blobs that are not here yet, or only damaged. They are durable after the next [`BlobStore::sync`].
+    ///
+    /// # Errors
+    /// [`BlobError::TooLarge`] and [`BlobError::WrongName`]: nothing was done. [`BlobError::Disk`]: some of them may
+    /// have been taken; if [`crate::disk::DiskError::is_full`], try again when there is space, otherwise the store has stopped.
+    pub fn put_many<B: AsRef<[u8]>>(&self, blobs: &[(BlobId, B)]) -> Result<(), BlobError> {
+        for (id, bytes) in blobs {
+            check_blob(*id, bytes.as_ref())?;
+        }
+        self.check_running()?;
+        for (id, bytes) in blobs {
+            // A copy on the disk that does not read back is no reason to drop good bytes.
+            match self.get(*id) {
+                Ok(Some(_)) => {}
+                Ok(None) => self.append(*id, bytes.as_ref(), false)?,
+                Err(BlobError::Damaged { .. }) => self.append(*id, bytes.as_ref(), true)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts good bytes in place of a damaged blob. They are durable after the next [`BlobStore::sync`].
+    ///
+    /// # Errors
+    /// As [`BlobStore::put_many`].
+    pub fn replace(&self, id: BlobId, bytes: &[u8]) -> Result<(), BlobError> {
+        check_blob(id, bytes)?;
+        self.check_running()?;
+        self.append(id, bytes, true)
+    }
+
+    /// Makes durable what was put before this call, by any thread. Waiting threads share a sync.
+    ///
+    /// # Errors
+    /// [`BlobError::Disk`]: it is open what is durable, and the store has stopped taking blobs.
+    pub fn sync(&self) -> Result<(), BlobError> {
+        let target = self.tip.lock().appended;
+        let done = || self.durable.load(Ordering::Acquire) >= target;
+        self.check_running()?;
+        if done() {
+            return Ok(());
+        }
+        let _turn = self.sync_turn.lock();
+        self.check_running()?;
+        if done() {
+            return Ok(());
+        }
+        let tip = self.tip.lock().clone();
+        self.sync_tip(&tip)
+    }
+
+    /// How much there is.
+    pub fn stats(&self) -> BlobStats {
+        let catalog = self.catalog.read();
+        let mut stats = BlobStats::default();
+        for segment in catalog.sealed.iter() {
+            stats.blobs += segment.entries;
+            stats.bytes += segment.blob_bytes;
+            stats.disk_bytes += segment.data_end + segment.index_bytes;
+        }
+        stats.blobs += catalog.fresh.len() as u64;
+        stats.bytes += catalog.fresh.values().map(|spot| u64::from(spot.length)).sum::<u64>();
+        drop(catalog);
+        stats.disk_bytes += self.tip.lock().end;
+        stats
+    }
+
+    fn check_running(&self) -> Result<(), BlobError> {
+        match self.stopped.get() {
+            Some(cause) => Err(BlobError::Stopped { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads a blob where it must be, and believes nothing.
+    fn read_blob(&self, handle: &Arc<Handle>, sequence: u64, id: BlobId, spot: Spot) -> Result<Bytes, BlobError> {
+        let damaged = || BlobError::Damaged { id, file: self.disk.describe(&handle.name), offset: spot.offset };
+        let file = match self.handles.file(&self.disk, handle) {
+            Err(error) if error.is_missing() => return Err(damaged()),
+            other => other?,
+        };
+        let mut bytes = vec![0; RECORD_HEADER_BYTES + spot.length as usize];
+        let count = file.read_at(spot.offset, &mut bytes).map_err(|error| {
+            // A sector that the disk cannot read is damage like any other: other replicas have the blob.
+            tracing::warn!(%error, blob = %id, "a blob cannot be read");
+            damaged()
+        })?;
+        if count < bytes.len() {
+            return Err(damaged());
+        }
+        let header = RecordHeader::decode(&bytes, sequence, spot.offset).ok_or_else(damaged)?;
+        let body = Bytes::from(bytes).slice(RECORD_HEADER_BYTES..);
+        if header.id != id || header.length != spot.length || BlobId::of(&body) != id {
+            return Err(damaged());
+        }
+        Ok(body)
+    }
+
+    /// Looks a blob up in a sealed segment's index; rebuilds the index if it is damaged.
+    fn find_in(&self, segment: &Arc<Sealed>, id: BlobId) -> Result<Option<Spot>, BlobError> {
+        if !segment.may_have(id) {
+            return Ok(None);
+        }
+        match segment.find(&self.disk, &self.handles, id) {
+            Err(BlobError::IndexDamaged { .. }) => {
+                let rebuilt = self.rebuild_index(segment)?;
+                rebuilt.find(&self.disk, &self.handles, id)
+            }
+            other => other,
+        }
+    }
+
+    /// The index of a segment, made anew from the segment; or by another thread, meanwhile.
+    fn rebuild_index(&self, damaged: &Arc<Sealed>) -> Result<Arc<Sealed>, BlobError> {
+        let _turn = self.rebuild.lock();
+        let current = Arc::clone(&self.catalog.read().sealed);
+        let at = current.iter().position(|segment| segment.sequence == damaged.sequence);
+        let Some(at) = at else { return Ok(Arc::clone(damaged)) };
+        if !Arc::ptr_eq(&current[at], damaged) {
+            return Ok(Arc::clone(&current[at]));
+        }
+        let rebuilt = Arc::new(index::rebuild(&self.disk, damaged.sequence)?);
+        let mut catalog = self.catalog.write();
+        let mut sealed = Vec::clone(&catalog.sealed);
+        for segment in &mut sealed {
+            if segment.sequence == rebuilt.sequence {
+                *segment = Arc::clone(&rebuilt);
+            }
+        }
+        catalog.sealed = Arc::new(sealed);
+        Ok(rebuilt)
+    }
+}
+
+fn check_blob(id: BlobId, bytes: &[u8]) -> Result<(), BlobError> {
+    if bytes.len() > gavel_types::limits::BLOB_BYTES_MAX {
+        return Err(BlobError::TooLarge { id, bytes: bytes.len() });
+    }
+    let found = BlobId::of(bytes);
+    if found != id { Err(BlobError::WrongName { id, found }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! The bytes of a blob segment, and finding the blobs in one without an index. docs/formats/blobs.md has the tables.
+//!
+//! All numbers are little-endian. Nothing here trusts what it reads.
+
+use super::BlobError;
+use super::SEGMENT_BYTES;
+use crate::disk::{Disk, DiskFile, SECTOR_BYTES};
+use crc_fast::{CrcAlgorithm, Digest};
+use gavel_types::BlobId;
+use gavel_types::limits::BLOB_BYTES_MAX;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Version of the segments' format. What is written with another one is refused.
+pub(super) const VERSION: u32 = 1;
+/// A segment's header fills one sector.
+pub(super) const HEADER_BYTES: usize = SECTOR_BYTES;
+/// The fixed part in front of a blob.
+pub(super) const RECORD_HEADER_BYTES: usize = 64;
+/// Records start at multiples of this.
+pub(super) const RECORD_ALIGN: u64 = 64;
+/// Longest file that is read as a segment: a blob may begin just before the bound.
+const SEGMENT_FILE_BYTES_MAX: u64 = SEGMENT_BYTES + (BLOB_BYTES_MAX + HEADER_BYTES + RECORD_HEADER_BYTES) as u64;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"GAVELBLB";
+const RECORD_MAGIC: [u8; 4] = *b"GBL1";
+const HEADER_SUM_AT: usize = HEADER_BYTES - 8;
+
+/// Where a blob's record is in its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) offset: u64,
+    /// Bytes of the blob.
+    pub(super) length: u32,
+}
+
+impl Spot {
+    /// Where the next record begins.
+    pub(super) fn end(self) -> u64 {
+        (self.offset + RECORD_HEADER_BYTES as u64 + u64::from(self.length)).next_multiple_of(RECORD_ALIGN)
+    }
+}
+
+/// What stands in front of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RecordHeader {
+    pub(super) id: BlobId,
+    pub(super) length: u32,
+    /// Up to here the segment was durable when the record was made.
+    pub(super) synced_to: u64,
+}
+
+impl RecordHeader {
+    pub(super) fn encode(&self, sequence: u64, offset: u64) -> [u8; RECORD_HEADER_BYTES] {
+        let mut bytes = [0; RECORD_HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&RECORD_MAGIC);
+        bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
+        bytes[16..48].copy_from_slice(&self.id.0);
+        bytes[48..56].copy_from_slice(&self.synced_to.to_le_bytes());
+        let sum = record_sum(&bytes[..56], sequence, offset);
+        bytes[56..64].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// The header at the start of `bytes`, if it was written for this segment and offset. Flags that this
+    /// version does not know make it none.
+    pub(super) fn decode(bytes: &[u8], sequence: u64, offset: u64) -> Option<RecordHeader> {
+        let bytes: &[u8; RECORD_HEADER_BYTES] = bytes.first_chunk()?;
+        if bytes[0..4] != RECORD_MAGIC || bytes[8..16] != [0; 8] {
+            return None;
+        }
+        let sum = u64::from_le_bytes(*bytes[56..].first_chunk()?);
+        if sum != record_sum(&bytes[..56], sequence, offset) {
+            return None;
+        }
+        let length = u32::from_le_bytes(*bytes[4..].first_chunk()?);
+        let id = BlobId(*bytes[16..].first_chunk()?);
+        let synced_to = u64::from_le_bytes(*bytes[48..].first_chunk()?);
+        (length as usize <= BLOB_BYTES_MAX).then_some(RecordHeader { id, length, synced_to })
+    }
+}
+
+fn record_sum(fields: &[u8], sequence: u64, offset: u64) -> u64 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+    digest.update(&sequence.to_le_bytes());
+    digest.update(&offset.to_le_bytes());
+    digest.update(fields);
+    digest.finalize()
+}
+
+/// The first sector of a segment.
+pub(super) fn encode_header(sequence: u64) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[0..8].copy_from_slice(&SEGMENT_MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[12..16].copy_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
+    bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
+    let sum = crc_fast::crc64_nvme(&bytes[..HEADER_SUM_AT]);
+    bytes[HEADER_SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// The version of another format, if `bytes` is a whole header and it names one. A damaged header is not an
+/// error: the records say themselves where they belong.
+pub(super) fn foreign_version(bytes: &[u8]) -> Option<u32> {
+    let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+    let sum = u64::from_le_bytes(*header[HEADER_SUM_AT..].first_chunk()?);
+    let version = u32::from_le_bytes(*header[8..].first_chunk()?);
+    let whole = header[..8] == SEGMENT_MAGIC && sum == crc_fast::crc64_nvme(&header[..HEADER_SUM_AT]);
+    (whole && version != VERSION).then_some(version)
+}
+
+pub(super) fn segment_name(sequence: u64) -> String {
+    format!("{sequence:016x}.blob")
+}
+
+pub(super) fn index_name(sequence: u64) -> String {
+    format!("{sequence:016x}.idx")
+}
+
+/// The number in a name that [`segment_name`] or [`index_name`] made.
+pub(super) fn parse_name(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
+    let sequence = u64::from_str_radix(digits, 16).ok()?;
+    (sequence > 0 && format!("{sequence:016x}") == digits).then_some(sequence)
+}
+
+/// What is in a segment.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// Where each blob's best copy is; some are damaged.
+    pub(super) spots: BTreeMap<BlobId, Spot>,
+    /// Where the records end. What lies behind was torn by a crash.
+    pub(super) end: u64,
+    /// The furthest that a record says was durable before it.
+    pub(super) proven: u64,
+    /// Bytes between records in which it is not known what was.
+    pub(super) lost_bytes: u64,
+}
+
+impl Scan {
+    /// Of a segment that was just begun.
+    pub(super) fn empty() -> Scan {
+        let start = HEADER_BYTES as u64;
+        Scan { spots: BTreeMap::new(), end: start, proven: start, lost_bytes: 0 }
+    }
+}
+
+/// All bytes of a segment's file.
+pub(super) fn read_segment(
+    disk: &Arc<dyn Disk>,
+    file: &Arc<dyn DiskFile>,
+    sequence: u64,
+) -> Result<Vec<u8>, BlobError> {
+    let length = file.length()?.min(SEGMENT_FILE_BYTES_MAX);
+    let mut bytes = vec![0; length as usize];
+    let count = file.read_at(0, &mut bytes)?;
+    bytes.truncate(count);
+    match foreign_version(&bytes) {
+        Some(found) => Err(BlobError::Version { file: disk.describe(&segment_name(sequence)), found, known: VERSION }),
+        None => Ok(bytes),
+    }
+}
+
+/// Finds the records of a segment. Where there is none, looks for the next that is whole.
+pub(super) fn scan(bytes: &[u8], sequence: u64) -> Scan {
+    let mut found: Vec<(RecordHeader, Spot, bool)> = Vec::new();
+    let mut scan = Scan::empty();
+    while let Some((header, spot)) = next_record(bytes, sequence, scan.end) {
+        scan.lost_bytes += spot.offset - scan.end;
+        scan.proven = scan.proven.max(header.synced_to);
+        scan.end = spot.end();
+        let body = spot.offset as usize + RECORD_HEADER_BYTES..;
+        let body = bytes[body].get(..spot.length as usize);
+        let intact = body.is_some_and(|body| BlobId::of(body) == header.id);
+        found.push((header, spot, intact));
+    }
+    // Bodies at the end that are not whole, and that nobody says were durable, are a crash's.
+    while let Some((_, spot, false)) = found.last()
+        && spot.offset >= scan.proven
+    {
+        scan.end = spot.offset;
+        found.pop();
+    }
+    found.sort_by_key(|(_, spot, intact)| (*intact, spot.offset));
+    scan.spots = found.into_iter().map(|(header, spot, _)| (header.id, spot)).collect();
+    scan
+}
+
+/// The first whole record header at or after `from`.
+fn next_record(bytes: &[u8], sequence: u64, from: u64) -> Option<(RecordHeader, Spot)> {
+    let mut offset = from;
+    while let Some(rest) = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)) {
+        if rest.len() < RECORD_HEADER_BYTES {
+            return None;
+        }
+        if let Some(header) = RecordHeader::decode(rest, sequence, offset) {
+            return Some((header, Spot { offset, length: header.length }));
+        }
+        offset += RECORD_ALIGN;
+    }
+    None
+}

@@ -1,0 +1,170 @@
+//! A directory of this machine.
+
+use super::{Disk, DiskError, DiskFile, DiskOp, LOCK_NAME, check_name};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A [`Disk`] in a directory of the machine, locked (`flock` on its `LOCK` file) until it is dropped.
+#[derive(Debug)]
+pub struct RealDisk {
+    path: PathBuf,
+    directory: File,
+    /// Held, never read: the kernel lets go of the lock when it is closed, however the process ends.
+    _lock: File,
+}
+
+impl RealDisk {
+    /// Opens the directory `path`, makes it if it is not there, and locks it.
+    ///
+    /// # Errors
+    /// [`DiskError::is_locked`] if another process (or another `RealDisk`) has it.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Arc<RealDisk>, DiskError> {
+        let path = path.into();
+        let failed = |op, cause| DiskError { file: path.display().to_string(), op, cause };
+        if !path.is_dir() {
+            std::fs::create_dir_all(&path).map_err(|cause| failed(DiskOp::Create, cause))?;
+            sync_parent(&path).map_err(|cause| failed(DiskOp::SyncDir, cause))?;
+        }
+        let directory = File::open(&path).map_err(|cause| failed(DiskOp::Open, cause))?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK_NAME))
+            .map_err(|cause| failed(DiskOp::Lock, cause))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|errno| failed(DiskOp::Lock, errno.into()))?;
+        Ok(Arc::new(RealDisk { path, directory, _lock: lock }))
+    }
+
+    fn failed(&self, name: &str, op: DiskOp) -> impl Fn(io::Error) -> DiskError {
+        let file = self.describe(name);
+        move |cause| DiskError { file: file.clone(), op, cause }
+    }
+
+    fn open_with(&self, name: &str, op: DiskOp, options: &OpenOptions) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let failed = self.failed(name, op);
+        check_name(name).map_err(&failed)?;
+        let path = self.path.join(name);
+        let file = options.open(&path).map_err(&failed)?;
+        Ok(Arc::new(RealFile { file, path }))
+    }
+}
+
+impl Disk for RealDisk {
+    fn create(&self, name: &str) -> Result<Arc<dyn DiskFile>, DiskError> {
+        self.open_with(name, DiskOp::Create, OpenOptions::new().read(true).write(true).create_new(true))
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn DiskFile>, DiskError> {
+        self.open_with(name, DiskOp::Open, OpenOptions::new().read(true).write(true))
+    }
+
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        let failed = self.failed("", DiskOp::List);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(&failed)? {
+            let entry = entry.map_err(&failed)?;
+            // A name that is not text is nothing that we made: it is none of ours.
+            if let Ok(name) = entry.file_name().into_string()
+                && check_name(&name).is_ok()
+                && entry.file_type().map_err(&failed)?.is_file()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DiskError> {
+        let failed = self.failed(name, DiskOp::Remove);
+        check_name(name).map_err(&failed)?;
+        std::fs::remove_file(self.path.join(name)).map_err(failed)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let failed = self.failed(from, DiskOp::Rename);
+        check_name(from).and_then(|()| check_name(to)).map_err(&failed)?;
+        std::fs::rename(self.path.join(from), self.path.join(to)).map_err(failed)
+    }
+
+    fn sync_dir(&self) -> Result<(), DiskError> {
+        self.directory.sync_all().map_err(self.failed("", DiskOp::SyncDir))
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+/// Makes the entry of a new directory durable in the directory above it.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl RealFile {
+    fn failed(&self, op: DiskOp) -> impl Fn(io::Error) -> DiskError + '_ {
+        move |cause| DiskError { file: self.path.display().to_string(), op, cause }
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(DiskOp::Read)(error)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.file.write_all_at(bytes, offset).map_err(self.failed(DiskOp::Write))
+    }
+
+    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+        // Not by writing zeros: on ext4, 1 KiB writes with fdatasync then ran no faster (280 against 268-305 a second,
+        // November 2026), and making 16 MiB took 40-100 ms instead of 2-8.
+        let reserved = rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length);
+        match reserved {
+            // A filesystem that cannot reserve says so; the length is still what callers rely on.
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                if self.length()? < length {
+                    self.truncate(length)?;
+                }
+                Ok(())
+            }
+            other => other.map_err(|errno| self.failed(DiskOp::Allocate)(errno.into())),
+        }
+    }
+
+    fn truncate(&self, length: u64) -> Result<(), DiskError> {
+        self.file.set_len(length).map_err(self.failed(DiskOp::Truncate))
+    }
+
+    fn sync_data(&self) -> Result<(), DiskError> {
+        self.file.sync_data().map_err(self.failed(DiskOp::SyncData))
+    }
+
+    fn length(&self) -> Result<u64, DiskError> {
+        self.file.metadata().map(|data| data.len()).map_err(self.failed(DiskOp::Length))
+    }
+}

@@ -1,0 +1,248 @@
+//! Records over an engine: the newest version of every key, the versions that ended, and what each transaction
+//! changed. `docs/formats/records.md` describes the bytes.
+//!
+//! This room applies changes that were already decided; it judges nothing. One thread applies; any number reads.
+//!
+//! Invariants ([`Records::check`] verifies them):
+//! 1. A key has at most one live version. Versions of one key do not overlap: each ends (its delete Tid) no later
+//!    than the next one begins (its create Tid), and begins before it ends.
+//! 2. Every version's create Tid and every history row's delete Tid has its row in the change index, and every row of
+//!    the change index resolves to the version made at that Tid, or to the end of one.
+//! 3. All rows of one log entry become visible together, and a cut holds whole entries and the owner's state behind
+//!    the last of them.
+//!
+//! - [`live`]: the newest state
+//! - [`past`]: the state as of an earlier Tid
+//! - [`changes`]: the change scan, and installing its rows on a replica that lags
+//! - [`check`]: fsck of the structure
+//! - [`rows`]: bytes of the rows
+
+pub mod changes;
+pub mod check;
+pub mod live;
+pub mod past;
+pub mod rows;
+
+use crate::engine::{Batch, Engine, EngineError, Snapshot, Stats};
+use gavel_types::{ClusterId, Key, NodeId, Tid};
+use gavel_wire::{Change, ViewError};
+use parking_lot::Mutex;
+
+pub use check::CheckReport;
+pub use live::LiveView;
+pub use past::PastView;
+pub use rows::RECORDS_LAYOUT;
+
+/// Whose records these are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// Why records could not be opened, read or changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// The engine below.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A row is there, passed the engine's checks, and is not what a row is.
+    #[error("record {what} is damaged; rebuild this replica's records from another replica")]
+    Damaged {
+        /// Which.
+        what: String,
+    },
+    /// Written by another version of Gavel. Nothing was changed.
+    #[error("the records have layout {found}; this version of Gavel knows layout {known} (upgrade it?)")]
+    UnknownLayout {
+        /// The layout on disk.
+        found: u32,
+        /// The layout that is known.
+        known: u32,
+    },
+    /// The directory belongs to somebody else. Nothing was changed.
+    #[error(
+        "the records belong to node {} of cluster {}, not to node {} of cluster {}; was the wrong directory mounted?",
+        found.node, found.cluster, wanted.node, wanted.cluster
+    )]
+    ForeignIdentity {
+        /// Whose the records are.
+        found: Identity,
+        /// Whose they should be.
+        wanted: Identity,
+    },
+    /// A row of a change scan does not fit on what this replica has. Nothing of its batch was installed.
+    #[error("a change of {key:?} at {tid} cannot be installed: {cause}; scan again from this replica's last Tid")]
+    Unfit {
+        /// The key.
+        key: Key,
+        /// The transaction.
+        tid: Tid,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+}
+
+impl From<RecordsError> for ViewError {
+    fn from(error: RecordsError) -> ViewError {
+        match error {
+            RecordsError::Damaged { what } => ViewError::Damaged { what },
+            RecordsError::Engine(EngineError::Damaged { what, cause }) => {
+                ViewError::Damaged { what: format!("in {what} ({cause})") }
+            }
+            other => ViewError::Storage { cause: other.to_string() },
+        }
+    }
+}
+
+/// The records of one replica.
+#[derive(Debug)]
+pub struct Records<E> {
+    engine: E,
+    identity: Identity,
+    /// Orders what writes: a seal's state row and its cut belong together, and an install reads what it replaces.
+    writing: Mutex<()>,
+}
+
+impl<E: Engine> Records<E> {
+    /// Opens the records in `engine`; the second value is the state that was given to [`Records::seal`] for the cut
+    /// that the engine holds (none if it holds none yet). An empty engine becomes this identity's.
+    ///
+    /// # Errors
+    /// [`RecordsError::UnknownLayout`], [`RecordsError::ForeignIdentity`], [`RecordsError::Damaged`], and the engine's.
+    pub fn open(engine: E, identity: Identity) -> Result<(Records<E>, Option<Vec<u8>>), RecordsError> {
+        let snapshot = engine.snapshot();
+        let state = match snapshot.get(&rows::layout())? {
+            Some(layout) => {
+                check_layout(&layout)?;
+                check_identity(snapshot.get(&rows::identity())?.as_deref(), identity)?;
+                snapshot.get(&rows::state())?.map(|state| state.to_vec())
+            }
+            None => {
+                // No row of ours has a larger prefix.
+                if let Some(row) = snapshot.range(&[0], &[u8::MAX]).next() {
+                    let what = format!("{} (there are rows, but no layout)", row?.0.escape_ascii());
+                    return Err(RecordsError::Damaged { what });
+                }
+                engine.write(birth_certificate(identity))?;
+                None
+            }
+        };
+        Ok((Records { engine, identity, writing: Mutex::new(()) }, state))
+    }
+
+    /// Applies the changes of one log entry, in their order, in one batch.
+    ///
+    /// # Errors
+    /// The engine's; nothing was applied then.
+    ///
+    /// # Panics
+    /// If a change makes a version whose create Tid is not the change's, or neither ends nor makes one.
+    pub fn apply(&self, changes: &[Change]) -> Result<(), RecordsError> {
+        let _writing = self.writing.lock();
+        self.write(changes)
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), RecordsError> {
+        let mut batch = Batch::new();
+        for change in changes {
+            let Change { tid, key, old, new } = change;
+            assert!(old.is_some() || new.is_some(), "a change of {key:?} at {tid} that changes nothing");
+            if let Some(old) = old {
+                batch.put(rows::history(key, *tid), old.encode());
+            }
+            match new {
+                Some(new) => {
+                    assert_eq!(new.create, *tid, "a version of {key:?} has its transaction's Tid");
+                    batch.put(rows::live(key), new.encode());
+                }
+                None => batch.delete(rows::live(key)),
+            }
+            batch.put(rows::change(*tid, key), rows::change_value(new.is_some()));
+        }
+        Ok(self.engine.write(batch)?)
+    }
+
+    /// Makes a cut: all that was applied so far, with `state`, which [`Records::open`] gives back for it. Volatile
+    /// until flushed.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn seal(&self, state: &[u8]) -> Result<(), RecordsError> {
+        let _writing = self.writing.lock();
+        let mut batch = Batch::new();
+        batch.put(rows::state(), state.to_vec());
+        self.engine.write(batch)?;
+        Ok(self.engine.seal()?)
+    }
+
+    /// Makes all cuts that were sealed before durable. Does I/O; may run beside everything else.
+    ///
+    /// # Errors
+    /// The engine's; see [`Engine::flush`].
+    pub fn flush(&self) -> Result<(), RecordsError> {
+        Ok(self.engine.flush()?)
+    }
+
+    /// One bounded piece of upkeep; true if there may be more. Does I/O; may run beside everything else.
+    ///
+    /// # Errors
+    /// The engine's; see [`Engine::maintain`].
+    pub fn maintain(&self) -> Result<bool, RecordsError> {
+        Ok(self.engine.maintain()?)
+    }
+
+    /// Ends everything, durably, so that the replica can be rebuilt from another one. The identity stays. Does I/O.
+    ///
+    /// # Errors
+    /// The engine's; see [`Engine::wipe`].
+    pub fn clear_all(&self) -> Result<(), RecordsError> {
+        let _writing = self.writing.lock();
+        self.engine.wipe()?;
+        Ok(self.engine.write(birth_certificate(self.identity))?)
+    }
+
+    /// The newest state; `tid` is that of the last transaction that was applied, which the caller knows.
+    pub fn live(&self, tid: Tid) -> LiveView<E::Snapshot> {
+        LiveView::new(self.engine.snapshot(), tid)
+    }
+
+    /// The state as of `tid`, which is not later than the last transaction that was applied.
+    pub fn at(&self, tid: Tid) -> PastView<E::Snapshot> {
+        PastView::new(self.engine.snapshot(), tid)
+    }
+
+    /// What the engine occupies.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+}
+
+fn birth_certificate(identity: Identity) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(rows::layout(), RECORDS_LAYOUT.to_be_bytes().to_vec());
+    batch.put(rows::identity(), rows::identity_value(identity.cluster, identity.node));
+    batch
+}
+
+fn check_layout(value: &[u8]) -> Result<(), RecordsError> {
+    let found: [u8; 4] = value.try_into().map_err(|_| RecordsError::Damaged { what: "layout".into() })?;
+    match u32::from_be_bytes(found) {
+        RECORDS_LAYOUT => Ok(()),
+        found => Err(RecordsError::UnknownLayout { found, known: RECORDS_LAYOUT }),
+    }
+}
+
+fn check_identity(value: Option<&[u8]>, wanted: Identity) -> Result<(), RecordsError> {
+    let found = value.and_then(rows::parse_identity);
+    let (cluster, node) = found.ok_or_else(|| RecordsError::Damaged { what: "identity".into() })?;
+    let found = Identity { cluster, node };
+    if found == wanted { Ok(()) } else { Err(RecordsError::ForeignIdentity { found, wanted }) }
+}

@@ -1,0 +1,216 @@
+//! Bytes of the rows: tables by key prefix, over the one key space of the engine. See `docs/formats/records.md`.
+
+use super::RecordsError;
+use gavel_types::{ClusterId, Key, KeyRange, NodeId, Tid};
+use gavel_wire::Version;
+
+/// Layout of all rows below. It changes when the meaning of any of their bytes changes.
+pub const RECORDS_LAYOUT: u32 = 1;
+
+/// Newest versions: prefix, key.
+pub(super) const LIVE: u8 = b'L';
+/// Versions that ended: prefix, key, delete Tid.
+pub(super) const HISTORY: u8 = b'H';
+/// What each transaction changed: prefix, Tid, key. The value is [`MADE`] or [`ENDED`].
+pub(super) const CHANGE: u8 = b'C';
+/// Facts about the store.
+const META: u8 = b'M';
+
+const TID_BYTES: usize = 8;
+
+/// The transaction made a version (and may have ended one).
+const MADE: u8 = 1;
+/// The transaction ended a version, and made none. Told apart on disk, so that a version that is lost is not taken for
+/// one that was deleted.
+const ENDED: u8 = 0;
+
+/// One row of the change index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Indexed {
+    pub(super) tid: Tid,
+    pub(super) key: Key,
+    /// Did the transaction make a version of the key? If not, it only ended one.
+    pub(super) made: bool,
+}
+
+/// The row that holds [`RECORDS_LAYOUT`], big endian.
+pub(super) fn layout() -> Vec<u8> {
+    vec![META, 0]
+}
+
+/// The row that holds cluster (16 bytes) and node (8, big endian).
+pub(super) fn identity() -> Vec<u8> {
+    vec![META, 1]
+}
+
+/// The row that holds the owner's state as of the cut.
+pub(super) fn state() -> Vec<u8> {
+    vec![META, 2]
+}
+
+pub(super) fn identity_value(cluster: ClusterId, node: NodeId) -> Vec<u8> {
+    [&cluster.0[..], &node.0.to_be_bytes()].concat()
+}
+
+pub(super) fn parse_identity(value: &[u8]) -> Option<(ClusterId, NodeId)> {
+    let (cluster, node) = value.split_at_checked(16)?;
+    Some((ClusterId(cluster.try_into().ok()?), NodeId(u64::from_be_bytes(node.try_into().ok()?))))
+}
+
+pub(super) fn live(key: &Key) -> Vec<u8> {
+    prefixed(LIVE, key.as_bytes())
+}
+
+pub(super) fn history(key: &Key, delete: Tid) -> Vec<u8> {
+    [&[HISTORY], key.as_bytes(), &delete.0.to_be_bytes()].concat()
+}
+
+/// The first row of `key` in history that ended after `at`, if it exists, and where the key's rows end.
+pub(super) fn history_after(key: &Key, at: Tid) -> (Vec<u8>, Vec<u8>) {
+    // No key is a prefix of another one, so the key with a byte more than a Tid takes is behind all its rows.
+    let mut end = history(key, Tid::MAX);
+    end.push(0);
+    let start = match at.0.checked_add(1) {
+        Some(next) => history(key, Tid(next)),
+        None => end.clone(),
+    };
+    (start, end)
+}
+
+pub(super) fn change(tid: Tid, key: &Key) -> Vec<u8> {
+    [&[CHANGE], &tid.0.to_be_bytes()[..], key.as_bytes()].concat()
+}
+
+pub(super) fn change_value(made: bool) -> Vec<u8> {
+    vec![if made { MADE } else { ENDED }]
+}
+
+/// The rows of all changes after `after`, up to and with `upto`.
+pub(super) fn changes_between(after: Tid, upto: Tid) -> (Vec<u8>, Vec<u8>) {
+    let from = |tid: Tid| match tid.0.checked_add(1) {
+        Some(next) => prefixed(CHANGE, &next.to_be_bytes()),
+        None => vec![CHANGE + 1],
+    };
+    (from(after), from(upto))
+}
+
+/// The live rows of the keys in `range`.
+pub(super) fn live_within(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
+    (prefixed(LIVE, &range.start), prefixed(LIVE, &range.end))
+}
+
+/// A run of history rows that holds those of all keys in `range`, and may begin with some of a key before it.
+///
+/// A range may end in the middle of a key's rows: `key ++ 0` is behind the key, and before most of `key ++ Tid`. One
+/// key at most is a prefix of the end, for no key is a prefix of another.
+pub(super) fn history_within(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
+    let end = prefixed(HISTORY, &range.end);
+    let cut = (1..range.end.len()).find_map(|len| Key::from_bytes(&range.end[..len]).ok());
+    let end = match cut {
+        Some(key) => end.max(history_after(&key, Tid::MAX).1),
+        None => end,
+    };
+    (prefixed(HISTORY, &range.start), end)
+}
+
+/// All rows of a table.
+pub(super) fn table(table: u8) -> (Vec<u8>, Vec<u8>) {
+    (vec![table], vec![table + 1])
+}
+
+fn prefixed(table: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[table], bytes].concat()
+}
+
+/// The key of a live row.
+pub(super) fn parse_live(row: &[u8]) -> Result<Key, RecordsError> {
+    let key = row.strip_prefix(&[LIVE]).and_then(|key| Key::from_bytes(key).ok());
+    key.ok_or_else(|| unreadable("live row", row))
+}
+
+/// Key and delete Tid of a history row.
+pub(super) fn parse_history(row: &[u8]) -> Result<(Key, Tid), RecordsError> {
+    let parse = || {
+        let rest = row.strip_prefix(&[HISTORY])?;
+        let (key, tid) = rest.split_at_checked(rest.len().checked_sub(TID_BYTES)?)?;
+        Some((Key::from_bytes(key).ok()?, Tid(u64::from_be_bytes(tid.try_into().ok()?))))
+    };
+    parse().ok_or_else(|| unreadable("history row", row))
+}
+
+/// A row of the change index.
+pub(super) fn parse_change(row: &[u8], value: &[u8]) -> Result<Indexed, RecordsError> {
+    let parse = || {
+        let (tid, key) = row.strip_prefix(&[CHANGE])?.split_at_checked(TID_BYTES)?;
+        let made = match value {
+            [MADE] => true,
+            [ENDED] => false,
+            _ => return None,
+        };
+        Some(Indexed { tid: Tid(u64::from_be_bytes(tid.try_into().ok()?)), key: Key::from_bytes(key).ok()?, made })
+    };
+    parse().ok_or_else(|| unreadable("change row", row))
+}
+
+/// The version in a live or history row.
+pub(super) fn parse_version(key: &Key, value: &[u8]) -> Result<Version, RecordsError> {
+    Version::decode(value).map_err(|e| RecordsError::Damaged { what: format!("{key:?} ({e})") })
+}
+
+fn unreadable(what: &str, row: &[u8]) -> RecordsError {
+    RecordsError::Damaged { what: format!("{what} {}", row.escape_ascii()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_types::{ObjectId, VolumeId};
+
+    const V: VolumeId = VolumeId(1);
+
+    #[test]
+    fn golden_bytes() {
+        let key = Key::attr(V, ObjectId(9));
+        let k = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 1];
+        let t = [0, 0, 0, 0, 0, 0, 1, 2];
+        assert_eq!(live(&key), [b"L", &k[..]].concat());
+        assert_eq!(history(&key, Tid(0x0102)), [b"H", &k[..], &t].concat());
+        assert_eq!(change(Tid(0x0102), &key), [b"C", &t[..], &k].concat());
+        assert_eq!([change_value(false), change_value(true)], [[0], [1]]);
+        assert_eq!([layout(), identity(), state()], [b"M\x00", b"M\x01", b"M\x02"]);
+        let id = identity_value(ClusterId([7; 16]), NodeId(0x0102));
+        assert_eq!(id, [&[7; 16][..], &t].concat());
+        assert_eq!(parse_identity(&id), Some((ClusterId([7; 16]), NodeId(0x0102))));
+        assert_eq!(RECORDS_LAYOUT, 1, "a new layout needs new golden bytes, and a way to open the old one");
+    }
+
+    #[test]
+    fn rows_are_read_back_and_others_refused() {
+        for key in [Key::attr(V, ObjectId(9)), Key::dirent(V, ObjectId(9), b"x"), Key::extent(V, ObjectId(9), 5)] {
+            assert_eq!(parse_live(&live(&key)), Ok(key.clone()));
+            assert_eq!(parse_history(&history(&key, Tid(5))), Ok((key.clone(), Tid(5))));
+            for made in [false, true] {
+                let indexed = Indexed { tid: Tid(5), key: key.clone(), made };
+                assert_eq!(parse_change(&change(Tid(5), &key), &change_value(made)), Ok(indexed));
+            }
+            assert!(parse_change(&change(Tid(5), &key), &[2]).is_err());
+            assert!(parse_change(&change(Tid(5), &key), &[]).is_err());
+        }
+        for row in [&b""[..], b"L", b"H", b"C", b"C1234567", b"H1234567", b"Lx", b"X"] {
+            assert!(parse_live(row).is_err() && parse_history(row).is_err() && parse_change(row, &[MADE]).is_err());
+        }
+    }
+
+    #[test]
+    fn history_of_a_key_is_contiguous() {
+        let a = Key::dirent(V, ObjectId(9), b"x");
+        let (start, end) = history_after(&a, Tid(5));
+        assert!(history(&a, Tid(5)) < start && start <= history(&a, Tid(6)));
+        assert!(history(&a, Tid::MAX) < end);
+        let one = KeyRange::one(&a);
+        let (from, to) = history_within(&one);
+        assert!(from <= history(&a, Tid::ZERO) && history(&a, Tid::MAX) < to, "a range of one key has all its rows");
+        let behind = KeyRange { start: one.end, end: KeyRange::dirents(V, ObjectId(9)).end };
+        assert!(history_within(&behind).0 < history(&a, Tid(5)), "so the caller compares keys too");
+    }
+}

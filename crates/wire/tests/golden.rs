@@ -1,0 +1,169 @@
+//! Golden bytes of what reaches a disk or a network. If one of these changes, the format byte of its kind must change
+//! with it, and the old bytes must stay readable or be refused: old nodes and old disks hold them.
+#![allow(clippy::unwrap_used)]
+
+use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
+use gavel_wire::{
+    Attr, AttrDelta, ChangeRow, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message,
+    Mutation, Orphan, Plan, Record, Request, RequestBody, Version,
+};
+
+const V: VolumeId = VolumeId(1);
+const O: ObjectId = ObjectId(300);
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn version(record: Record) -> Version {
+    Version { create: Tid(0x0102), firm: Tid(5), record }
+}
+
+fn attr() -> Attr {
+    let time = |secs| Timestamp { secs, nanos: 7 };
+    let firm = Firm { kind: Kind::Directory, mode: 0o755, uid: 1000, gid: 100, rdev: 0, parent: O, birth: time(-1) };
+    Attr { firm, nlink: 2, size: 300, allocated: 0, atime: time(1), mtime: time(2), ctime: time(64) }
+}
+
+fn plan() -> Plan {
+    let delta = AttrDelta { nlink: -1, size: 1, size_min: 9, atime: None, mtime: Some(Timestamp::COMMIT), ctime: None };
+    let put = Mutation::Put { key: Key::attr(V, O), record: Record::Attr(attr()) };
+    Plan {
+        mutations: vec![
+            put,
+            Mutation::Delete { key: Key::target(V, O) },
+            Mutation::Adjust { volume: V, object: O, delta },
+            Mutation::Carve { volume: V, object: O, start: 1, end: 2 },
+            Mutation::Orphan { volume: V, object: O },
+        ],
+    }
+}
+
+fn guards() -> Vec<Guard> {
+    vec![
+        Guard::Unchanged { key: Key::attr(V, O), at: Tid(1) },
+        Guard::Firm { key: Key::attr(V, O), at: Tid(2) },
+        Guard::Empty { range: KeyRange::one(&Key::target(V, O)) },
+        Guard::Stable { range: KeyRange::xattrs(V, O), at: Tid(3) },
+    ]
+}
+
+fn request(body: RequestBody) -> Request {
+    Request { session: SessionId(7), seq: Seq(8), seen: Seq(6), body }
+}
+
+fn entry() -> Entry {
+    let items = vec![
+        Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan() })),
+        Item::Request(request(RequestBody::AllocateObjects)),
+        Item::Request(request(RequestBody::Release { orphans: vec![(V, O)] })),
+        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234 },
+        Item::SessionExpire { session: SessionId(7) },
+        Item::Reap { volume: V, object: O },
+        Item::Checkpoint { index: LogIndex(300), digest: [9; 32] },
+    ];
+    Entry { tid: Tid(0x0102), items }
+}
+
+fn messages() -> Vec<Message> {
+    let change = ChangeRow { tid: Tid(4), key: Key::target(V, O), version: None };
+    vec![
+        Message::Log(vec![1, 2, 3]),
+        Message::Submit(vec![request(RequestBody::AllocateObjects)]),
+        Message::SubmitGap { session: SessionId(7), expected: Seq(9) },
+        Message::OpenSession { node: NodeId(2), incarnation: 300 },
+        Message::Refresh { session: SessionId(7), ticket: 1 },
+        Message::Refreshed { session: SessionId(7), ticket: 1, wall_ns: 300 },
+        Message::ConfirmRead { ticket: 1 },
+        Message::ReadConfirmed { ticket: 1, index: LogIndex(300) },
+        Message::NotLeader { leader: Some(NodeId(2)) },
+        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4 },
+        Message::Changes { ticket: 1, changes: vec![change], done: true },
+    ]
+}
+
+#[test]
+fn versions() {
+    let blob = Content::Blob { id: BlobId([0xab; 32]), blob_len: 70_000, offset: 4096 };
+    let golden = [
+        (Record::Attr(attr()), "018202050001ed03e8076400ac02010702ac020002070407800107"),
+        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0182020501ac0200"),
+        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0182020502030003616263"),
+        (
+            Record::Extent(Extent { len: 300, content: blob }),
+            "0182020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
+        ),
+        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0182020502ac0202"),
+        (Record::Xattr(Box::new(*b"v")), "01820205030176"),
+        (Record::Target(Box::new(*b"t")), "01820205040174"),
+        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "01820205050107"),
+    ];
+    assert_eq!(VERSION_FORMAT, 1);
+    for (record, bytes) in golden {
+        let version = version(record);
+        let encoded = version.encode();
+        assert_eq!(hex(&encoded), bytes, "{version:?}");
+        assert_eq!(Version::decode(&encoded).unwrap(), version);
+    }
+}
+
+#[test]
+fn entries() {
+    let golden = concat!(
+        "01820207000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
+        "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
+        "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02000708060100070806",
+        "020101ac020102b42402070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
+    );
+    assert_eq!(ENTRY_FORMAT, 1);
+    let encoded = entry().encode();
+    assert_eq!(hex(&encoded), golden);
+    assert_eq!(Entry::decode(&encoded).unwrap(), entry());
+}
+
+#[test]
+fn messages_between_nodes() {
+    let golden = [
+        "010003010203",
+        "01020107080601",
+        "01030709",
+        "010402ac02",
+        "01050701",
+        "01060701ac02",
+        "010701",
+        "010801ac02",
+        "01090102",
+        "010a0102ac0204",
+        "010b0101040d00000001000000000000012c050001",
+    ];
+    assert_eq!(MESSAGE_FORMAT, 1);
+    assert_eq!(messages().len(), golden.len());
+    for (message, bytes) in messages().into_iter().zip(golden) {
+        let encoded = message.encode();
+        assert_eq!(hex(&encoded), bytes, "{message:?}");
+        assert_eq!(Message::decode(&encoded).unwrap(), message);
+    }
+}
+
+#[test]
+fn other_formats_and_torn_bytes_are_refused() {
+    let bytes = entry().encode();
+    assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
+    assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
+    let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 2, known: 1, .. })));
+    for message in messages() {
+        let bytes = message.encode();
+        assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");
+    }
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            // Another entry or a refusal: no panic, and no allocation without bound.
+            let _ = Entry::decode(&flipped);
+        }
+    }
+}

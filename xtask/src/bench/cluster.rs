@@ -1,0 +1,89 @@
+//! The cluster, through its command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// A three-node cluster of ours.
+pub(super) struct Cluster {
+    gavel: PathBuf,
+    directory: PathBuf,
+}
+
+/// One node of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    /// Its number; mounts have the same.
+    pub(super) number: usize,
+    pub(super) pid: u32,
+}
+
+/// How many nodes the cluster has.
+pub(super) const NODES: usize = 3;
+
+impl Cluster {
+    pub(super) fn new(gavel: &Path, directory: &Path) -> Self {
+        Self { gavel: gavel.to_owned(), directory: directory.to_owned() }
+    }
+
+    /// Starts the nodes and mounts; nodes that run are left alone.
+    pub(super) fn up(&self) -> Result<()> {
+        self.dev("up", &["--nodes", &NODES.to_string()])
+    }
+
+    /// Unmounts and ends everything.
+    pub(super) fn down(&self) -> Result<()> {
+        self.dev("down", &[])
+    }
+
+    /// Where the nodes mount the tree.
+    pub(super) fn mounts(&self) -> Vec<PathBuf> {
+        (1..=NODES).map(|node| self.directory.join("mnt").join(node.to_string())).collect()
+    }
+
+    /// The nodes that have a process.
+    pub(super) fn nodes(&self) -> Vec<Node> {
+        let node = |number: usize| {
+            let file = self.directory.join("node").join(number.to_string()).join("gavel.pid");
+            let pid = fs::read_to_string(file).ok()?.trim().parse().ok()?;
+            Path::new("/proc").join(format!("{pid}")).exists().then_some(Node { number, pid })
+        };
+        (1..=NODES).filter_map(node).collect()
+    }
+
+    fn dev(&self, what: &str, arguments: &[&str]) -> Result<()> {
+        let output = Command::new(&self.gavel)
+            .args(["dev", what, "--dir"])
+            .arg(&self.directory)
+            .args(arguments)
+            .output()
+            .with_context(|| format!("running {}", self.gavel.display()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("gavel dev {what}: {}: {}", output.status, said.trim());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_those_whose_process_lives() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let write = |number: usize, text: &str| {
+            let node = directory.path().join("node").join(number.to_string());
+            fs::create_dir_all(&node).expect("a node's directory");
+            fs::write(node.join("gavel.pid"), text).expect("a pid file");
+        };
+        write(1, &format!("{}\n", std::process::id()));
+        write(2, "not a number");
+        write(3, &u32::MAX.to_string());
+        let nodes = Cluster::new(Path::new("gavel"), directory.path()).nodes();
+        assert_eq!(nodes, [Node { number: 1, pid: std::process::id() }]);
+    }
+}
