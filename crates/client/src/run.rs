@@ -9,7 +9,7 @@ use crate::tree::{Answer, TreeError, TreeRequest};
 use gavel_fs::operation::{Caller, Cx, Listed, Operation, Piece, Reply};
 use gavel_fs::{Done, Stop};
 use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
-use gavel_types::{BlobId, Key, ObjectId, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, ObjectId, VolumeId};
 use gavel_wire::{Attr, Content, Guard, Outcome, Plan, Record, Refusal, View};
 use std::collections::BTreeMap;
 
@@ -62,6 +62,8 @@ pub struct Run {
     plus: bool,
     phase: Phase,
     confirmed: bool,
+    /// This node holds the object open, name or no name.
+    held: bool,
     conflicts: u32,
 }
 
@@ -99,7 +101,7 @@ impl Run {
             TreeRequest::Statfs => return Err(gavel_fs::FsError::NotSupported.into()),
         };
         let cx = Cx { volume, caller, fresh: None };
-        Ok(Run { cx, operation, plus, phase, confirmed: false, conflicts: 0 })
+        Ok(Run { cx, operation, plus, phase, confirmed: false, held: false, conflicts: 0 })
     }
 
     /// Goes on, as far as it can with this view.
@@ -126,6 +128,12 @@ impl Run {
     /// The next view is current as of a moment after the run began.
     pub fn confirmed(&mut self) {
         self.confirmed = true;
+    }
+
+    /// This node's session holds the object ([`Session::holds`](crate::Session::holds)): it can be opened although it
+    /// has no name any more.
+    pub fn held(&mut self) {
+        self.held = true;
     }
 
     /// A fresh object id.
@@ -177,8 +185,21 @@ impl Run {
     }
 
     fn evaluate(&mut self, view: &dyn View) -> Step {
-        match gavel_fs::run(view, &self.cx, &self.operation) {
-            Ok(Done { plan: Some(plan), guards, reply }) => {
+        let orphan = self.orphan_to_avoid();
+        let orphaned = match orphan.as_ref().map_or(Ok(None), |key| view.get(key)) {
+            Ok(found) => found.is_some(),
+            Err(error) => {
+                return Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false }));
+            }
+        };
+        let evaluated = if orphaned {
+            Err(Stop::Error(gavel_fs::FsError::Stale))
+        } else {
+            gavel_fs::run(view, &self.cx, &self.operation)
+        };
+        match evaluated {
+            Ok(Done { plan: Some(plan), mut guards, reply }) => {
+                guards.extend(orphan.map(|key| Guard::Empty { range: KeyRange::one(&key) }));
                 self.phase = Phase::Committing(reply);
                 Step::Commit { guards, plan }
             }
@@ -187,6 +208,15 @@ impl Run {
             Ok(Done { plan: None, .. }) | Err(Stop::Error(_)) if !self.confirmed => Step::Confirm,
             Ok(Done { plan: None, reply, .. }) => self.finish(view, reply),
             Err(Stop::Error(error)) => Step::Done(Err(error.into())),
+        }
+    }
+
+    /// The mark that must not be there if the object is to be opened. One that has lost its last name may still be there,
+    /// because others have it open; this node has said, or will say, that it does not hold it, and cannot take that back.
+    fn orphan_to_avoid(&self) -> Option<Key> {
+        match &self.operation {
+            Operation::Open { object, .. } if !self.held => Some(Key::orphan(self.cx.volume, *object)),
+            _ => None,
         }
     }
 

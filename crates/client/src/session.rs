@@ -191,6 +191,11 @@ impl Session {
         *self.open.entry(object).or_default() += 1;
     }
 
+    /// Does the object, which has no name any more, stay because this session has it open?
+    pub fn holds(&self, object: ObjectId) -> bool {
+        self.held.iter().any(|(_, held)| *held == object)
+    }
+
     /// An object is open once less.
     pub fn closed(&mut self, object: ObjectId) {
         let Some(count) = self.open.get_mut(&object) else { return };

@@ -150,7 +150,14 @@ impl<E: Engine> Node<E> {
                 NodeEffect::Role(role)
             }
             Effect::Applied(news) => {
+                let before = self.session.id();
                 self.session.on_news(clock.now, &news);
+                if self.session.id().is_some() && self.session.id() != before {
+                    // The session may be older than this news, if a catch-up has skipped its beginning; so may be
+                    // orphans of it, which nobody else would ever release.
+                    let orphans = self.own_orphans();
+                    self.session.on_orphans(&orphans);
+                }
                 NodeEffect::Published { tid: news.tid, index: news.index }
             }
             Effect::Installed { tid, index } => {

@@ -154,6 +154,9 @@ impl World {
         let Some(life) = &mut self.lives[machine] else { return };
         let view = life.records.live(life.node.server.state().tid);
         job.wait = Wait::Session;
+        if matches!(job.task.purpose, Purpose::Open(object) if life.node.session.holds(object)) {
+            job.run.held();
+        }
         match job.run.step(&view) {
             Step::Confirm => life.node.session.confirm_read(clock.now, token),
             Step::NeedObjectId => life.node.session.object_id(clock.now, token),

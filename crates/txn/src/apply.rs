@@ -8,19 +8,23 @@
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
 //! number is not the next, changes nothing and has no outcome: its node sees the session end, or sends it again.
 
-use crate::expand::{Counted, ExpandError, Expansion, volumes_of};
+use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volumes_of};
 use crate::overlay::Overlay;
 use crate::state::{Session, State};
 use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{
-    Attr, Change, Entry, Firm, Guard, Item, Kind, Live, Mutation, Outcome, Plan, Record, Refusal, Request, RequestBody,
-    View, ViewError,
+    Attr, Change, Entry, Firm, Guard, Item, Kind, Live, Mutation, Orphan, Outcome, Plan, Record, Refusal, Request,
+    RequestBody, View, ViewError,
 };
 use std::collections::BTreeMap;
 
-/// Most records of an orphan that end in one transaction.
-pub const REAP_RECORDS_MAX: usize = 2048;
+/// Most records of orphans that end by one log entry, however many items of it would end some: one entry must not stop
+/// all replicas for long, nor fill their memory (with 16 KiB in each of these, 64 MiB). What is left over is reaped
+/// by later entries.
+pub const REAP_RECORDS_MAX: usize = 4096;
+/// Most guards of one request.
+pub const GUARDS_MAX: usize = 64 * 1024;
 /// Orphans looked at in one step when a session ends.
 const ORPHAN_PAGE: usize = 1024;
 
@@ -53,7 +57,7 @@ pub struct Applied {
 /// If `index` does not follow the last one: a programming error.
 pub fn apply(state: &mut State, live: &dyn Live, index: LogIndex, entry: Option<&Entry>) -> Result<Applied, ViewError> {
     assert_eq!(index.0, state.applied.0 + 1, "entries apply in the order of the log");
-    let mut run = Run { state, view: Overlay::new(live), out: Applied::default() };
+    let mut run = Run { state, view: Overlay::new(live), out: Applied::default(), reap_left: REAP_RECORDS_MAX };
     if let Some(entry) = entry
         && entry.tid > run.state.tid
     {
@@ -69,10 +73,15 @@ pub fn apply(state: &mut State, live: &dyn Live, index: LogIndex, entry: Option<
     Ok(out)
 }
 
+/// What a transaction does.
+type Expanded = (Vec<Change>, BTreeMap<VolumeId, Counted>);
+
 struct Run<'a> {
     state: &'a mut State,
     view: Overlay<'a>,
     out: Applied,
+    /// Records of orphans that may still end by this entry.
+    reap_left: usize,
 }
 
 impl Run<'_> {
@@ -116,32 +125,52 @@ impl Run<'_> {
     }
 
     fn commit(&mut self, tid: Tid, guards: &[Guard], plan: &Plan) -> Result<Outcome, ViewError> {
+        let bad_plan = Ok(Outcome::Refused { refusal: Refusal::BadPlan });
+        if guards.len() > GUARDS_MAX || plan.mutations.len() > PLAN_MUTATIONS_MAX {
+            return bad_plan;
+        }
         for (number, guard) in guards.iter().enumerate() {
             if !holds(&self.view, guard)? {
                 return Ok(Outcome::Refused { refusal: Refusal::Conflict { guard: number as u32 } });
             }
         }
         if volumes_of(&plan.mutations).iter().any(|volume| !self.state.volumes.contains_key(volume)) {
-            return Ok(Outcome::Refused { refusal: Refusal::BadPlan });
+            return bad_plan;
         }
-        let sessions: Vec<SessionId> = self.state.sessions.keys().copied().collect();
-        let mut expansion = Expansion::new(&self.view, tid);
-        let expanded = plan.mutations.iter().try_for_each(|mutation| expansion.mutate(mutation, &sessions));
-        match expanded.and_then(|()| expansion.finish()) {
+        let orphaned = plan.mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Orphan { volume, object } => Some((*volume, *object)),
+            _ => None,
+        });
+        let orphaned: Vec<_> = orphaned.collect();
+        let sessions = if orphaned.is_empty() { Vec::new() } else { self.state.sessions.keys().copied().collect() };
+        match self.expand(tid, plan, &sessions) {
             Ok(done) => {
-                self.out.orphaned.extend(plan.mutations.iter().filter_map(|mutation| match mutation {
-                    Mutation::Orphan { volume, object } => Some((*volume, *object)),
-                    _ => None,
-                }));
+                self.out.orphaned.extend(orphaned);
                 self.take(tid, done);
                 Ok(Outcome::Committed { tid })
             }
-            Err(ExpandError::BadPlan(_)) => Ok(Outcome::Refused { refusal: Refusal::BadPlan }),
+            Err(ExpandError::BadPlan(_)) => bad_plan,
             Err(ExpandError::View(error)) => Err(error),
         }
     }
 
-    fn take(&mut self, tid: Tid, (changes, counted): (Vec<Change>, BTreeMap<VolumeId, Counted>)) {
+    fn expand(&self, tid: Tid, plan: &Plan, sessions: &[SessionId]) -> Result<Expanded, ExpandError> {
+        let mut expansion = Expansion::new(&self.view, tid);
+        for mutation in &plan.mutations {
+            expansion.mutate(mutation, sessions)?;
+        }
+        expansion.check_plan()?;
+        let done = expansion.finish()?;
+        for (volume, counted) in &done.1 {
+            let before = self.state.volumes.get(volume).copied().unwrap_or_default();
+            if before.bytes.checked_add_signed(counted.bytes).is_none() {
+                return Err(ExpandError::BadPlan("bytes of a volume"));
+            }
+        }
+        Ok(done)
+    }
+
+    fn take(&mut self, tid: Tid, (changes, counted): Expanded) {
         for change in &changes {
             self.state.records.add(tid, &change.key, change.new.as_ref());
         }
@@ -210,41 +239,54 @@ impl Run<'_> {
     }
 
     /// `session` does not hold the orphan. If nobody does, its records end.
+    ///
+    /// Nothing happens if the session is not among the holders: an orphan that one item names twice would otherwise
+    /// get two versions at one Tid, and every needless release would start one more line of reaping.
     fn release(&mut self, tid: Tid, volume: VolumeId, object: ObjectId, session: SessionId) -> Result<(), ViewError> {
-        let key = Key::orphan(volume, object);
-        let Some(Record::Orphan(mut orphan)) = self.view.get(&key)?.map(|version| version.record) else {
+        let Some(mut orphan) = self.orphan(volume, object)? else { return Ok(()) };
+        if !orphan.holders.contains(&session) {
             return Ok(());
-        };
+        }
         orphan.holders.retain(|holder| *holder != session);
         if orphan.holders.is_empty() {
-            return self.erase(tid, volume, object);
+            return self.erase(tid, volume, object, Marked::Held);
         }
         let mut expansion = Expansion::new(&self.view, tid);
-        let done = expansion.set_record(&key, Record::Orphan(orphan)).and_then(|()| expansion.finish());
-        self.take(tid, sound(done)?);
+        let done = expansion.set_record(&Key::orphan(volume, object), Record::Orphan(orphan));
+        let done = sound(done.and_then(|()| expansion.finish()))?;
+        self.take(tid, done);
         Ok(())
     }
 
     fn reap(&mut self, tid: Tid, volume: VolumeId, object: ObjectId) -> Result<(), ViewError> {
-        match self.view.get(&Key::orphan(volume, object))?.map(|version| version.record) {
-            Some(Record::Orphan(orphan)) if orphan.holders.is_empty() => self.erase(tid, volume, object),
+        match self.orphan(volume, object)? {
+            Some(orphan) if orphan.holders.is_empty() => self.erase(tid, volume, object, Marked::Free),
             _ => Ok(()),
         }
     }
 
-    /// Ends records of an orphan that nobody holds; its mark stays, with no holder, until the last one has ended.
-    fn erase(&mut self, tid: Tid, volume: VolumeId, object: ObjectId) -> Result<(), ViewError> {
+    fn orphan(&self, volume: VolumeId, object: ObjectId) -> Result<Option<Orphan>, ViewError> {
+        Ok(match self.view.get(&Key::orphan(volume, object))?.map(|version| version.record) {
+            Some(Record::Orphan(orphan)) => Some(orphan),
+            _ => None,
+        })
+    }
+
+    /// Ends records of an orphan that nobody holds any more, as many as this entry may still end. Its mark stays, with
+    /// no holder, until the last one has ended.
+    fn erase(&mut self, tid: Tid, volume: VolumeId, object: ObjectId, marked: Marked) -> Result<(), ViewError> {
         let key = Key::orphan(volume, object);
         let mut expansion = Expansion::new(&self.view, tid);
-        let erased = expansion.erase(volume, object, REAP_RECORDS_MAX);
-        let more = sound(erased)? == REAP_RECORDS_MAX;
-        let marked = if more {
-            let nobody = gavel_wire::Orphan { holders: Vec::new() };
-            expansion.set_record(&key, Record::Orphan(nobody))
-        } else {
-            expansion.mutate(&Mutation::Delete { key }, &[])
+        let ended = sound(expansion.erase(volume, object, self.reap_left))?;
+        let more = ended == self.reap_left;
+        let mark = match (more, marked) {
+            (true, Marked::Held) => expansion.set_record(&key, Record::Orphan(Orphan { holders: Vec::new() })),
+            (true, Marked::Free) => Ok(()),
+            (false, _) => expansion.end_record(&key),
         };
-        self.take(tid, sound(marked.and_then(|()| expansion.finish()))?);
+        let done = sound(mark.and_then(|()| expansion.finish()))?;
+        self.take(tid, done);
+        self.reap_left -= ended;
         if more {
             self.out.to_reap.push((volume, object));
         }
@@ -265,6 +307,15 @@ impl Run<'_> {
         self.take(tid, sound(done.and_then(|()| expansion.finish()))?);
         Ok(())
     }
+}
+
+/// What the mark of an orphan that nobody holds says so far.
+#[derive(Clone, Copy)]
+enum Marked {
+    /// That somebody held it.
+    Held,
+    /// That nobody holds it.
+    Free,
 }
 
 /// The quorum's own changes break no rule of the record space, unless the records that they start from are damaged.

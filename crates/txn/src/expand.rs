@@ -1,14 +1,27 @@
 //! What a plan's mutations mean for the records as they are.
 
+use crate::overlay::scan_over;
 use gavel_types::limits::{
     BLOB_BYTES_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX, LINKS_MAX, TARGET_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
 };
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, SessionId, Tid, Timestamp, VolumeId};
-use gavel_wire::{Attr, AttrDelta, Change, Content, Extent, Mutation, Orphan, Record, Version, View, ViewError};
+use gavel_wire::{
+    Attr, AttrDelta, Change, Content, Dirent, Extent, Mutation, Orphan, Record, Version, View, ViewError,
+};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-/// Extents looked at in one step of a carve.
-const CARVE_PAGE: usize = 256;
+/// Most mutations in one plan.
+pub const PLAN_MUTATIONS_MAX: usize = 64 * 1024;
+/// Most bytes of extents (their inline content, and [`ROW_BYTES`] each) that a plan may look at. What it ends, and so
+/// what it holds in memory, is less than that.
+pub const PLAN_READ_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// What an extent costs beside its inline content: its key and its place in memory.
+const ROW_BYTES: usize = 128;
+/// Extents looked at in one step of a carve: a few at first, for most carves cut a few.
+const CARVE_PAGE_MIN: usize = 2;
+const CARVE_PAGE_MAX: usize = 256;
 
 /// Why a plan can't be applied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -34,28 +47,43 @@ pub struct Counted {
 pub struct Expansion<'v> {
     base: &'v dyn View,
     tid: Tid,
-    /// Key -> version before the transaction, version after it.
-    steps: BTreeMap<Key, (Option<Version>, Option<Version>)>,
-    /// Bytes that extents of an object gained or lost, not yet added to its attributes.
+    /// What was touched -> its version before the transaction.
+    old: BTreeMap<Key, Option<Version>>,
+    /// What was touched and lives -> its version as the transaction has left it so far.
+    new: BTreeMap<Key, Version>,
+    /// Bytes that extents of an object gained or lost, not yet added to its attributes. Extents do not overlap and end
+    /// at [`FILE_BYTES_MAX`] at most, so the sum is within plus or minus that.
     allocated: BTreeMap<(VolumeId, ObjectId), i64>,
+    /// The last carve: every extent of the base that ends in it has been touched.
+    carved: Option<(VolumeId, ObjectId, u64, u64)>,
+    read_bytes: Cell<usize>,
 }
 
 impl<'v> Expansion<'v> {
     /// A transaction at `tid` over `base`.
     pub fn new(base: &'v dyn View, tid: Tid) -> Expansion<'v> {
-        Expansion { base, tid, steps: BTreeMap::new(), allocated: BTreeMap::new() }
+        let (old, new, allocated) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Expansion { base, tid, old, new, allocated, carved: None, read_bytes: Cell::new(0) }
     }
 
-    /// Takes one mutation in. `sessions` are those open now.
+    /// Takes one mutation of a plan in. `sessions` are those open now.
     ///
     /// # Errors
     /// [`ExpandError`]; the expansion must then be dropped.
     pub fn mutate(&mut self, mutation: &Mutation, sessions: &[SessionId]) -> Result<(), ExpandError> {
+        // The first id belongs to the quorum's own records; behind the last one nothing could be looked for.
+        if matches!(object_of(mutation), ObjectId::VOLUME | ObjectId(u64::MAX)) {
+            return Err(ExpandError::BadPlan("no object has this id"));
+        }
         match mutation {
             Mutation::Put { key, record } => self.put(key, record),
-            Mutation::Delete { key } => self.set(key, None),
+            Mutation::Delete { key } => match key.parts() {
+                KeyParts::Dirent { .. } | KeyParts::Xattr { .. } | KeyParts::Target => self.set(key, None),
+                _ => Err(ExpandError::BadPlan("objects end by reaping, extents by carving")),
+            },
             Mutation::Adjust { volume, object, delta } => self.adjust(*volume, *object, delta),
             Mutation::Carve { volume, object, start, end } => self.carve(*volume, *object, *start, *end),
+            Mutation::Orphan { object: ObjectId::ROOT, .. } => Err(ExpandError::BadPlan("a root without a name")),
             Mutation::Orphan { volume, object } => {
                 let holders = sessions.to_vec();
                 self.set_record(&Key::orphan(*volume, *object), Record::Orphan(Orphan { holders }))
@@ -68,10 +96,15 @@ impl<'v> Expansion<'v> {
     /// # Errors
     /// As the view's.
     pub fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
-        match self.steps.get(key) {
-            Some((_, new)) => Ok(new.clone()),
-            None => self.base.get(key),
-        }
+        if self.old.contains_key(key) { Ok(self.new.get(key).cloned()) } else { self.base.get(key) }
+    }
+
+    /// Ends `key`, whatever it holds.
+    ///
+    /// # Errors
+    /// [`ExpandError`]; the expansion must then be dropped.
+    pub fn end_record(&mut self, key: &Key) -> Result<(), ExpandError> {
+        self.set(key, None)
     }
 
     /// Ends the records under `object`, `limit` of them at most. Says how many there were to end.
@@ -94,6 +127,41 @@ impl<'v> Expansion<'v> {
         self.set(key, Some(Version { create: self.tid, firm: self.tid, record }))
     }
 
+    /// Checks what the mutations of a plan must amount to when all are taken in.
+    ///
+    /// # Errors
+    /// [`ExpandError`] if an object would have no name and no mark, or both, or bytes and no attributes.
+    pub fn check_plan(&self) -> Result<(), ExpandError> {
+        for (volume, object) in self.allocated.keys() {
+            if self.get(&Key::attr(*volume, *object))?.is_none() {
+                return Err(ExpandError::BadPlan("bytes of an object that has no attributes"));
+            }
+        }
+        for (key, old) in &self.old {
+            match key.parts() {
+                KeyParts::Attr => self.check_links(key, old.as_ref())?,
+                KeyParts::Orphan { object } => {
+                    if self.get(&Key::attr(key.volume(), object))?.as_ref().and_then(nlink) != Some(0) {
+                        return Err(ExpandError::BadPlan("an orphan that has names"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An object that loses its last name is marked by the same plan, and never gets a name again.
+    fn check_links(&self, key: &Key, old: Option<&Version>) -> Result<(), ExpandError> {
+        let (before, after) = (old.and_then(nlink), self.new.get(key).and_then(nlink));
+        let marked = || self.new.contains_key(&Key::orphan(key.volume(), key.object()));
+        match (before, after) {
+            (Some(0), Some(1..)) => Err(ExpandError::BadPlan("a name for an orphan")),
+            (None | Some(1..), Some(0)) if !marked() => Err(ExpandError::BadPlan("an object without names or mark")),
+            _ => Ok(()),
+        }
+    }
+
     /// The changes, in the order of keys, and what they did to each volume's counts.
     ///
     /// # Errors
@@ -101,14 +169,20 @@ impl<'v> Expansion<'v> {
     pub fn finish(mut self) -> Result<(Vec<Change>, BTreeMap<VolumeId, Counted>), ExpandError> {
         let mut counted: BTreeMap<VolumeId, Counted> = BTreeMap::new();
         for ((volume, object), bytes) in std::mem::take(&mut self.allocated) {
-            counted.entry(volume).or_default().bytes += bytes;
+            let volume_bytes = &mut counted.entry(volume).or_default().bytes;
+            *volume_bytes = volume_bytes.checked_add(bytes).ok_or(ExpandError::BadPlan("bytes of a volume"))?;
             let key = Key::attr(volume, object);
+            // An orphan's attributes end before its last extents do.
             let Some(Version { firm, record: Record::Attr(mut attr), .. }) = self.get(&key)? else { continue };
-            attr.allocated = attr.allocated.checked_add_signed(bytes).ok_or(ExpandError::BadPlan("allocated bytes"))?;
-            self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))?;
+            if bytes != 0 {
+                attr.allocated =
+                    attr.allocated.checked_add_signed(bytes).ok_or(ExpandError::BadPlan("allocated bytes"))?;
+                self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))?;
+            }
         }
-        let mut changes = Vec::with_capacity(self.steps.len());
-        for (key, (old, new)) in self.steps {
+        let mut changes = Vec::with_capacity(self.old.len());
+        for (key, old) in self.old {
+            let new = self.new.remove(&key);
             if matches!(key.parts(), KeyParts::Attr) {
                 counted.entry(key.volume()).or_default().objects += i64::from(new.is_some()) - i64::from(old.is_some());
             }
@@ -121,13 +195,16 @@ impl<'v> Expansion<'v> {
 
     fn set(&mut self, key: &Key, new: Option<Version>) -> Result<(), ExpandError> {
         let before = self.get(key)?;
-        let bytes = extent_len(new.as_ref()) - extent_len(before.as_ref());
-        if bytes != 0 {
+        if matches!(key.parts(), KeyParts::Extent { .. }) {
+            let bytes = extent_len(new.as_ref()) - extent_len(before.as_ref());
             *self.allocated.entry((key.volume(), key.object())).or_default() += bytes;
         }
-        match self.steps.get_mut(key) {
-            Some(step) => step.1 = new,
-            None => drop(self.steps.insert(key.clone(), (before, new))),
+        if !self.old.contains_key(key) {
+            self.old.insert(key.clone(), before);
+        }
+        match new {
+            Some(version) => drop(self.new.insert(key.clone(), version)),
+            None => drop(self.new.remove(key)),
         }
         Ok(())
     }
@@ -137,12 +214,14 @@ impl<'v> Expansion<'v> {
         match (key.parts(), &mut record) {
             (KeyParts::Attr, Record::Attr(attr)) => {
                 check_attr(attr)?;
-                attr.firm.birth = attr.firm.birth.resolve(self.tid);
-                for time in [&mut attr.atime, &mut attr.mtime, &mut attr.ctime] {
+                for time in [&mut attr.firm.birth, &mut attr.atime, &mut attr.mtime, &mut attr.ctime] {
                     *time = resolve(*time, self.tid)?;
                 }
                 attr.allocated = 0;
                 if let Some(Version { firm, record: Record::Attr(before), .. }) = self.get(key)? {
+                    if before.firm.kind != attr.firm.kind {
+                        return Err(ExpandError::BadPlan("the kind of an object"));
+                    }
                     attr.allocated = before.allocated;
                     // What guards the firm half alone does not collide with a change of the rest.
                     let firm = if before.firm == attr.firm { firm } else { self.tid };
@@ -150,7 +229,7 @@ impl<'v> Expansion<'v> {
                 }
             }
             (KeyParts::Extent { end }, Record::Extent(extent)) => self.check_extent(key, end, extent)?,
-            (KeyParts::Dirent { .. }, Record::Dirent(_)) => {}
+            (KeyParts::Dirent { name, .. }, Record::Dirent(dirent)) => check_dirent(name, dirent)?,
             (KeyParts::Xattr { .. }, Record::Xattr(value)) if value.len() <= XATTR_VALUE_BYTES_MAX => {}
             (KeyParts::Target, Record::Target(target)) if target.len() <= TARGET_BYTES_MAX => {}
             _ => return Err(ExpandError::BadPlan("a record does not fit its key")),
@@ -198,22 +277,24 @@ impl<'v> Expansion<'v> {
     }
 
     fn carve(&mut self, volume: VolumeId, object: ObjectId, start: u64, end: u64) -> Result<(), ExpandError> {
-        let mut from = start;
-        while from < end {
-            let page = self.extents_behind(volume, object, from, CARVE_PAGE)?;
+        let (mut from, mut page_len) = (start, CARVE_PAGE_MIN);
+        'pages: while from < end {
+            let page = self.extents_behind(volume, object, from, page_len)?;
             for (key, version) in &page {
                 let (extent_start, extent_end) = extent_bounds(key, version)?;
                 if extent_start >= end {
-                    return Ok(());
+                    break 'pages;
                 }
                 let Record::Extent(extent) = &version.record else { continue };
                 self.cut(volume, object, key, extent, (extent_start, extent_end), (start, end))?;
                 from = extent_end;
             }
-            if page.len() < CARVE_PAGE {
-                return Ok(());
+            if page.len() < page_len {
+                break;
             }
+            page_len = (page_len * 2).min(CARVE_PAGE_MAX);
         }
+        self.carved = Some((volume, object, start, end));
         Ok(())
     }
 
@@ -247,19 +328,38 @@ impl<'v> Expansion<'v> {
         object: ObjectId,
         offset: u64,
         limit: usize,
-    ) -> Result<Vec<(Key, Version)>, ViewError> {
-        let range = KeyRange::extents_behind(volume, object, offset);
-        let first = Key::extent(volume, object, offset.saturating_add(1));
-        let steps = || self.steps.range(first.clone()..).take_while(|(key, _)| range.contains(key));
-        let gone = steps().filter(|(_, (_, new))| new.is_none()).count();
-        let mut merged: BTreeMap<Key, Version> = self.base.scan(&range, limit + gone)?.into_iter().collect();
-        for (key, (_, new)) in steps() {
-            match new {
-                Some(version) => drop(merged.insert(key.clone(), version.clone())),
-                None => drop(merged.remove(key)),
-            }
+    ) -> Result<Vec<(Key, Version)>, ExpandError> {
+        let own = KeyRange::extents_behind(volume, object, offset);
+        // Thousands of extents may have been carved out before the plan fills the hole, one piece after the other.
+        let base = match self.carved {
+            Some((v, o, start, end)) if (v, o) == (volume, object) && (start..end).contains(&offset) => end,
+            _ => offset,
+        };
+        let base = KeyRange::extents_behind(volume, object, base);
+        let shows = |key: &Key, version: &Version| {
+            self.read_bytes.set(self.read_bytes.get().saturating_add(ROW_BYTES + inline_len(version)));
+            !self.old.contains_key(key)
+        };
+        let bounds = (Bound::Included(&*own.start), Bound::Excluded(&*own.end));
+        let found = scan_over(self.base, &base, limit, shows, self.new.range::<[u8], _>(bounds))?;
+        if self.read_bytes.get() > PLAN_READ_BYTES_MAX {
+            return Err(ExpandError::BadPlan("it touches too much at once"));
         }
-        Ok(merged.into_iter().take(limit).collect())
+        Ok(found)
+    }
+}
+
+fn inline_len(version: &Version) -> usize {
+    match &version.record {
+        Record::Extent(Extent { content: Content::Inline(bytes), .. }) => bytes.len(),
+        _ => 0,
+    }
+}
+
+fn nlink(version: &Version) -> Option<u32> {
+    match &version.record {
+        Record::Attr(attr) => Some(attr.nlink),
+        _ => None,
     }
 }
 
@@ -291,6 +391,17 @@ fn check_attr(attr: &Attr) -> Result<(), ExpandError> {
     Ok(())
 }
 
+/// A name that a directory can hold, of something that can have one.
+fn check_dirent(name: &[u8], dirent: &Dirent) -> Result<(), ExpandError> {
+    if name.contains(&b'/') || name == b"." || name == b".." {
+        return Err(ExpandError::BadPlan("a name"));
+    }
+    if matches!(dirent.object, ObjectId::VOLUME | ObjectId::ROOT | ObjectId(u64::MAX)) {
+        return Err(ExpandError::BadPlan("a name of nothing, or of the root"));
+    }
+    Ok(())
+}
+
 fn resolve(time: Timestamp, tid: Tid) -> Result<Timestamp, ExpandError> {
     let time = time.resolve(tid);
     if time.nanos < 1_000_000_000 { Ok(time) } else { Err(ExpandError::BadPlan("a time's nanoseconds")) }
@@ -298,13 +409,20 @@ fn resolve(time: Timestamp, tid: Tid) -> Result<Timestamp, ExpandError> {
 
 /// The volumes that a plan's mutations touch.
 pub fn volumes_of(mutations: &[Mutation]) -> BTreeSet<VolumeId> {
-    mutations
-        .iter()
-        .map(|mutation| match mutation {
-            Mutation::Put { key, .. } | Mutation::Delete { key } => key.volume(),
-            Mutation::Adjust { volume, .. } | Mutation::Carve { volume, .. } | Mutation::Orphan { volume, .. } => {
-                *volume
-            }
-        })
-        .collect()
+    mutations.iter().map(volume_of).collect()
+}
+
+fn volume_of(mutation: &Mutation) -> VolumeId {
+    match mutation {
+        Mutation::Put { key, .. } | Mutation::Delete { key } => key.volume(),
+        Mutation::Adjust { volume, .. } | Mutation::Carve { volume, .. } | Mutation::Orphan { volume, .. } => *volume,
+    }
+}
+
+/// The object that a mutation is about.
+fn object_of(mutation: &Mutation) -> ObjectId {
+    match mutation {
+        Mutation::Put { key, .. } | Mutation::Delete { key } => key.object(),
+        Mutation::Adjust { object, .. } | Mutation::Carve { object, .. } | Mutation::Orphan { object, .. } => *object,
+    }
 }

@@ -80,7 +80,7 @@ pub(crate) fn scan_over<'a>(
     shows: impl Fn(&Key, &Version) -> bool,
     own: impl Iterator<Item = (&'a Key, &'a Version)>,
 ) -> Result<Vec<(Key, Version)>, ViewError> {
-    let mut own = own.map(|(key, version)| (key.clone(), version.clone())).peekable();
+    let mut own = own.peekable();
     let mut found: Vec<(Key, Version)> = Vec::new();
     let mut from = range.clone();
     let mut page_len = limit.min(PAGE_MAX);
@@ -92,9 +92,9 @@ pub(crate) fn scan_over<'a>(
         }
         for (key, version) in page {
             while found.len() < limit
-                && let Some(row) = own.next_if(|(own, _)| *own < key)
+                && let Some((key, version)) = own.next_if(|(own, _)| **own < key)
             {
-                found.push(row);
+                found.push((key.clone(), version.clone()));
             }
             if found.len() < limit && shows(&key, &version) {
                 found.push((key, version));
@@ -102,7 +102,7 @@ pub(crate) fn scan_over<'a>(
         }
         if is_last {
             let room = limit - found.len();
-            found.extend(own.by_ref().take(room));
+            found.extend(own.by_ref().take(room).map(|(key, version)| (key.clone(), version.clone())));
             break;
         }
         page_len = (page_len * 2).min(PAGE_MAX);

@@ -6,7 +6,7 @@ use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use gavel_wire::Outcome;
 use gavel_wire::codec::{self, DecodeError};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
 pub const STATE_FORMAT: u8 = 1;
@@ -106,6 +106,9 @@ impl State {
     /// If one does not hold: a programming error.
     pub fn check_invariants(&self) {
         assert!(self.sessions.len() <= SESSIONS_MAX, "{} sessions", self.sessions.len());
+        assert!(self.digests.len() <= DIGESTS_KEPT, "{} digests", self.digests.len());
+        let nodes: BTreeSet<NodeId> = self.sessions.values().map(|session| session.node).collect();
+        assert!(nodes.len() == self.sessions.len(), "a node has two sessions");
         for (id, session) in &self.sessions {
             assert!(id.0 <= self.tid.0, "session {id} is from the future");
             assert!(session.outcomes.len() as u64 <= SESSION_WINDOW_MAX, "session {id} has too many outcomes");

@@ -51,7 +51,10 @@ impl Tree for VolumeTree {
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
         let inner = self.inner.clone();
-        self.tokio.spawn(async move { answered(inner.answer(caller, request).await) });
+        self.tokio.spawn(async move {
+            let mut pin = Pin { node: inner.node.clone(), object: None };
+            answered(inner.answer(caller, request, &mut pin).await);
+        });
     }
 
     fn opened(&self, object: ObjectId) {
@@ -64,16 +67,17 @@ impl Tree for VolumeTree {
 }
 
 impl Inner {
-    async fn answer(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+    async fn answer(&self, caller: Caller, request: TreeRequest, pin: &mut Pin) -> Result<Answer, TreeError> {
         match request {
             TreeRequest::Statfs => self.statfs().await,
             // Every operation is durable on a majority before it is answered: there is nothing left to wait for.
             TreeRequest::Sync { .. } => Ok(empty()),
-            request => self.operate(caller, request).await,
+            request => self.operate(caller, request, pin).await,
         }
     }
 
-    async fn operate(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+    async fn operate(&self, caller: Caller, request: TreeRequest, pin: &mut Pin) -> Result<Answer, TreeError> {
+        let creates = matches!(request, TreeRequest::Operation(Operation::Create { .. }));
         let opens = match &request {
             TreeRequest::Operation(Operation::Open { object, .. }) => Some(*object),
             _ => None,
@@ -92,7 +96,13 @@ impl Inner {
                     view = self.ask(Input::Confirm).await.map_err(not_sent)?;
                     run.confirmed();
                 }
-                Step::NeedObjectId => run.fresh_id(self.ask(Input::ObjectId).await.map_err(not_sent)?),
+                Step::NeedObjectId => {
+                    let object = self.ask(Input::ObjectId).await.map_err(not_sent)?;
+                    if creates {
+                        pin.hold(object);
+                    }
+                    run.fresh_id(object);
+                }
                 Step::Commit { guards, plan } => {
                     let shipped = self.ask(|reply| Input::Commit { guards, plan, reply }).await;
                     let (outcome, newer) = shipped.map_err(outcome_unknown)?;
@@ -168,6 +178,33 @@ impl Inner {
             }
             BlobsError::Unavailable { .. } => storage(error.to_string()),
         }
+    }
+}
+
+/// Keeps a file that is being created open for this node until the mount has counted it as open itself: otherwise an
+/// unlink elsewhere, applied between the creation and its answer, would find nobody holding it.
+struct Pin {
+    node: Arc<NodeHandle>,
+    object: Option<ObjectId>,
+}
+
+impl Pin {
+    fn hold(&mut self, object: ObjectId) {
+        self.release();
+        self.node.inbox.push(Input::Opened(object));
+        self.object = Some(object);
+    }
+
+    fn release(&mut self) {
+        if let Some(object) = self.object.take() {
+            self.node.inbox.push(Input::Closed(object));
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

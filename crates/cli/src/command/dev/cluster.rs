@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const MARK: &str = "gavel-dev.json";
@@ -122,11 +122,11 @@ impl DevNode {
         is_ours.then_some(pid)
     }
 
-    /// Starts its daemon, detached from this process and its terminal.
+    /// Starts its daemon, detached from this process and its terminal. The child need not be waited for.
     ///
     /// # Errors
     /// If there is no such program, or its log can't be written.
-    pub fn start(&self) -> anyhow::Result<()> {
+    pub fn start(&self) -> anyhow::Result<Child> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.with_context(|| self.log().display().to_string())?;
         let mut command = Command::new(std::env::current_exe().context("finding this program")?);
@@ -134,7 +134,7 @@ impl DevNode {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/").process_group(0);
         let child = command.spawn().context("starting a node")?;
         std::fs::write(self.pid_file(), child.id().to_string())?;
-        Ok(())
+        Ok(child)
     }
 
     /// Ends the daemon: asks it, then insists. Takes off what it leaves mounted.

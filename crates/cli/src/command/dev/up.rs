@@ -8,9 +8,10 @@ use anyhow::Context;
 use clap::Args;
 use gavel_runtime::config::{MountConfig, Tuning};
 use gavel_types::VolumeId;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
 use std::time::Duration;
 
 /// Starts the cluster in a directory (makes it first if it is not there) and returns when all its mounts work. Nodes that run
@@ -49,16 +50,17 @@ impl Up {
             None => self.make()?,
         };
         let progress = spinner("starting nodes");
+        let mut started: BTreeMap<u64, Child> = BTreeMap::new();
         for node in cluster.nodes().filter(|node| node.pid().is_none()) {
             // What a node that was killed has left mounted would be in the way of looking at the directory.
             for path in gavel_mount::table::stale_mounts_under(&node.mount)? {
                 gavel_mount::table::unmount_path(&path, true)?;
             }
-            node.start()?;
+            started.insert(node.id, node.start()?);
         }
         progress.set_message("waiting for the mounts");
         for node in cluster.nodes() {
-            self.wait(&node)?;
+            self.wait(&node, started.get_mut(&node.id))?;
         }
         progress.finish_and_clear();
         let mounts: Vec<PathBuf> = cluster.nodes().map(|node| node.mount).collect();
@@ -92,7 +94,7 @@ impl Up {
     }
 
     /// Waits until the node has a session and its mount answers.
-    fn wait(&self, node: &DevNode) -> anyhow::Result<()> {
+    fn wait(&self, node: &DevNode, mut daemon: Option<&mut Child>) -> anyhow::Result<()> {
         let works = || {
             let ready = ask_status(&node.socket()).is_ok_and(|status| {
                 status.node.session.is_some() && !status.node.volumes.is_empty() && !status.mounts.is_empty()
@@ -101,7 +103,7 @@ impl Up {
         };
         let mut died = false;
         let up = wait_for(Duration::from_secs(self.timeout), || {
-            died = node.pid().is_none();
+            died = daemon.as_mut().is_some_and(|daemon| !matches!(daemon.try_wait(), Ok(None)));
             died || works()
         });
         if up && !died {

@@ -1,0 +1,27 @@
+//! Tests of the commit rule.
+//!
+//! - `memory`: every version that ever was, in memory
+//! - `world`: one replica; entries go through `apply`, and every invariant is checked after each
+//! - `invariants`: what must hold of the records and the state after each entry
+//! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
+//! - `refusals`: plans of a faulty node
+//! - `trace`: the lives of a request, a session and an orphan as readable text
+//! - `model`, `log`: random logs against plans said once more, as simply as can be
+//! - `serial`: operations on old views against the same operations one after the other
+//! - `measure`: what a commit costs (ignored: a measurement, not a test)
+
+#![allow(clippy::unwrap_used)]
+
+mod guards;
+mod invariants;
+mod log;
+mod measure;
+mod memory;
+mod model;
+mod mutations;
+mod orphans;
+mod refusals;
+mod serial;
+mod sessions;
+mod trace;
+mod world;

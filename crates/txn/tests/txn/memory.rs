@@ -1,0 +1,90 @@
+//! Every version that ever was. Nothing is fast; everything is plain.
+
+use gavel_types::{Key, KeyRange, Tid};
+use gavel_wire::{Change, ChangeRow, Live, Version, View, ViewError};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// Key -> Tid of a change -> the version made, none for an end.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Memory {
+    rows: BTreeMap<Key, BTreeMap<Tid, Option<Version>>>,
+}
+
+/// The state as of a Tid.
+#[derive(Clone, Copy)]
+pub struct At<'m> {
+    memory: &'m Memory,
+    tid: Tid,
+}
+
+impl Memory {
+    pub fn at(&self, tid: Tid) -> At<'_> {
+        At { memory: self, tid }
+    }
+
+    /// Takes in what one entry did.
+    ///
+    /// # Panics
+    /// If a change is not one step from what is there, or is one of two steps of a key at one Tid.
+    pub fn absorb(&mut self, changes: &[Change]) {
+        for Change { tid, key, old, new } in changes {
+            assert!(old.is_some() || new.is_some(), "a change of {key:?} that changes nothing");
+            assert_eq!(old.as_ref(), newest(self.rows.get(key), Tid::MAX).as_ref(), "{key:?} starts from what is there");
+            if let Some(new) = new {
+                assert!(new.create == *tid && new.firm <= *tid, "{key:?} at {tid}: {new:?}");
+            }
+            let versions = self.rows.entry(key.clone()).or_default();
+            assert!(versions.keys().all(|before| before < tid), "{key:?} changes twice at {tid}, or in the past");
+            versions.insert(*tid, new.clone());
+        }
+    }
+
+    /// The change index after `after`, as a replica that lags is sent it.
+    pub fn changes_after(&self, after: Tid) -> Vec<ChangeRow> {
+        let rows = self.rows.iter().flat_map(|(key, versions)| versions.iter().map(move |step| (key, step)));
+        let rows = rows.filter(|(_, (tid, _))| **tid > after);
+        let mut rows: Vec<ChangeRow> = rows
+            .map(|(key, (tid, version))| ChangeRow { tid: *tid, key: key.clone(), version: version.clone() })
+            .collect();
+        rows.sort_by(|a, b| (a.tid, &a.key).cmp(&(b.tid, &b.key)));
+        rows
+    }
+
+    pub fn live(&self) -> BTreeMap<Key, Version> {
+        let newest = |(key, versions)| Some((Key::clone(key), newest(Some(versions), Tid::MAX)?));
+        self.rows.iter().filter_map(newest).collect()
+    }
+}
+
+fn newest(versions: Option<&BTreeMap<Tid, Option<Version>>>, at: Tid) -> Option<Version> {
+    versions?.range(..=at).next_back()?.1.clone()
+}
+
+impl At<'_> {
+    fn within(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &BTreeMap<Tid, Option<Version>>)> {
+        let end = if range.is_empty() { &range.start } else { &range.end };
+        self.memory.rows.range::<[u8], _>((Bound::Included(&*range.start), Bound::Excluded(&**end)))
+    }
+}
+
+impl View for At<'_> {
+    fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(newest(self.memory.rows.get(key), self.tid))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        let visible = |(key, versions)| Some((Key::clone(key), newest(Some(versions), self.tid)?));
+        Ok(self.within(range).filter_map(visible).take(limit).collect())
+    }
+}
+
+impl Live for At<'_> {
+    fn changed_after(&self, range: &KeyRange, after: Tid) -> Result<bool, ViewError> {
+        Ok(self.within(range).any(|(_, versions)| versions.keys().any(|tid| *tid > after && *tid <= self.tid)))
+    }
+}
