@@ -1,1 +1,37 @@
-//! Tests with real mounts, real processes and real faults
+//! Tests that only a real kernel can decide: real mounts, real processes, real SIGKILL, real network namespaces.
+//!
+//! What it is: the harness below, and in `tests/` one file for each kind of trouble. They drive the `gavel` program as a
+//! person would, and know no crate of Gavel: what they hold Gavel to is what its documents promise.
+//! What it is not: the place to find out why. A fault that a simulation or a unit test can show belongs there.
+//!
+//! | file | what is done to the cluster |
+//! |---|---|
+//! | `tests/faults.rs` | nodes are killed, stopped, brought back; a disk is full |
+//! | `tests/netcut.rs` | nodes are cut off from the others |
+//! | `tests/bad_input.rs` | garbage comes in: on sockets, in files, in configurations |
+//! | `tests/programs.rs` | programs that people use run on the mounts |
+//! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
+//!
+//! Invariants:
+//! 1. One cluster at a time on a machine ([`turn`]): tests wait for each other, in whatever process they run.
+//! 2. Nothing stays behind: processes, mounts, namespaces and files go when a test ends, also by a panic; what a killed
+//!    test leaves, the next one removes.
+//! 3. Tests wait for conditions, each with a deadline ([`wait`]); a pause is never what makes a test right.
+//! 4. What needs root, FUSE or a program that is not there is skipped, and says so.
+//!
+//! The program under test is the one that `GAVEL_BIN` names, or else the one that was built beside the tests
+//! ([`command::Gavel::find`]). With `GAVEL_CONFORMANCE_LOGS=DIR`, the logs of the nodes of a failed test are copied there.
+
+pub mod cluster;
+pub mod command;
+pub mod journal;
+pub mod machine;
+pub mod mounts;
+pub mod netns;
+pub mod place;
+pub mod process;
+pub mod serving;
+pub mod trees;
+pub mod turn;
+pub mod verify;
+pub mod wait;

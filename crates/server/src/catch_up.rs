@@ -17,12 +17,8 @@ use gavel_txn::{Digest, State};
 use gavel_types::{Moment, NodeId, Tid};
 use gavel_wire::{ChangeRow, Message};
 
-/// Most bytes of changes in one answer.
-const SCAN_BYTES_MAX: usize = 1024 * 1024;
 /// An answer that has not come by then is asked for again, of the next peer.
 const SCAN_PATIENCE_NS: u64 = 1_000_000_000;
-/// A cut is sealed each time that this many changes have been taken in, so that memory stays bounded.
-const SEAL_EVERY_CHANGES: u64 = 100_000;
 /// A snapshot that was asked for and has not come by then is asked for again.
 const SNAPSHOT_PATIENCE_NS: u64 = 2_000_000_000;
 
@@ -118,7 +114,7 @@ impl<E: Engine> Server<E> {
         if done {
             catch_up.after = upto;
             catch_up.skip = 0;
-        } else if catch_up.unsealed >= SEAL_EVERY_CHANGES {
+        } else if catch_up.unsealed >= self.config.catch_up_seal_changes {
             self.seal_catching_up();
         }
         self.ask_for_changes();
@@ -193,7 +189,7 @@ impl<E: Engine> Server<E> {
 
     /// Answers another replica's scan.
     pub(crate) fn serve_scan(&mut self, from: NodeId, ticket: u64, after: Tid, upto: Tid, skip: u64) {
-        let answer = match self.records.changes(after, upto, skip, SCAN_BYTES_MAX) {
+        let answer = match self.records.changes(after, upto, skip, self.config.scan_bytes_max) {
             Ok((changes, done)) if self.catch_up.is_none() && upto <= self.state.tid => {
                 Message::Changes { ticket, changes, done }
             }

@@ -24,6 +24,10 @@ pub struct Config {
     pub flush_interval_ns: u64,
     /// A leader whose wall clock is further than this from the median of a majority's does not lead.
     pub clock_skew_max_ns: u64,
+    /// Most bytes of changes in one answer to a change scan.
+    pub scan_bytes_max: usize,
+    /// A catch-up makes a cut each time that this many changes have been taken in, so that memory stays bounded.
+    pub catch_up_seal_changes: u64,
 }
 
 impl Config {
@@ -36,6 +40,8 @@ impl Config {
             flush_log_bytes: 16 << 20,
             flush_interval_ns: 30_000_000_000,
             clock_skew_max_ns: 5_000_000_000,
+            scan_bytes_max: 1024 * 1024,
+            catch_up_seal_changes: 100_000,
         }
     }
 

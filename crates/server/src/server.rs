@@ -8,8 +8,8 @@ use crate::leading::Leading;
 use gavel_quorum::{EntryKind, LogEntry, LogMark, Quorum, Recovered, Refused, Role};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
-use gavel_txn::{Applied, State};
-use gavel_types::{LogIndex, Moment, NodeId, Term};
+use gavel_txn::{Applied, Digest, State};
+use gavel_types::{LogIndex, Moment, NodeId, Term, Tid};
 use gavel_wire::codec::DecodeError;
 use gavel_wire::{Entry, Message, News};
 use std::collections::VecDeque;
@@ -65,7 +65,7 @@ pub struct Server<E: Engine> {
 
 impl<E: Engine> Server<E> {
     /// Takes up a replica where its disks left it. `sealed` is what the records' last durable cut was sealed with, none
-    /// for a new replica; of `log`, `applied` is filled in from it.
+    /// for a new replica and for one whose records are to be made anew; of `log`, `applied` is filled in from it.
     ///
     /// # Errors
     /// [`StartError`] if what the disks hold can't be understood or contradicts itself.
@@ -80,6 +80,12 @@ impl<E: Engine> Server<E> {
         let mut mark = LogMark::default();
         let mut catch_up = None;
         match sealed.map(Sealed::decode).transpose()? {
+            // The records were taken away to be made anew: what the log has let go of comes by a change scan.
+            None if log.compacted.index > LogIndex(0) => {
+                mark = log.compacted;
+                state.applied = mark.index;
+                catch_up = Some(CatchUp::resumed(Tid::ZERO, 0, Digest::default()));
+            }
             None => {}
             Some(Sealed::At { term, state: sealed }) => {
                 mark = LogMark { index: sealed.applied, term };

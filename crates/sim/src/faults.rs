@@ -2,7 +2,7 @@
 
 use crate::clock::MS;
 use crate::network::Weather;
-use crate::script::{DiskCall, What};
+use crate::script::{DiskCall, What, When};
 use crate::world::{Event, World};
 use gavel_store::disk::DiskOp;
 use gavel_store::engine::FlushFault;
@@ -15,6 +15,7 @@ impl World {
         let nodes = self.machines.len();
         match what {
             What::Crash { node, down_ms } => self.crash_if_up(node % nodes, down_ms),
+            What::CrashWhen { node, when, down_ms } => self.dooms[node % nodes] = Some((when, down_ms)),
             What::Blackout { down_ms } => (0..nodes).for_each(|node| self.crash_if_up(node, down_ms)),
             What::BitFlip { node, place, down_ms } => {
                 self.crash_if_up(node % nodes, down_ms);
@@ -99,6 +100,26 @@ impl World {
         }
     }
 
+    /// A machine is at this moment: perhaps one that it does not survive.
+    pub(crate) fn tempt(&mut self, machine: usize, at: When) {
+        if let Some((when, down_ms)) = self.dooms[machine]
+            && when == at
+            && !(at == When::CatchingUp && self.delays.permille(600))
+        {
+            self.crash_if_up(machine, down_ms);
+        }
+    }
+
+    /// A machine is about to carry out an effect.
+    pub(crate) fn tempt_with_effect(&mut self, machine: usize) {
+        if let Some((When::Effects(left), down_ms)) = self.dooms[machine] {
+            match left.checked_sub(1) {
+                Some(left) => self.dooms[machine] = Some((When::Effects(left), down_ms)),
+                None => self.crash_if_up(machine, down_ms),
+            }
+        }
+    }
+
     fn split(&mut self, side: u32, cut: bool) {
         let nodes = self.machines.len();
         let inside = |node: usize| side >> node & 1 == 1;
@@ -114,6 +135,7 @@ impl World {
         self.calm = Some(self.now);
         self.note(|| "calm".into());
         self.network.heal();
+        self.dooms.fill(None);
         for machine in 0..self.machines.len() {
             self.thaw(machine);
             self.machines[machine].clocks.set_wrong(0);

@@ -4,8 +4,10 @@
 use crate::clock::MS;
 use crate::machine::{LogWork, hash};
 use crate::network::Packet;
+use crate::script::When;
 use crate::world::{Event, World};
 use gavel_node::NodeEffect;
+use gavel_quorum::Role;
 use gavel_server::Failure;
 use gavel_types::NodeId;
 use gavel_wire::Message;
@@ -34,6 +36,7 @@ impl World {
     }
 
     fn carry_out(&mut self, machine: usize, effect: NodeEffect) {
+        self.tempt_with_effect(machine);
         if self.lives[machine].is_none() {
             return;
         }
@@ -55,7 +58,12 @@ impl World {
             NodeEffect::Published { tid, index } => {
                 self.note(|| format!("n{machine} has applied {index} ({tid})"));
             }
-            NodeEffect::Role(role) => self.judge_role(machine, &role),
+            NodeEffect::Role(role) => {
+                self.judge_role(machine, &role);
+                if role.role == Role::Leader {
+                    self.tempt(machine, When::Elected);
+                }
+            }
             NodeEffect::Failed(failure) => match failure {
                 Failure::Flush { .. } => self.fail(machine, &failure.to_string()),
                 other => self.wrong(format!("n{machine} failed: {other}")),
@@ -70,18 +78,22 @@ impl World {
 
     fn post(&mut self, machine: usize, to: NodeId, message: Message) {
         self.judge_message(&message);
-        let bytes = message.encode();
-        self.fold(hash(&bytes));
         let to = to.0 as usize - 1;
         if self.is_traced()
             && let Some(words) = in_words(&message)
         {
             self.note(|| format!("n{machine} -> n{to}: {words}"));
         }
-        match Message::decode(&bytes) {
-            Ok(decoded) => self.send(machine, to, Packet::Node(decoded)),
-            Err(error) => self.wrong(format!("{message:?} does not survive its encoding: {error}")),
+        if let Message::Log(bytes) = &message {
+            self.fold(hash(bytes));
+        } else {
+            let bytes = message.encode();
+            self.fold(hash(&bytes));
+            if Message::decode(&bytes).as_ref() != Ok(&message) {
+                return self.wrong(format!("{message:?} does not survive its encoding"));
+            }
         }
+        self.send(machine, to, Packet::Node(message));
     }
 
     /// Something arrives.
@@ -99,10 +111,14 @@ impl World {
                     self.note(|| format!("n{to} <- n{from}: {words}"));
                 }
                 let Some(life) = &mut self.lives[to] else { return };
+                let catching_up = life.node.server.is_catching_up();
                 if let Err(refused) = life.node.on_message(clock, sender, message) {
                     self.judge_refused(to, &refused);
                 }
                 self.pump(to);
+                if catching_up {
+                    self.tempt(to, When::CatchingUp);
+                }
             }
             blob => self.deliver_blob(from, to, blob),
         }
@@ -119,6 +135,7 @@ impl World {
         let number = life.number;
         let delay = self.delays.between(MS / 5, 3 * MS) * times;
         self.at(delay, Event::LogDone { machine, life: number });
+        self.tempt(machine, When::Writing);
     }
 
     /// The log's disk is done.
@@ -149,12 +166,16 @@ impl World {
             return self.wrong(format!("n{machine} flushes twice at once"));
         }
         let number = life.number;
+        if life.node.server.is_catching_up() {
+            self.cover.hit("catch_up_sealed");
+        }
         life.flushing = Some(early);
         // Durable at once and reported late, or the other way round: a crash in between finds either.
         if early && let Err(error) = life.records.flush() {
             return self.flush_failed(machine, &error.to_string());
         }
         self.at(delay, Event::FlushDone { machine, life: number });
+        self.tempt(machine, When::Flushing);
     }
 
     /// A flush is done.

@@ -92,6 +92,8 @@ pub struct Life {
     pub catching_up: bool,
     /// It leads.
     pub leads: bool,
+    /// Inputs so far.
+    pub inputs: u64,
 }
 
 /// Why a node could not start.
@@ -172,6 +174,7 @@ impl Machine {
             seen,
             catching_up,
             leads: false,
+            inputs: 0,
         };
         Ok((life, torn))
     }

@@ -72,6 +72,8 @@ pub struct Fault {
 pub enum What {
     /// The power of a node fails, and comes back.
     Crash { node: usize, down_ms: u64 },
+    /// The power of a node fails as soon as it is at this.
+    CrashWhen { node: usize, when: When, down_ms: u64 },
     /// The power of all nodes fails at once.
     Blackout { down_ms: u64 },
     /// A node stands still. What is sent to it piles up, or is lost.
@@ -98,6 +100,21 @@ pub enum What {
     SlowDisk { node: usize, times: u64, for_ms: u64 },
     /// The power of a node fails, and a bit of its log turns over before it comes back.
     BitFlip { node: usize, place: u64, down_ms: u64 },
+}
+
+/// A moment at which a crash hurts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// Its log is being written.
+    Writing,
+    /// Its records are being flushed.
+    Flushing,
+    /// Changes that it had missed have just come in.
+    CatchingUp,
+    /// It has just been elected.
+    Elected,
+    /// It has carried out so many effects more: the rest of them is lost.
+    Effects(u64),
 }
 
 /// A call that fails.
@@ -199,7 +216,14 @@ pub const SCENARIOS: &[Scenario] = &[
         mix: Mix::ALL,
         short_log: true,
         drift_ppm: 100,
-        faults: &[(Kind::Away, 3), (Kind::Crash, 3), (Kind::Split, 2), (Kind::Flush, 1), (Kind::Weather, 1)],
+        faults: &[
+            (Kind::Away, 4),
+            (Kind::Crash, 3),
+            (Kind::Split, 3),
+            (Kind::Flush, 1),
+            (Kind::Weather, 3),
+            (Kind::SlowLink, 3),
+        ],
     },
     Scenario {
         name: "everything",
@@ -235,7 +259,7 @@ impl Scenario {
     pub fn script(&self, seed: u64) -> Script {
         let mut dice = Dice::new(seed, "script", 0);
         let nodes = *dice.pick(self.nodes);
-        let busy_ms = dice.between(6_000, 16_000);
+        let busy_ms = dice.between(6_000, 18_000);
         let mut faults = Vec::new();
         let mut flipped = false;
         for (kind, most) in self.faults {
@@ -266,7 +290,7 @@ impl Scenario {
 
 /// Mostly short, sometimes long.
 fn while_ms(dice: &mut Dice, most: u64) -> u64 {
-    let most = if dice.permille(700) { most / 8 } else { most };
+    let most = if dice.permille(600) { most / 8 } else { most };
     dice.between(1, most.max(1))
 }
 
@@ -274,12 +298,17 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
     let node = dice.below(nodes as u64) as usize;
     let other = (node + 1 + dice.below(nodes.max(2) as u64 - 1) as usize) % nodes;
     match kind {
-        Kind::Crash => What::Crash { node, down_ms: while_ms(dice, 8_000) },
+        Kind::Crash if dice.permille(300) => What::Crash { node, down_ms: while_ms(dice, 8_000) },
+        Kind::Crash => {
+            let effects = When::Effects(dice.below(200));
+            let when = [When::Writing, When::Flushing, When::CatchingUp, When::Elected, effects];
+            What::CrashWhen { node, when: *dice.pick(&when), down_ms: while_ms(dice, 8_000) }
+        }
         Kind::Blackout => What::Blackout { down_ms: while_ms(dice, 2_000) },
         Kind::Away => What::Crash { node, down_ms: dice.between(3_000, 12_000) },
-        Kind::Pause => What::Pause { node, for_ms: while_ms(dice, 9_000), lossy: dice.permille(400) },
-        Kind::Cut => What::Cut { from: node, to: other, for_ms: while_ms(dice, 8_000) },
-        Kind::Split => What::Split { side: 1 + dice.below((1 << nodes) - 2) as u32, for_ms: while_ms(dice, 9_000) },
+        Kind::Pause => What::Pause { node, for_ms: while_ms(dice, 12_000), lossy: dice.permille(400) },
+        Kind::Cut => What::Cut { from: node, to: other, for_ms: while_ms(dice, 12_000) },
+        Kind::Split => What::Split { side: 1 + dice.below((1 << nodes) - 2) as u32, for_ms: while_ms(dice, 12_000) },
         Kind::Weather => What::Weather {
             lost: dice.below(300) as u32,
             doubled: dice.below(200) as u32,
@@ -319,7 +348,8 @@ impl fmt::Display for Script {
         writeln!(f, "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},")?;
         writeln!(f, "    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec![")?;
         for Fault { at_ms, what } in faults {
-            writeln!(f, "        Fault {{ at_ms: {at_ms}, what: What::{what:?} }},")?;
+            let what = format!("{what:?}").replace("when: ", "when: When::").replace("call: ", "call: DiskCall::");
+            writeln!(f, "        Fault {{ at_ms: {at_ms}, what: What::{what} }},")?;
         }
         write!(f, "    ],\n}}")
     }

@@ -8,7 +8,7 @@ use crate::judge::Judge;
 use crate::machine::{Life, Machine, Refusal};
 use crate::network::{Network, Packet};
 use crate::program::Pool;
-use crate::script::{Script, What};
+use crate::script::{Script, What, When};
 use gavel_client::session::SessionConfig;
 use gavel_server::Config;
 use gavel_types::NodeId;
@@ -95,6 +95,8 @@ pub struct World {
     pub(crate) lives: Vec<Option<Life>>,
     /// Who stands still: what happens to it meanwhile, and whether messages are lost.
     frozen: Vec<Option<(Vec<Event>, bool)>>,
+    /// Who will crash at which moment, for how many milliseconds.
+    pub(crate) dooms: Vec<Option<(When, u64)>>,
     pub(crate) network: Network,
     pub(crate) programs: Vec<Program>,
     pub(crate) jobs: BTreeMap<u64, Job>,
@@ -126,6 +128,7 @@ impl World {
             next_event: 0,
             lives: machines.iter().map(|_| None).collect(),
             frozen: machines.iter().map(|_| None).collect(),
+            dooms: vec![None; nodes],
             machines,
             network: Network::new(seed, nodes),
             programs,
@@ -266,6 +269,8 @@ impl World {
         let mut config = Config::new(quorum);
         config.flush_log_bytes = if self.script.short_log { 6 * 1024 } else { 64 * 1024 };
         config.flush_interval_ns = 2_000 * MS;
+        config.scan_bytes_max = 2 * 1024;
+        config.catch_up_seal_changes = 40;
         let session = SessionConfig { term_ns: config.session_term_ns, patience_ns: 4_000 * MS };
         (config, session)
     }
@@ -331,6 +336,7 @@ impl World {
         }
         self.machines[machine].crash(life);
         self.frozen[machine] = None;
+        self.dooms[machine] = None;
         self.forget_programs(machine);
         self.at(down_ns, Event::Start { machine });
     }

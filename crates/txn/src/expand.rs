@@ -132,10 +132,13 @@ impl<'v> Expansion<'v> {
     /// # Errors
     /// [`ExpandError`] if an object would have no name and no mark, or both, or bytes and no attributes.
     pub fn check_plan(&self) -> Result<(), ExpandError> {
-        for (volume, object) in self.allocated.keys() {
-            if self.get(&Key::attr(*volume, *object))?.is_none() {
+        let mut owner = None;
+        for key in self.new.keys().filter(|key| matches!(key.parts(), KeyParts::Extent { .. })) {
+            let this = Some((key.volume(), key.object()));
+            if this != owner && self.get(&Key::attr(key.volume(), key.object()))?.is_none() {
                 return Err(ExpandError::BadPlan("bytes of an object that has no attributes"));
             }
+            owner = this;
         }
         for (key, old) in &self.old {
             match key.parts() {

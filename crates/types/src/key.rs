@@ -286,7 +286,11 @@ impl KeyRange {
         start.extend_from_slice(&volume.0.to_be_bytes());
         let mut end = start.clone();
         start.extend_from_slice(&object.0.to_be_bytes());
-        end.extend_from_slice(&(object.0 + 1).to_be_bytes());
+        match object.0.checked_add(1) {
+            Some(next) => end.extend_from_slice(&next.to_be_bytes()),
+            // Nobody is given this id, but a key may name it. No domain has such a byte.
+            None => end.extend_from_slice(&[0xff; 9]),
+        }
         KeyRange { start: start.into_boxed_slice(), end: end.into_boxed_slice() }
     }
 

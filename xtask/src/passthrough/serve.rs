@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::attr::{attributes, kind, nothing, timestamps};
 use super::nodes::{Node, Nodes, ROOT};
+use super::syncs::Syncs;
 
 /// How long the kernel may keep names and attributes: a day, longer than any benchmark.
 const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
@@ -38,6 +39,7 @@ const GENERATION: Generation = Generation(0);
 /// A tree, served.
 pub(super) struct Passthrough {
     nodes: Nodes,
+    syncs: Syncs,
     kernel_passthrough: bool,
 }
 
@@ -67,8 +69,8 @@ fn io_errno(error: std::io::Error) -> Errno {
 }
 
 impl Passthrough {
-    pub(super) fn new(nodes: Nodes, kernel_passthrough: bool) -> Self {
-        Self { nodes, kernel_passthrough }
+    pub(super) fn new(nodes: Nodes, syncs: Syncs, kernel_passthrough: bool) -> Self {
+        Self { nodes, syncs, kernel_passthrough }
     }
 
     fn entry(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
@@ -358,9 +360,11 @@ impl Filesystem for Passthrough {
 
     fn fsync(&self, _request: &Request, number: INodeNo, _handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
         let node = or_reply!(self.nodes.get(number.0), reply);
-        let file = or_reply!(node.bytes(), reply);
-        or_reply!(if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }, reply);
-        reply.ok();
+        self.syncs.wait(move || {
+            let file = or_reply!(node.bytes(), reply);
+            or_reply!(if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }, reply);
+            reply.ok();
+        });
     }
 
     fn opendir(&self, _request: &Request, _number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -426,8 +430,10 @@ impl Filesystem for Passthrough {
 
     fn fsyncdir(&self, _request: &Request, number: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
         let (_, directory) = or_reply!(self.listing(number.0, 0), reply);
-        or_reply!(rustix::fs::fsync(&directory), reply);
-        reply.ok();
+        self.syncs.wait(move || {
+            or_reply!(rustix::fs::fsync(&directory), reply);
+            reply.ok();
+        });
     }
 
     fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {

@@ -3,6 +3,7 @@
 mod dev;
 mod init;
 mod mount;
+mod rebuild;
 mod serve;
 mod status;
 mod umount;
@@ -32,6 +33,8 @@ enum Command {
     Umount(umount::Umount),
     /// Say how a node and its cluster are, and what to do if they are not well
     Status(status::Status),
+    /// Make a stopped node fetch all its records anew from the others
+    Rebuild(rebuild::Rebuild),
     /// A throw-away cluster on this machine
     #[command(subcommand)]
     Dev(dev::Dev),
@@ -48,6 +51,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Mount(mount) => mount.run(),
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
+        Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),
     }
 }

@@ -52,6 +52,21 @@ pub enum BlobsError {
     },
 }
 
+/// Bytes of blobs that are kept in memory after they were read and verified: a large read-ahead of a few files.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// A guess at how many blobs that will be.
+const CACHE_BLOBS: usize = 256;
+
+/// A blob weighs as much as its bytes.
+#[derive(Clone)]
+struct ByBytes;
+
+impl quick_cache::Weighter<BlobId, Bytes> for ByBytes {
+    fn weight(&self, _id: &BlobId, bytes: &Bytes) -> u64 {
+        bytes.len() as u64
+    }
+}
+
 type Durable = oneshot::Sender<Result<(), String>>;
 
 /// The blobs of this node and its peers.
@@ -60,6 +75,8 @@ pub struct Blobs {
     peers: Peers,
     others: Vec<NodeId>,
     writer: Sender<(BlobId, Bytes, Durable)>,
+    /// Verified blobs: a file is often read in smaller pieces than it was written in.
+    cache: quick_cache::sync::Cache<BlobId, Bytes, ByBytes>,
 }
 
 impl Blobs {
@@ -71,7 +88,8 @@ impl Blobs {
         let (writer, orders) = channel();
         let written = store.clone();
         std::thread::Builder::new().name("gavel-blobs".into()).spawn(move || write_blobs(&written, &orders))?;
-        Ok(Arc::new(Blobs { store, peers, others, writer }))
+        let cache = quick_cache::sync::Cache::with_weighter(CACHE_BLOBS, CACHE_BYTES, ByBytes);
+        Ok(Arc::new(Blobs { store, peers, others, writer, cache }))
     }
 
     /// Stores bytes here, durably.
@@ -125,6 +143,15 @@ impl Blobs {
     /// # Errors
     /// [`BlobsError::Unavailable`].
     pub async fn fetch(&self, id: BlobId) -> Result<Bytes, BlobsError> {
+        if let Some(bytes) = self.cache.get(&id) {
+            return Ok(bytes);
+        }
+        let bytes = self.fetch_uncached(id).await?;
+        self.cache.insert(id, bytes.clone());
+        Ok(bytes)
+    }
+
+    async fn fetch_uncached(&self, id: BlobId) -> Result<Bytes, BlobsError> {
         let damaged = match self.read_here(id).await {
             Ok(Some(bytes)) => return Ok(bytes),
             Ok(None) => false,
@@ -221,7 +248,7 @@ impl Blobs {
             let Some(Record::Extent(extent)) = row.version.as_ref().map(|version| &version.record) else { continue };
             let Content::Blob { id, .. } = &extent.content else { continue };
             if !self.store.contains(*id).map_err(|error| error.to_string())? {
-                self.fetch(*id).await.map_err(|error| error.to_string())?;
+                self.fetch_uncached(*id).await.map_err(|error| error.to_string())?;
             }
         }
         // The last commit may go on in the next step, so it does not count yet.

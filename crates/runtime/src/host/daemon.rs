@@ -26,6 +26,13 @@ const LOG_RETAINED_BYTES: u64 = 64 << 20;
 /// In a fresh data directory, before anything else: the node has never run.
 const BORN_FILE: &str = "born";
 
+/// Where the log is, within the data directory; its lock stands for the whole node.
+const LOG_DIR: &str = "log";
+/// Where the blobs are, within the data directory.
+const BLOBS_DIR: &str = "blobs";
+/// Where the records are, within the data directory.
+pub const RECORDS_DIR: &str = "records";
+
 /// A node that can't be brought up. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
@@ -139,7 +146,7 @@ impl Daemon {
         };
         let thread = std::thread::Builder::new().name("gavel-node".into()).spawn(move || thread.run());
         let thread = std::sync::Mutex::new(Some(thread.map_err(failing("starting a thread"))?));
-        tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join("blobs")));
+        tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join(BLOBS_DIR)));
         let stop = tokio::sync::watch::Sender::new(false);
         let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, stop, thread });
         daemon.clone().serve().await?;
@@ -227,13 +234,22 @@ struct Disks {
     sealed: Option<Vec<u8>>,
 }
 
+/// Holds the lock of a node's data for as long as the result lives.
+///
+/// # Errors
+/// If the node runs, or its log's directory can't be opened.
+pub fn lock_data(config: &Config) -> Result<Arc<RealDisk>, DaemonError> {
+    let log = config.data_dir.join(LOG_DIR);
+    RealDisk::open(&log).map_err(failing(format!("locking {}", log.display())))
+}
+
 /// Opens everything that the node stores. Only a data directory that has never been used gets a new log.
 fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
     let dir = &config.data_dir;
     let at = |name: &str| -> PathBuf { dir.join(name) };
     let born = at(BORN_FILE).exists();
-    let log_disk = RealDisk::open(at("log")).map_err(failing("opening the log's directory"))?;
-    let blob_disk = RealDisk::open(at("blobs")).map_err(failing("opening the blobs' directory"))?;
+    let log_disk = RealDisk::open(at(LOG_DIR)).map_err(failing("opening the log's directory"))?;
+    let blob_disk = RealDisk::open(at(BLOBS_DIR)).map_err(failing("opening the blobs' directory"))?;
     let identity = LogIdentity { cluster: config.cluster, node: config.node };
     let (journal, recovered) =
         Log::open(log_disk, LogOptions::new(identity, !born)).map_err(failing("opening the log"))?;
@@ -245,7 +261,7 @@ fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
         cause: format!("entry {index} is of no known kind; rebuild this replica from the others"),
     })?;
     let blobs = Arc::new(BlobStore::open(blob_disk).map_err(failing("opening the blobs"))?);
-    let engine = LsmEngine::open(&at("records"), LsmConfig::default()).map_err(failing("opening the records"))?;
+    let engine = LsmEngine::open(&at(RECORDS_DIR), LsmConfig::default()).map_err(failing("opening the records"))?;
     let identity = Identity { cluster: config.cluster, node: config.node };
     let (records, sealed) = Records::open(engine, identity).map_err(failing("opening the records"))?;
     if !born {

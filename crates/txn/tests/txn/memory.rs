@@ -30,7 +30,11 @@ impl Memory {
     pub fn absorb(&mut self, changes: &[Change]) {
         for Change { tid, key, old, new } in changes {
             assert!(old.is_some() || new.is_some(), "a change of {key:?} that changes nothing");
-            assert_eq!(old.as_ref(), newest(self.rows.get(key), Tid::MAX).as_ref(), "{key:?} starts from what is there");
+            assert_eq!(
+                old.as_ref(),
+                newest(self.rows.get(key), Tid::MAX).as_ref(),
+                "{key:?} starts from what is there"
+            );
             if let Some(new) = new {
                 assert!(new.create == *tid && new.firm <= *tid, "{key:?} at {tid}: {new:?}");
             }

@@ -41,9 +41,9 @@ impl World {
         world
     }
 
-    /// Applies one entry, its first Tid a microsecond after the last one.
+    /// Applies one entry, its first Tid at the next microsecond.
     pub fn entry(&mut self, items: Vec<Item>) -> Applied {
-        let tid = Tid(self.state.tid.0 + 1000);
+        let tid = Tid(DAWN.0 + ((self.state.tid.0 - DAWN.0) / 1000 + 1) * 1000);
         self.apply(Some(&Entry { tid, items }))
     }
 

@@ -1,0 +1,198 @@
+//! What a commit costs. `cargo test --release -p gavel-txn -- --ignored --nocapture what_a_create_costs`
+
+use super::world::{ROOT, V, commit, file, put, put_attr, put_name};
+use gavel_txn::expand::Expansion;
+use gavel_txn::{Digest, Overlay, State, apply};
+use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp};
+use gavel_wire::{
+    AttrDelta, Change, Entry, Guard, Item, Live, Mutation, Record, Request, RequestBody, Version, View, ViewError,
+};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+/// Live versions only, at the speed of a map.
+#[derive(Default)]
+struct Plain {
+    tid: Tid,
+    live: BTreeMap<Key, Version>,
+}
+
+impl View for Plain {
+    fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(self.live.get(key).cloned())
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        let bounds = (Bound::Included(&*range.start), Bound::Excluded(&*range.end));
+        let rows = self.live.range::<[u8], _>(bounds);
+        Ok(rows.take(limit).map(|(key, version)| (key.clone(), version.clone())).collect())
+    }
+}
+
+impl Live for Plain {
+    fn changed_after(&self, _: &KeyRange, _: Tid) -> Result<bool, ViewError> {
+        Ok(false)
+    }
+}
+
+impl Plain {
+    fn absorb(&mut self, tid: Tid, changes: Vec<Change>) {
+        self.tid = tid;
+        for change in changes {
+            match change.new {
+                Some(version) => drop(self.live.insert(change.key, version)),
+                None => drop(self.live.remove(&change.key)),
+            }
+        }
+    }
+}
+
+const DIRECTORIES: u64 = 100;
+
+/// What creating a file asks for, in one of a hundred directories.
+fn create(tid: Tid, number: u64) -> (Vec<Guard>, Vec<Mutation>) {
+    let (object, parent) = (ObjectId(1_000_000 + number), ObjectId(100 + number % DIRECTORIES));
+    let name = format!("file-{number:08}.txt");
+    let empty = |key: Key| Guard::Empty { range: KeyRange::one(&key) };
+    let guards = vec![
+        empty(Key::dirent(V, parent, name.as_bytes())),
+        Guard::Firm { key: Key::attr(V, parent), at: tid },
+        empty(Key::xattr(V, parent, b"system.posix_acl_default")),
+    ];
+    let now = Some(Timestamp::COMMIT);
+    let delta = AttrDelta { size: 1, mtime: now, ctime: now, ..Default::default() };
+    let counted = Mutation::Adjust { volume: V, object: parent, delta };
+    (guards, vec![put_attr(object, file(1)), put_name(parent, &name, object), counted])
+}
+
+struct Bench {
+    state: State,
+    live: Plain,
+    session: SessionId,
+    made: u64,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mut bench = Bench { state: State::default(), live: Plain::default(), session: SessionId(0), made: 0 };
+        bench.apply(vec![Item::SessionOpen { node: NodeId(1), incarnation: 1 }]);
+        bench.session = SessionId(bench.state.tid.0);
+        for node in 2..6 {
+            bench.apply(vec![Item::SessionOpen { node: NodeId(node), incarnation: 1 }]);
+        }
+        bench.apply(vec![Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 }]);
+        let directories = (0..DIRECTORIES).map(|i| put_attr(ObjectId(100 + i), file(2)));
+        let names = (0..DIRECTORIES).map(|i| put_name(ROOT, &format!("d{i}"), ObjectId(100 + i)));
+        let plan = directories.chain(names).collect();
+        bench.apply(vec![bench.request(0, commit(vec![], plan))]);
+        for _ in 0..100 {
+            bench.creates(1000);
+        }
+        bench
+    }
+
+    fn request(&self, ahead: u64, body: RequestBody) -> Item {
+        let seq = Seq(self.state.sessions[&self.session].next.0 + ahead);
+        Item::Request(Request { session: self.session, seq, seen: seq, body })
+    }
+
+    /// Applies an entry; tells how long that took.
+    fn apply(&mut self, items: Vec<Item>) -> Duration {
+        let entry = Entry { tid: Tid(self.state.tid.0 + 1_000_000), items };
+        let (index, asked) = (LogIndex(self.state.applied.0 + 1), entry.items.len());
+        let began = Instant::now();
+        let applied = apply(&mut self.state, &self.live, index, Some(&entry)).unwrap();
+        let took = began.elapsed();
+        assert!(applied.outcomes.len() == asked || applied.outcomes.is_empty());
+        self.live.absorb(self.state.tid, applied.changes);
+        took
+    }
+
+    fn creates(&mut self, batch: u64) -> Duration {
+        let item = |i| {
+            let (guards, plan) = create(self.live.tid, self.made + i);
+            self.request(i, commit(guards, plan))
+        };
+        let items = (0..batch).map(item).collect();
+        self.made += batch;
+        self.apply(items)
+    }
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_a_create_costs() {
+    let mut bench = Bench::new();
+    println!("{} live records", bench.live.live.len());
+    for batch in [1, 16, 256] {
+        let rounds = 20_000 / batch;
+        let took: Duration = (0..rounds).map(|_| bench.creates(batch)).sum();
+        println!("batches of {batch}: {:.2} us a commit", micros(took, rounds * batch));
+    }
+    parts(&bench);
+}
+
+fn micros(took: Duration, times: u64) -> f64 {
+    took.as_secs_f64() * 1e6 / times as f64
+}
+
+/// The same work, a part at a time, each on its own.
+fn parts(bench: &Bench) {
+    const TIMES: u64 = 10_000;
+    let view = Overlay::new(&bench.live);
+    let creates: Vec<_> = (0..TIMES).map(|i| create(bench.live.tid, bench.made + i)).collect();
+    let tid = Tid(bench.live.tid.0 + 1000);
+    let began = Instant::now();
+    let guards = creates.iter().flat_map(|(guards, _)| guards);
+    assert!(guards.map(|guard| gavel_txn::apply::holds(&view, guard).unwrap()).all(|holds| holds));
+    println!("  guards   {:.2} us", micros(began.elapsed(), TIMES));
+    let began = Instant::now();
+    let changes: Vec<Vec<Change>> = creates.iter().map(|(_, plan)| expand(&view, tid, plan)).collect();
+    println!("  plan     {:.2} us", micros(began.elapsed(), TIMES));
+    let mut digest = Digest::default();
+    let began = Instant::now();
+    changes.iter().flatten().for_each(|change| digest.add(tid, &change.key, change.new.as_ref()));
+    println!("  digest   {:.2} us ({} changes)", micros(began.elapsed(), TIMES), changes[0].len());
+    let mut view = Overlay::new(&bench.live);
+    let began = Instant::now();
+    changes.iter().for_each(|changes| view.lay(tid, changes));
+    println!("  overlay  {:.2} us", micros(began.elapsed(), TIMES));
+    let began = Instant::now();
+    let bytes: usize = changes.iter().flatten().filter_map(|c| c.new.as_ref()).map(|v| v.encode().len()).sum();
+    println!("  encoding the versions alone: {:.2} us ({bytes} bytes)", micros(began.elapsed(), TIMES));
+}
+
+fn expand(view: &Overlay<'_>, tid: Tid, plan: &[Mutation]) -> Vec<Change> {
+    let mut expansion = Expansion::new(view, tid);
+    plan.iter().for_each(|mutation| expansion.mutate(mutation, &[]).unwrap());
+    expansion.check_plan().unwrap();
+    expansion.finish().unwrap().0
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_an_overwrite_costs() {
+    let mut bench = Bench::new();
+    let object = ObjectId(1_000_000);
+    let bytes: Box<[u8]> = vec![7; 16 * 1024].into();
+    let write = |i: u64| {
+        let content = gavel_wire::Content::Inline(bytes.clone());
+        let (len, start) = (bytes.len() as u64, i * bytes.len() as u64);
+        let extent = Record::Extent(gavel_wire::Extent { len, content });
+        let carve = Mutation::Carve { volume: V, object, start, end: start + len };
+        vec![carve, put(Key::extent(V, object, start + len), extent)]
+    };
+    for i in 0..1000 {
+        bench.apply(vec![bench.request(0, commit(vec![], write(i)))]);
+    }
+    let took: Duration =
+        (0..1000).map(|i| bench.apply(vec![bench.request(0, commit(vec![], write(i * 7 % 1000)))])).sum();
+    println!("16 KiB in a file of 1000 extents: {:.2} us a commit", micros(took, 1000));
+    let items = (0..256).map(|i| bench.request(i, commit(vec![], write(i * 7 % 1000)))).collect();
+    println!("the same, 256 in an entry: {:.2} us a commit", micros(bench.apply(items), 256));
+}
