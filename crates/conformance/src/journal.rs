@@ -7,7 +7,7 @@
 //! | the call | means | so afterwards the record is there |
 //! |---|---|---|
 //! | succeeded | acknowledged | exactly once, at its place in time |
-//! | failed with ETIMEDOUT | refused, nothing was changed (docs/protocols/mount.md) | not at all |
+//! | failed with ETIMEDOUT | refused, nothing was changed (docs/protocols/mount.md) | not at all; a file that was to be made may be there, empty |
 //! | failed otherwise | nobody knows | at most once |
 //!
 //! Everything is below a directory that exists only on the cluster: while a mount is away, nothing is written beside it.
@@ -274,7 +274,11 @@ fn is_dead(error: &std::io::Error) -> bool {
 fn append(writer: &Writer, open: &mut Option<File>, seq: u64) -> Option<(Outcome, Option<Errno>)> {
     let mut file = match open.take() {
         Some(file) => file,
-        None => OpenOptions::new().append(true).open(writer.mount.join(APPENDS)).ok()?,
+        None => match OpenOptions::new().append(true).open(writer.mount.join(APPENDS)) {
+            Ok(file) => file,
+            // Nothing was written: the record is not there, for certain.
+            Err(error) => return Some(failed(&error)).filter(|(outcome, _)| *outcome == Outcome::Refused),
+        },
     };
     match file.write(&record(writer.id, seq)) {
         Ok(RECORD_BYTES) => {

@@ -2,7 +2,7 @@
 
 use crate::clock::MS;
 use crate::network::Weather;
-use crate::script::{DiskCall, What, When};
+use crate::script::{DiskCall, LEADER, What, When};
 use crate::world::{Event, World};
 use gavel_store::disk::DiskOp;
 use gavel_store::engine::FlushFault;
@@ -11,9 +11,15 @@ use std::io::ErrorKind;
 impl World {
     /// A fault strikes.
     pub(crate) fn strike(&mut self, what: What) {
+        let what = self.resolve(what);
         self.note(|| format!("fault: {what:?}"));
         let nodes = self.machines.len();
         match what {
+            What::Alone { node, for_ms } => {
+                self.cover.hit("partitioned");
+                self.split(1 << (node % nodes), true);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
             What::Crash { node, down_ms } => self.crash_if_up(node % nodes, down_ms),
             What::CrashWhen { node, when, down_ms } => self.dooms[node % nodes] = Some((when, down_ms)),
             What::Blackout { down_ms } => (0..nodes).for_each(|node| self.crash_if_up(node, down_ms)),
@@ -78,12 +84,37 @@ impl World {
         }
     }
 
+    /// The same fault, with the leader by its number.
+    fn resolve(&self, mut what: What) -> What {
+        let leader = self.lives.iter().position(|life| life.as_ref().is_some_and(|life| life.leads)).unwrap_or(0);
+        match &mut what {
+            What::Crash { node, .. }
+            | What::CrashWhen { node, .. }
+            | What::Pause { node, .. }
+            | What::Alone { node, .. }
+            | What::ClockJump { node, .. }
+            | What::ClockWrong { node, .. }
+            | What::DiskFull { node, .. }
+            | What::DiskFails { node, .. }
+            | What::FlushFails { node, .. }
+            | What::SlowDisk { node, .. }
+            | What::BitFlip { node, .. }
+                if *node == LEADER =>
+            {
+                *node = leader;
+            }
+            _ => {}
+        }
+        what
+    }
+
     /// What has a duration ends.
     pub(crate) fn mend(&mut self, what: What) {
         let nodes = self.machines.len();
         match what {
             What::Pause { node, .. } => self.thaw(node % nodes),
             What::Cut { from, to, .. } => self.network.cut(from % nodes, to % nodes, false),
+            What::Alone { node, .. } => self.split(1 << (node % nodes), false),
             What::Split { side, .. } => self.split(side, false),
             What::Weather { .. } => self.network.set_weather(Weather::default()),
             What::SlowLink { from, to, .. } => self.network.slow(from % nodes, to % nodes, 0),
@@ -106,7 +137,15 @@ impl World {
             && when == at
             && !(at == When::CatchingUp && self.delays.permille(600))
         {
-            self.crash_if_up(machine, down_ms);
+            let number = self.lives[machine].as_ref().map_or(0, |life| life.number);
+            match self.delays.below(2) {
+                0 => self.crash_if_up(machine, down_ms),
+                _ => {
+                    self.dooms[machine] = None;
+                    let delay = self.delays.below(20 * MS);
+                    self.at(delay, Event::Fall { machine, life: number, down_ms });
+                }
+            }
         }
     }
 

@@ -66,7 +66,10 @@ pub struct Fault {
     pub what: What,
 }
 
-/// What can go wrong. Nodes are counted from 0, modulo the number of nodes; times are in milliseconds.
+/// Stands for the node that leads when the fault strikes (node 0 if none does).
+pub const LEADER: usize = 1000;
+
+/// What can go wrong. Nodes are counted from 0, modulo the number of nodes, or are [`LEADER`]; times are in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // the fields say it
 pub enum What {
@@ -80,6 +83,8 @@ pub enum What {
     Pause { node: usize, for_ms: u64, lossy: bool },
     /// Nothing gets from one node to another.
     Cut { from: usize, to: usize, for_ms: u64 },
+    /// Nothing gets from a node to any other, or back.
+    Alone { node: usize, for_ms: u64 },
     /// Nothing gets from a node of the set (bit by bit) to one outside, or back.
     Split { side: u32, for_ms: u64 },
     /// So many of a thousand messages are lost, doubled, or late by up to so long.
@@ -295,8 +300,10 @@ fn while_ms(dice: &mut Dice, most: u64) -> u64 {
 }
 
 fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
-    let node = dice.below(nodes as u64) as usize;
-    let other = (node + 1 + dice.below(nodes.max(2) as u64 - 1) as usize) % nodes;
+    let there = dice.below(nodes as u64) as usize;
+    let other = (there + 1 + dice.below(nodes.max(2) as u64 - 1) as usize) % nodes;
+    // Half of what strikes one node strikes the one where it hurts most.
+    let node = if dice.permille(500) { LEADER } else { there };
     match kind {
         Kind::Crash if dice.permille(300) => What::Crash { node, down_ms: while_ms(dice, 8_000) },
         Kind::Crash => {
@@ -305,9 +312,11 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
             What::CrashWhen { node, when: *dice.pick(&when), down_ms: while_ms(dice, 8_000) }
         }
         Kind::Blackout => What::Blackout { down_ms: while_ms(dice, 2_000) },
-        Kind::Away => What::Crash { node, down_ms: dice.between(3_000, 12_000) },
+        Kind::Away if dice.permille(500) => What::Crash { node, down_ms: dice.between(3_000, 12_000) },
+        Kind::Away => What::Alone { node, for_ms: dice.between(3_000, 12_000) },
         Kind::Pause => What::Pause { node, for_ms: while_ms(dice, 12_000), lossy: dice.permille(400) },
-        Kind::Cut => What::Cut { from: node, to: other, for_ms: while_ms(dice, 12_000) },
+        Kind::Cut => What::Cut { from: there, to: other, for_ms: while_ms(dice, 12_000) },
+        Kind::Split if dice.permille(500) => What::Alone { node, for_ms: while_ms(dice, 12_000) },
         Kind::Split => What::Split { side: 1 + dice.below((1 << nodes) - 2) as u32, for_ms: while_ms(dice, 12_000) },
         Kind::Weather => What::Weather {
             lost: dice.below(300) as u32,
@@ -317,7 +326,7 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
             for_ms: while_ms(dice, 10_000),
         },
         Kind::SlowLink => {
-            What::SlowLink { from: node, to: other, delay_ms: while_ms(dice, 1_000), for_ms: while_ms(dice, 8_000) }
+            What::SlowLink { from: there, to: other, delay_ms: while_ms(dice, 1_000), for_ms: while_ms(dice, 8_000) }
         }
         Kind::Clock => {
             let by_ms = *dice.pick(&[-600_000, -20_000, -6_000, -900, 900, 4_000, 6_000, 20_000, 600_000]);
@@ -348,7 +357,7 @@ impl fmt::Display for Script {
         writeln!(f, "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},")?;
         writeln!(f, "    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec![")?;
         for Fault { at_ms, what } in faults {
-            let what = format!("{what:?}").replace("when: ", "when: When::").replace("call: ", "call: DiskCall::");
+            let what = format!("{what:?}").replace("when: ", "when: When::").replace("call: ", "call: DiskCall::").replace("1000,", "LEADER,");
             writeln!(f, "        Fault {{ at_ms: {at_ms}, what: What::{what} }},")?;
         }
         write!(f, "    ],\n}}")

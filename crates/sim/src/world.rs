@@ -40,6 +40,7 @@ pub(crate) enum Event {
     Strike { fault: usize },
     Mend { what: What },
     Start { machine: usize },
+    Fall { machine: usize, life: u64, down_ms: u64 },
     Calm,
     Look,
 }
@@ -245,6 +246,11 @@ impl World {
             Event::Strike { fault } => self.strike(self.script.faults[fault].what),
             Event::Mend { what } => self.mend(what),
             Event::Start { machine } => self.start(machine),
+            Event::Fall { machine, life, down_ms } => {
+                if self.life(machine, life).is_some() {
+                    self.crash(machine, down_ms * MS);
+                }
+            }
             Event::Calm => self.become_calm(),
             Event::Look => return self.look(),
         }

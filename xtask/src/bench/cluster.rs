@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 /// A three-node cluster of ours.
 pub(super) struct Cluster {
@@ -30,12 +33,31 @@ impl Cluster {
 
     /// Starts the nodes and mounts; nodes that run are left alone.
     pub(super) fn up(&self) -> Result<()> {
-        self.dev("up", &["--nodes", &NODES.to_string()])
+        self.dev("up", &["--nodes", &NODES.to_string()]).map(drop)
     }
 
-    /// Unmounts and ends everything.
-    pub(super) fn down(&self) -> Result<()> {
-        self.dev("down", &[])
+    /// Unmounts and ends everything. Insists where somebody still uses a mount: whoever that is, is ours, and is given up.
+    pub(super) fn end(&self) -> Result<()> {
+        if self.dev("down", &[]).is_ok() {
+            return Ok(());
+        }
+        for mount in self.mounts() {
+            // Not mounted any more is what we want.
+            let _ = rustix::mount::unmount(mount, UnmountFlags::DETACH);
+        }
+        for node in self.nodes() {
+            node.signal(Signal::KILL)?;
+        }
+        self.dev("down", &[]).map(drop)
+    }
+
+    /// The number of the node that leads, as far as anybody knows.
+    pub(super) fn leader(&self) -> Result<Option<usize>> {
+        let said: Value =
+            serde_json::from_str(&self.dev("status", &["--json"])?).context("reading gavel dev status")?;
+        let nodes = said["nodes"].as_array().context("gavel dev status names no nodes")?;
+        let leads = nodes.iter().find(|node| node["status"]["node"]["role"] == "leader");
+        Ok(leads.and_then(|node| node["node"].as_u64()).map(|number| number as usize))
     }
 
     /// Where the nodes mount the tree.
@@ -53,7 +75,7 @@ impl Cluster {
         (1..=NODES).filter_map(node).collect()
     }
 
-    fn dev(&self, what: &str, arguments: &[&str]) -> Result<()> {
+    fn dev(&self, what: &str, arguments: &[&str]) -> Result<String> {
         let output = Command::new(&self.gavel)
             .args(["dev", what, "--dir"])
             .arg(&self.directory)
@@ -64,7 +86,15 @@ impl Cluster {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("gavel dev {what}: {}: {}", output.status, said.trim());
         }
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Node {
+    /// Sends its process a signal.
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("the node has no process id")?;
+        rustix::process::kill_process(pid, signal).with_context(|| format!("signalling node {}", self.number))
     }
 }
 

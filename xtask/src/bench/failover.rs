@@ -6,16 +6,16 @@
 //! on every mount.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
-use super::cluster::{Cluster, Node};
+use super::cluster::{Cluster, NODES, Node};
 use super::measure::{Measure, Unit};
 use super::place::Kind;
 use super::turn::Turn;
@@ -26,6 +26,9 @@ const APPEND: usize = 64;
 /// What a writer waits after each write. A stall is looked for, not throughput: a thousand writes a second from each of
 /// four writers are load enough, and their number stays bounded on anything that is faster.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a mount may take to answer again once all nodes run.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// The ways a node goes away.
 struct Fault {
@@ -54,11 +57,13 @@ pub(super) fn run(turn: &Turn) -> Result<()> {
     Ok(())
 }
 
-/// Another node each round, so that the leader has its turn.
+/// The leader in odd rounds, another node in even ones.
 fn victim(cluster: &Cluster, round: u64) -> Result<Node> {
+    let leader = cluster.leader()?.context("no node leads")?;
+    let odd = round % 2 == 1;
     let nodes = cluster.nodes();
-    let number = round as usize % super::cluster::NODES + 1;
-    nodes.into_iter().find(|node| node.number == number).with_context(|| format!("node {number} is not running"))
+    ensure!(nodes.len() == NODES, "{} of {NODES} nodes are running", nodes.len());
+    nodes.into_iter().find(|node| (node.number == leader) == odd).context("the node to take away is not running")
 }
 
 fn one_fault(turn: &Turn, cluster: &Cluster, victim: &Node, fault: &Fault, name: &str) -> Result<Duration> {
@@ -74,7 +79,7 @@ fn one_fault(turn: &Turn, cluster: &Cluster, victim: &Node, fault: &Fault, name:
             .collect();
         // The load is the point here, not a condition to wait for.
         std::thread::sleep(Duration::from_secs(turn.sizes.seconds_before_fault));
-        let done = signal(victim, fault.signal);
+        let done = victim.signal(fault.signal);
         std::thread::sleep(Duration::from_secs(turn.sizes.seconds_after_fault));
         stop.store(true, Ordering::Relaxed);
         let outcomes = writers.into_iter().map(|writer| writer.join().unwrap_or_else(|_| bail!("a writer panicked")));
@@ -83,20 +88,32 @@ fn one_fault(turn: &Turn, cluster: &Cluster, victim: &Node, fault: &Fault, name:
         done.and(acknowledged)
     })?;
     for home in &directories {
-        acknowledged.iter().try_for_each(|all| all.look_up(home)).with_context(|| format!("on {}", home.display()))?;
+        let where_and_when = || format!("on {} after {}: {}", home.display(), fault.metric, victim.number);
+        wait_until_it_answers(home).with_context(where_and_when)?;
+        acknowledged.iter().try_for_each(|all| all.look_up(home)).with_context(where_and_when)?;
     }
     let stall = acknowledged.iter().map(Acknowledged::longest_stall).max();
     stall.context("nobody wrote anything")
 }
 
-fn signal(victim: &Node, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(victim.pid).ok().and_then(Pid::from_raw).context("the node has no process id")?;
-    rustix::process::kill_process(pid, signal).with_context(|| format!("signalling node {}", victim.number))
+/// Until the directory can be listed: a node that has just come back may have to catch up first.
+fn wait_until_it_answers(directory: &Path) -> Result<()> {
+    let give_up = Instant::now() + ANSWER_LIMIT;
+    loop {
+        match fs::read_dir(directory) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= give_up => {
+                let limit = ANSWER_LIMIT.as_secs();
+                return Err(error).with_context(|| format!("no answer within {limit} s of the node's return"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 /// Brings the node back; `dev up` starts what does not run.
 fn revive(cluster: &Cluster, victim: &Node, fault: &Fault) -> Result<()> {
-    if fault.signal == Signal::STOP { signal(victim, Signal::CONT) } else { cluster.up() }
+    if fault.signal == Signal::STOP { victim.signal(Signal::CONT) } else { cluster.up() }
 }
 
 /// Writes one kind of thing on one mount.
@@ -155,22 +172,28 @@ impl Acknowledged {
     fn look_up(&self, home: &Path) -> Result<()> {
         let count = self.times.len() as u64 - 1;
         let path = home.join(&self.name);
+        let lost = |what: &str, number: u64| {
+            bail!("{}: {what} {number} of {count} was acknowledged and is lost", self.name);
+        };
         if !self.appends {
-            let lost = (0..count).find(|number| fs::symlink_metadata(path.join(number.to_string())).is_err());
-            ensure!(
-                lost.is_none(),
-                "{}: file {} of {count} was acknowledged and is lost",
-                self.name,
-                lost.unwrap_or(0)
-            );
+            for number in 0..count {
+                match fs::symlink_metadata(path.join(number.to_string())) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => return lost("file", number),
+                    outcome => outcome.with_context(|| format!("looking up file {number} of {}", self.name))?,
+                };
+            }
             return Ok(());
         }
         let file = File::open(&path)?;
         let mut bytes = [0; APPEND];
         for number in 0..count {
-            let read = file.read_exact_at(&mut bytes, number * APPEND as u64);
-            let whole = read.is_ok() && bytes[..] == number.to_le_bytes().repeat(APPEND / 8)[..];
-            ensure!(whole, "{}: append {number} of {count} was acknowledged and is lost", self.name);
+            match file.read_exact_at(&mut bytes, number * APPEND as u64) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return lost("append", number),
+                outcome => outcome.with_context(|| format!("reading append {number} of {}", self.name))?,
+            }
+            if bytes[..] != number.to_le_bytes().repeat(APPEND / 8)[..] {
+                return lost("append", number);
+            }
         }
         Ok(())
     }

@@ -124,6 +124,7 @@ mod tests {
         let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!(percentile(&hundred, 50), 50.0);
         assert_eq!(percentile(&hundred, 99), 99.0);
+        assert_eq!(percentile(&[1.0, 2.0, 3.0], 50), 2.0);
         assert_eq!(percentile(&[7.0], 99), 7.0);
         assert_eq!(percentile(&[], 50), 0.0);
     }

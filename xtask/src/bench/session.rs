@@ -286,18 +286,18 @@ mod tests {
     fn a_workload_that_fails_in_its_second_step_has_failed() {
         let directory = tempfile::tempdir().expect("a");
         let family = Family {
-            ids: &["good", "bad"],
+            ids: &["bad", "good"],
             about: "",
             mounts: 1,
             run: |turn| {
                 let one = || Ok(vec![Measure::new("", Unit::Seconds, 1.0)]);
-                turn.step("good", one)?;
                 turn.step("bad", one)?;
-                turn.step("bad", || anyhow::bail!("the second half"))
+                turn.step("bad", || anyhow::bail!("the second half"))?;
+                turn.step("good", one)
             },
         };
         let results = results(&session(&[directory.path()], Duration::from_secs(60)), &family);
-        assert_eq!(results.failures, BTreeMap::from([(("bad", 0), "the second half".to_owned())]));
+        assert_eq!(results.failures, ["bad", "good"].map(|id| ((id, 0), "the second half".to_owned())).into());
     }
 
     #[test]

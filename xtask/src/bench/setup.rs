@@ -205,8 +205,11 @@ fn end(server: &mut Option<Child>, mountpoint: &Path) -> Result<()> {
     }
     child.kill()?;
     child.wait()?;
-    rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)
-        .with_context(|| format!("unmounting {}", mountpoint.display()))
+    match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
+        // It got that far by itself.
+        Err(rustix::io::Errno::INVAL) => Ok(()),
+        outcome => outcome.with_context(|| format!("unmounting {}", mountpoint.display())),
+    }
 }
 
 /// The binary that was named, or the one next to this program; `None` when there is none.
@@ -222,7 +225,7 @@ fn cluster(gavel: &Path, disk: &Path, undo: &Undo) -> Result<Place> {
     let directory = disk.join("cluster");
     let cluster = Cluster::new(gavel, &directory);
     let down = Cluster::new(gavel, &directory);
-    undo.later("ending the cluster", move || down.down());
+    undo.later("ending the cluster", move || down.end());
     cluster.up()?;
     Ok(Place::new("gavel", cluster.mounts(), Kind::Cluster(cluster)))
 }

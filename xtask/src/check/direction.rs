@@ -38,11 +38,12 @@ const ROOMS: &[Room] = &[
     },
     Room { name: "cli", may_know: EVERY_ROOM, pure: false },
     Room { name: "conformance", may_know: EVERY_ROOM, pure: false },
+    Room { name: "fuzz", may_know: EVERY_ROOM, pure: false },
     Room { name: "xtask", may_know: &[], pure: false },
 ];
 
 /// What pure rooms may not even test with: it would bring the world in.
-const WORLDLY: &[&str] = &["runtime", "mount", "cli", "conformance", "xtask"];
+const WORLDLY: &[&str] = &["runtime", "mount", "cli", "conformance", "fuzz", "xtask"];
 
 /// A foreign library (and those whose names begin with it and a hyphen), and who may know it.
 struct Home {

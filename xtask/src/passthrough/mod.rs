@@ -32,6 +32,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
+use rustix::mount::UnmountFlags;
 use rustix::process::{Resource, Rlimit};
 
 use nodes::Nodes;
@@ -83,11 +84,11 @@ pub fn run(arguments: &PassthroughArguments) -> Result<ExitCode> {
             let _ = nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGTERM);
         });
     }
+    let mountpoint = arguments.mountpoint.clone();
     std::thread::spawn(move || {
-        if signals.wait().is_ok()
-            && let Err(error) = unmounter.unmount()
-        {
-            eprintln!("passthrough: unmounting: {error}");
+        if signals.wait().is_ok() && unmounter.unmount().is_err() {
+            // Somebody uses it. Out of the tree then; we serve them until they are done.
+            let _ = rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH);
         }
     });
     println!("ready");
