@@ -11,6 +11,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    output::end_quietly_on_a_closed_pipe();
     let line = command::CommandLine::parse();
     match command::run(line) {
         Ok(code) => code,

@@ -21,10 +21,11 @@ impl Mounter for Mounts {
         options.read_only = has(MountOption::ReadOnly);
         options.allow_other |= has(MountOption::AllowOther);
         options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);
-        let mounted = Mounted::new(tree, options).map_err(|error| error.to_string())?;
+        options.programs = !has(MountOption::NoExec);
         let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
         // A mount that somebody else has ended is forgotten here.
         up.retain(|(_, mounted)| !mounted.wait(Some(std::time::Duration::ZERO)));
+        let mounted = Mounted::new(tree, options).map_err(|error| error.to_string())?;
         up.push((mount.clone(), mounted));
         Ok(())
     }

@@ -21,6 +21,10 @@ pub type Blobs = BTreeMap<BlobId, bytes::Bytes>;
 
 /// What the run needs next.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "every step is taken apart at once; a box would be an allocation for each operation"
+)]
 pub enum Step {
     /// Store these bytes as a blob on a majority, then call [`Run::stored`].
     Store(bytes::Bytes),

@@ -13,6 +13,9 @@ use crate::wait;
 /// How long a command of `gavel` may take, if nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How many lines of its output are shown of a program that has failed.
+const LINES_SHOWN: usize = 40;
+
 /// A program that has ended.
 #[derive(Debug)]
 pub struct Ran {
@@ -37,8 +40,8 @@ impl Ran {
             "{}: status {:?}\n{}\n{}",
             self.line,
             self.code,
-            self.stdout.trim_end(),
-            self.stderr.trim_end()
+            last(&self.stdout),
+            last(&self.stderr)
         );
         Ok(self.stdout)
     }
@@ -55,6 +58,12 @@ impl Ran {
         }
         Ok(())
     }
+}
+
+/// The last lines of an output.
+fn last(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().collect();
+    lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
 }
 
 /// Runs a program to its end; kills it after `patience`.

@@ -55,6 +55,7 @@ fn mount_flags(options: &MountOptions) -> MountFlags {
     let mut flags = MountFlags::empty();
     flags.set(MountFlags::RDONLY, options.read_only);
     flags.set(MountFlags::NODEV | MountFlags::NOSUID, !options.suid_and_devices);
+    flags.set(MountFlags::NOEXEC, !options.programs);
     // Reading changes no time of access here: the kernel need not think about it.
     flags | MountFlags::NOATIME
 }
@@ -70,6 +71,7 @@ fn attach_by_helper(point: &Path, options: &MountOptions) -> Result<OwnedFd, Mou
         .map_err(|errno| helper(errno.to_string()))?;
     rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).map_err(|errno| helper(errno.to_string()))?;
     let access = if options.read_only { "ro" } else { "rw" };
+    let access = if options.programs { access.to_owned() } else { format!("{access},noexec") };
     let words = format!("{access},fsname={},subtype={SUBTYPE},{}", options.fsname, kernel_options(options));
     let output = Command::new(HELPER)
         .args(["-o", &words, "--"])

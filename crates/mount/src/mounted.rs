@@ -44,6 +44,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Set-user-id bits and devices on it have their meaning (root only).
     pub suid_and_devices: bool,
+    /// Programs on it can be run.
+    pub programs: bool,
     /// Covers a directory that has names in it.
     pub allow_non_empty: bool,
     /// Listings bring attributes. The kernel may not keep them in this stage, so they are read in vain.
@@ -62,6 +64,7 @@ impl MountOptions {
             allow_other: root,
             read_only: false,
             suid_and_devices: root,
+            programs: true,
             allow_non_empty: false,
             readdirplus: false,
             threads: None,
@@ -109,7 +112,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// What is in the directory would be hidden.
-    #[error("{}: the directory is not empty; a mount would hide what is in it\nHint: mount at an empty directory, or insist with --non-empty", path.display())]
+    #[error("{}: the directory is not empty; a mount would hide what is in it\nHint: mount at an empty directory", path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,
@@ -252,6 +255,10 @@ impl Mounted {
 
     fn take_off(&mut self) -> Result<Unmounted, UnmountError> {
         self.taken_off = true;
+        if *self.end.ended.lock() {
+            // The kernel may have given our mount's id to another one meanwhile.
+            return Ok(Unmounted::Already);
+        }
         let here: Vec<_> = table::mounts()?.into_iter().filter(|mount| mount.point == self.path).collect();
         match here.iter().rposition(|mount| mount.id == self.id) {
             None => return Ok(Unmounted::Already),

@@ -39,7 +39,7 @@ impl MountEntry {
 
     /// Is its daemon gone? May wait as long as a daemon that is there takes to answer.
     pub fn is_dead(&self) -> bool {
-        rustix::fs::stat(&self.point).is_err_and(|errno| errno == Errno::NOTCONN)
+        rustix::fs::stat(&self.point).is_err_and(|errno| matches!(errno, Errno::NOTCONN | Errno::CONNABORTED))
     }
 }
 

@@ -21,9 +21,19 @@ pub(crate) struct Window {
     offered: Option<(LogMark, Bytes)>,
     /// raft-rs asked for a snapshot that is not there. A cell, because it asks through `&self`.
     wanted: Cell<bool>,
+    /// One entry at a time is given out: see [`Window::set_frugal`].
+    frugal: bool,
 }
 
 impl Window {
+    /// While frugal, at most one entry is given out at a time. raft-rs sends a follower that lags an append at *every*
+    /// heartbeat response, and each round of read confirmation is a heartbeat: with thousands of rounds a second, a
+    /// follower that comes back would be sent the same full append thousands of times, and the leader would do nothing
+    /// else. The plain heartbeats, and the follower's own answers, bring it full appends.
+    pub(crate) fn set_frugal(&mut self, frugal: bool) {
+        self.frugal = frugal;
+    }
+
     /// `recovered` must have been checked.
     pub(crate) fn new(recovered: Recovered, conf: ConfState) -> Window {
         let mut hard_state = HardState::default();
@@ -39,6 +49,7 @@ impl Window {
             bytes,
             offered: None,
             wanted: Cell::new(false),
+            frugal: false,
         }
     }
 
@@ -158,7 +169,7 @@ impl Storage for Window {
         let wanted = self.entries.iter().skip(first).take(high.saturating_sub(low) as usize);
         let fitting = wanted.enumerate().take_while(|(place, entry)| {
             bytes += entry.cost();
-            *place == 0 || bytes <= bytes_max
+            *place == 0 || (bytes <= bytes_max && !self.frugal)
         });
         Ok(fitting.map(|(_, entry)| entry.to_raft()).collect())
     }
@@ -223,6 +234,15 @@ mod tests {
         assert_eq!(window.broken(), None);
         assert_eq!(window.term_at(LogIndex(7)), Some(Term(1)));
         assert_eq!(window.term_at(LogIndex(9)), None);
+    }
+
+    #[test]
+    fn a_frugal_window_gives_out_one_entry() {
+        let mut window = window();
+        let given = |window: &Window| window.entries(1, 11, None, GetEntriesContext::empty(false)).unwrap().len();
+        assert_eq!(given(&window), 10);
+        window.set_frugal(true);
+        assert_eq!(given(&window), 1);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Format of what is sealed with the records.
 pub const SEALED_FORMAT: u8 = 1;
 
+// A state that could not travel in a snapshot would leave a replica behind for ever.
+const _: () = assert!(STATE_BYTES_MAX <= gavel_quorum::SNAPSHOT_BYTES_MAX);
+
 /// How a server behaves. Times are in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -147,6 +147,12 @@ enum Kind {
     Flush,
     SlowDisk,
     BitFlip,
+    /// Many messages come twice, and long after they were sent.
+    Storm,
+    /// A node is cut off for a moment.
+    Blink,
+    /// A node crashes in the middle of a catch-up, and is back before what was sent to it has arrived.
+    Relapse,
     /// A node is gone for so long that the log is trimmed behind it.
     Away,
 }
@@ -229,6 +235,14 @@ pub const SCENARIOS: &[Scenario] = &[
             (Kind::Weather, 3),
             (Kind::SlowLink, 3),
         ],
+    },
+    Scenario {
+        name: "old-messages",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 100,
+        faults: &[(Kind::Storm, 3), (Kind::Blink, 8), (Kind::Relapse, 6), (Kind::Crash, 1)],
     },
     Scenario {
         name: "everything",
@@ -325,6 +339,15 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
             late_ms: while_ms(dice, 3_000),
             for_ms: while_ms(dice, 10_000),
         },
+        Kind::Storm => What::Weather {
+            lost: dice.below(100) as u32,
+            doubled: dice.between(200, 600) as u32,
+            late: dice.between(50, 300) as u32,
+            late_ms: dice.between(300, 15_000),
+            for_ms: dice.between(3_000, 12_000),
+        },
+        Kind::Relapse => What::CrashWhen { node: there, when: When::CatchingUp, down_ms: dice.between(1, 400) },
+        Kind::Blink => What::Alone { node: there, for_ms: dice.between(200, 3_000) },
         Kind::SlowLink => {
             What::SlowLink { from: there, to: other, delay_ms: while_ms(dice, 1_000), for_ms: while_ms(dice, 8_000) }
         }

@@ -17,8 +17,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// A node is told the time so often.
-const TICK_NS: u64 = 25 * MS;
+/// A node is told the time so often, more or less: at least and at most.
+const TICK_NS: (u64, u64) = (20 * MS, 70 * MS);
 /// What a trace remembers.
 const TRACE_LINES_MAX: usize = 100_000;
 /// A node that failed is started again after this.
@@ -32,7 +32,7 @@ pub(crate) const REST_NS_MAX: u64 = 60_000 * MS;
 #[derive(Debug)]
 pub(crate) enum Event {
     Tick { machine: usize, life: u64 },
-    Deliver { from: usize, to: usize, packet: Packet },
+    Deliver { from: usize, to: usize, packet: Box<Packet> },
     LogDone { machine: usize, life: u64 },
     FlushDone { machine: usize, life: u64 },
     BlobsDone { machine: usize, life: u64 },
@@ -238,7 +238,7 @@ impl World {
         }
         match event {
             Event::Tick { machine, life } => self.tick(machine, life),
-            Event::Deliver { from, to, packet } => self.deliver(from, to, packet),
+            Event::Deliver { from, to, packet } => self.deliver(from, to, *packet),
             Event::LogDone { machine, life } => self.log_done(machine, life),
             Event::FlushDone { machine, life } => self.flush_done(machine, life),
             Event::BlobsDone { machine, life } => self.blobs_done(machine, life),
@@ -298,7 +298,7 @@ impl World {
                 }
                 self.judge_start(machine, &life);
                 self.lives[machine] = Some(life);
-                let offset = self.delays.below(TICK_NS);
+                let offset = self.delays.below(TICK_NS.0);
                 self.at(offset, Event::Tick { machine, life: number });
                 for program in 0..self.programs.len() {
                     if self.programs[program].machine == machine {
@@ -328,7 +328,8 @@ impl World {
         let Some(life) = self.life(machine, number) else { return };
         life.node.on_tick(clock);
         self.judge_clock(machine);
-        self.at(TICK_NS, Event::Tick { machine, life: number });
+        let next = self.delays.between(TICK_NS.0, TICK_NS.1);
+        self.at(next, Event::Tick { machine, life: number });
         self.pump(machine);
         self.retry_blobs(machine);
     }
@@ -376,7 +377,7 @@ impl World {
 
     pub(crate) fn send(&mut self, from: usize, to: usize, packet: Packet) {
         for delay in self.network.send(from, to) {
-            self.at(delay, Event::Deliver { from, to, packet: packet.clone() });
+            self.at(delay, Event::Deliver { from, to, packet: Box::new(packet.clone()) });
         }
     }
 

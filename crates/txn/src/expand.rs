@@ -47,10 +47,10 @@ pub struct Counted {
 pub struct Expansion<'v> {
     base: &'v dyn View,
     tid: Tid,
-    /// What was touched -> its version before the transaction.
-    old: BTreeMap<Key, Option<Version>>,
-    /// What was touched and lives -> its version as the transaction has left it so far.
-    new: BTreeMap<Key, Version>,
+    /// What was touched -> its version before the transaction, its version as the transaction has left it so far.
+    steps: BTreeMap<Key, (Option<Version>, Option<Version>)>,
+    /// The extents among these that live: there may be thousands beside them that were carved out.
+    extents: BTreeSet<Key>,
     /// Bytes that extents of an object gained or lost, not yet added to its attributes. Extents do not overlap and end
     /// at [`FILE_BYTES_MAX`] at most, so the sum is within plus or minus that.
     allocated: BTreeMap<(VolumeId, ObjectId), i64>,
@@ -62,8 +62,8 @@ pub struct Expansion<'v> {
 impl<'v> Expansion<'v> {
     /// A transaction at `tid` over `base`.
     pub fn new(base: &'v dyn View, tid: Tid) -> Expansion<'v> {
-        let (old, new, allocated) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Expansion { base, tid, old, new, allocated, carved: None, read_bytes: Cell::new(0) }
+        let (steps, extents, allocated) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Expansion { base, tid, steps, extents, allocated, carved: None, read_bytes: Cell::new(0) }
     }
 
     /// Takes one mutation of a plan in. `sessions` are those open now.
@@ -96,7 +96,10 @@ impl<'v> Expansion<'v> {
     /// # Errors
     /// As the view's.
     pub fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
-        if self.old.contains_key(key) { Ok(self.new.get(key).cloned()) } else { self.base.get(key) }
+        match self.steps.get(key) {
+            Some((_, new)) => Ok(new.clone()),
+            None => self.base.get(key),
+        }
     }
 
     /// Ends `key`, whatever it holds.
@@ -133,16 +136,16 @@ impl<'v> Expansion<'v> {
     /// [`ExpandError`] if an object would have no name and no mark, or both, or bytes and no attributes.
     pub fn check_plan(&self) -> Result<(), ExpandError> {
         let mut owner = None;
-        for key in self.new.keys().filter(|key| matches!(key.parts(), KeyParts::Extent { .. })) {
+        for key in &self.extents {
             let this = Some((key.volume(), key.object()));
             if this != owner && self.get(&Key::attr(key.volume(), key.object()))?.is_none() {
                 return Err(ExpandError::BadPlan("bytes of an object that has no attributes"));
             }
             owner = this;
         }
-        for (key, old) in &self.old {
+        for (key, (old, new)) in &self.steps {
             match key.parts() {
-                KeyParts::Attr => self.check_links(key, old.as_ref())?,
+                KeyParts::Attr => self.check_links(key, old.as_ref(), new.as_ref())?,
                 KeyParts::Orphan { object } => {
                     if self.get(&Key::attr(key.volume(), object))?.as_ref().and_then(nlink) != Some(0) {
                         return Err(ExpandError::BadPlan("an orphan that has names"));
@@ -155,9 +158,9 @@ impl<'v> Expansion<'v> {
     }
 
     /// An object that loses its last name is marked by the same plan, and never gets a name again.
-    fn check_links(&self, key: &Key, old: Option<&Version>) -> Result<(), ExpandError> {
-        let (before, after) = (old.and_then(nlink), self.new.get(key).and_then(nlink));
-        let marked = || self.new.contains_key(&Key::orphan(key.volume(), key.object()));
+    fn check_links(&self, key: &Key, old: Option<&Version>, new: Option<&Version>) -> Result<(), ExpandError> {
+        let (before, after) = (old.and_then(nlink), new.and_then(nlink));
+        let marked = || self.steps.contains_key(&Key::orphan(key.volume(), key.object()));
         match (before, after) {
             (Some(0), Some(1..)) => Err(ExpandError::BadPlan("a name for an orphan")),
             (None | Some(1..), Some(0)) if !marked() => Err(ExpandError::BadPlan("an object without names or mark")),
@@ -183,9 +186,8 @@ impl<'v> Expansion<'v> {
                 self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))?;
             }
         }
-        let mut changes = Vec::with_capacity(self.old.len());
-        for (key, old) in self.old {
-            let new = self.new.remove(&key);
+        let mut changes = Vec::with_capacity(self.steps.len());
+        for (key, (old, new)) in self.steps {
             if matches!(key.parts(), KeyParts::Attr) {
                 counted.entry(key.volume()).or_default().objects += i64::from(new.is_some()) - i64::from(old.is_some());
             }
@@ -201,13 +203,14 @@ impl<'v> Expansion<'v> {
         if matches!(key.parts(), KeyParts::Extent { .. }) {
             let bytes = extent_len(new.as_ref()) - extent_len(before.as_ref());
             *self.allocated.entry((key.volume(), key.object())).or_default() += bytes;
+            match &new {
+                Some(_) => self.extents.insert(key.clone()),
+                None => self.extents.remove(key),
+            };
         }
-        if !self.old.contains_key(key) {
-            self.old.insert(key.clone(), before);
-        }
-        match new {
-            Some(version) => drop(self.new.insert(key.clone(), version)),
-            None => drop(self.new.remove(key)),
+        match self.steps.get_mut(key) {
+            Some(step) => step.1 = new,
+            None => drop(self.steps.insert(key.clone(), (before, new))),
         }
         Ok(())
     }
@@ -341,10 +344,12 @@ impl<'v> Expansion<'v> {
         let base = KeyRange::extents_behind(volume, object, base);
         let shows = |key: &Key, version: &Version| {
             self.read_bytes.set(self.read_bytes.get().saturating_add(ROW_BYTES + inline_len(version)));
-            !self.old.contains_key(key)
+            !self.steps.contains_key(key)
         };
         let bounds = (Bound::Included(&*own.start), Bound::Excluded(&*own.end));
-        let found = scan_over(self.base, &base, limit, shows, self.new.range::<[u8], _>(bounds))?;
+        let own = self.extents.range::<[u8], _>(bounds);
+        let own = own.filter_map(|key| Some((key, self.steps.get(key)?.1.as_ref()?)));
+        let found = scan_over(self.base, &base, limit, shows, own)?;
         if self.read_bytes.get() > PLAN_READ_BYTES_MAX {
             return Err(ExpandError::BadPlan("it touches too much at once"));
         }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Format of the encoded state.
 pub const STATE_FORMAT: u8 = 1;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
-pub const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.
 pub const DIGEST_EVERY: u64 = 256;
 /// So many of these digests are kept, for checkpoints to be compared with.

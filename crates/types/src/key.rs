@@ -367,6 +367,9 @@ mod tests {
         assert!(!behind.contains(&Key::extent(V, o, 10)) && behind.contains(&Key::extent(V, o, 11)));
         let all = KeyRange::object(V, o);
         assert!(all.contains(&Key::attr(V, o)) && !all.contains(&Key::attr(V, ObjectId(10))));
+        let last = ObjectId(u64::MAX);
+        assert!(KeyRange::object(V, last).contains(&Key::dirent(V, last, b"x")));
+        assert!(!KeyRange::object(V, last).contains(&Key::attr(VolumeId(2), ObjectId(0))));
         assert!(KeyRange::one(&Key::attr(V, o)).contains(&Key::attr(V, o)));
         assert!(KeyRange::orphans_from(V, o).contains(&Key::orphan(V, o)));
         assert!(!KeyRange::orphans_from(V, ObjectId(10)).contains(&Key::orphan(V, o)));

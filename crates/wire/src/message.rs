@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// A message of the replicated log, in the log's own encoding.
-    Log(Vec<u8>),
+    Log(#[serde(with = "crate::codec::as_bytes")] Vec<u8>),
     /// To everybody, about once a second: what the sender's wall clock shows, in nanoseconds since the epoch. A leader
     /// whose clock is far from a majority's does not lead.
     Clock {

@@ -75,7 +75,7 @@ pub struct Dirent {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Content {
     /// Here.
-    Inline(Box<[u8]>),
+    Inline(#[serde(with = "crate::codec::as_bytes")] Box<[u8]>),
     /// In a blob, from `offset` on.
     Blob {
         /// The blob's name.
@@ -131,9 +131,9 @@ pub enum Record {
     /// A run of bytes.
     Extent(Extent),
     /// The value of an extended attribute.
-    Xattr(Box<[u8]>),
+    Xattr(#[serde(with = "crate::codec::as_bytes")] Box<[u8]>),
     /// The target of a symlink.
-    Target(Box<[u8]>),
+    Target(#[serde(with = "crate::codec::as_bytes")] Box<[u8]>),
     /// An object without a name.
     Orphan(Orphan),
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use gavel_types::limits::ENTRY_BYTES_MAX;
 use gavel_types::{LogIndex, Moment, NodeId};
 use invariants::HighWater;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, RawNode, StateRole};
 use snapshots::{HeldSnapshot, Transfers};
 
@@ -208,8 +208,11 @@ impl Quorum {
     }
 
     fn step(&mut self, message: Message) {
+        let confirms = message.get_msg_type() == MessageType::MsgHeartbeatResponse && !message.context.is_empty();
+        self.raft.mut_store().set_frugal(confirms);
         // The errors that are left say that the message is of no consequence.
         let _ = self.raft.step(message);
+        self.raft.mut_store().set_frugal(false);
         self.settle();
     }
 

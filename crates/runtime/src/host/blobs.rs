@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 pub const PUT: u8 = 1;
 /// Bulk request: the blob of this name; the answer is its bytes.
 pub const GET: u8 = 2;
+/// A peer that has not given a blob by then is left alone, and the next one is asked.
+const GET_PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of changes looked at in one step of filling in.
 const FILL_SCAN_BYTES: usize = 256 * 1024;
 /// How often a replica looks for blobs that it lacks.
@@ -108,7 +110,8 @@ impl Blobs {
     /// # Errors
     /// [`BlobsError::NoMajority`].
     pub async fn store_on_majority(self: &Arc<Self>, bytes: Bytes) -> Result<(), BlobsError> {
-        let needed = (self.others.len() + 1) / 2 + 1;
+        let replicas = self.others.len() + 1;
+        let needed = replicas / 2 + 1;
         let (tell, mut heard) = mpsc::unbounded_channel();
         for peer in std::iter::once(None).chain(self.others.iter().copied().map(Some)) {
             let (blobs, bytes, tell) = (self.clone(), bytes.clone(), tell.clone());
@@ -162,7 +165,9 @@ impl Blobs {
         };
         let mut cause = "no peer".to_owned();
         for peer in &self.others {
-            match self.peers.bulk_request(*peer, GET, Bytes::copy_from_slice(&id.0)).await {
+            // One that has stopped must not hold up what another could give.
+            let name = Bytes::copy_from_slice(&id.0);
+            match self.peers.bulk_request_within(*peer, GET, name, GET_PATIENCE).await {
                 Ok(bytes) if BlobId::of(&bytes) == id => {
                     self.keep(id, bytes.clone(), damaged).await;
                     return Ok(bytes);

@@ -239,8 +239,15 @@ struct Disks {
 /// # Errors
 /// If the node runs, or its log's directory can't be opened.
 pub fn lock_data(config: &Config) -> Result<Arc<RealDisk>, DaemonError> {
-    let log = config.data_dir.join(LOG_DIR);
-    RealDisk::open(&log).map_err(failing(format!("locking {}", log.display())))
+    open_disk(config.data_dir.join(LOG_DIR))
+}
+
+fn open_disk(dir: PathBuf) -> Result<Arc<RealDisk>, DaemonError> {
+    let what = format!("opening {}", dir.display());
+    RealDisk::open(dir).map_err(|error| {
+        let hint = if error.is_locked() { "; another process uses it: does this node run already?" } else { "" };
+        DaemonError { what, cause: format!("{error}{hint}") }
+    })
 }
 
 /// Opens everything that the node stores. Only a data directory that has never been used gets a new log.
@@ -248,8 +255,8 @@ fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
     let dir = &config.data_dir;
     let at = |name: &str| -> PathBuf { dir.join(name) };
     let born = at(BORN_FILE).exists();
-    let log_disk = RealDisk::open(at(LOG_DIR)).map_err(failing("opening the log's directory"))?;
-    let blob_disk = RealDisk::open(at(BLOBS_DIR)).map_err(failing("opening the blobs' directory"))?;
+    let log_disk = open_disk(at(LOG_DIR))?;
+    let blob_disk = open_disk(at(BLOBS_DIR))?;
     let identity = LogIdentity { cluster: config.cluster, node: config.node };
     let (journal, recovered) =
         Log::open(log_disk, LogOptions::new(identity, !born)).map_err(failing("opening the log"))?;

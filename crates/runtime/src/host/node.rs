@@ -73,6 +73,8 @@ pub enum Input {
     Opened(ObjectId),
     /// An object is open once less.
     Closed(ObjectId),
+    /// Does the session hold this object open, although it has no name any more?
+    Holds(ObjectId, oneshot::Sender<bool>),
     /// What is the node doing?
     Status(oneshot::Sender<NodeStatus>),
     /// Stop.
@@ -273,6 +275,7 @@ impl NodeThread {
             }
             Input::Opened(object) => self.node.session.opened(object),
             Input::Closed(object) => self.node.session.closed(object),
+            Input::Holds(object, reply) => drop(reply.send(self.node.session.holds(object))),
             Input::Status(reply) => drop(reply.send(NodeStatus::of(&self.node, clock))),
             Input::Stop => return Err("the node was stopped".into()),
         }

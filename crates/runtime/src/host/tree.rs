@@ -1,13 +1,12 @@
 //! The door for mounts: operations on their way through this node.
 
 use crate::host::blobs::{Blobs, BlobsError};
-use crate::host::node::{Input, NodeHandle, NodeView, WaitError};
+use crate::host::node::{Input, NodeHandle, WaitError};
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, Run, Space, Step, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
-use gavel_types::{Key, ObjectId, SessionId, VolumeId};
-use gavel_wire::{Record, View};
+use gavel_types::{ObjectId, VolumeId};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,8 +77,8 @@ impl Inner {
 
     async fn operate(&self, caller: Caller, request: TreeRequest, pin: &mut Pin) -> Result<Answer, TreeError> {
         let creates = matches!(request, TreeRequest::Operation(Operation::Create { .. }));
-        let opens = match &request {
-            TreeRequest::Operation(Operation::Open { object, .. }) => Some(*object),
+        let mut opens = match &request {
+            TreeRequest::Operation(Operation::Open { object, .. }) => Some((*object, request.clone())),
             _ => None,
         };
         let mut run = Run::new(self.volume, caller, request)?;
@@ -121,24 +120,26 @@ impl Inner {
                     }
                 }
                 Step::Done(result) => {
-                    if let (Some(object), Ok(_)) = (opens, &result) {
-                        self.check_held(&view, object).await?;
+                    let stale = matches!(result, Err(TreeError::Fs(FsError::Stale)));
+                    match opens.take() {
+                        // It has lost its last name: only a node that has it open already can open it once more.
+                        Some((object, request)) if stale && self.holds(object).await? => {
+                            run = Run::new(self.volume, caller, request)?;
+                            run.held();
+                            view = self.node.latest();
+                        }
+                        _ => return result,
                     }
-                    return result;
                 }
             }
         }
     }
 
-    /// An object without a name can be opened only by a session that still holds it.
-    async fn check_held(&self, view: &NodeView, object: ObjectId) -> Result<(), TreeError> {
-        let orphan = view.get(&Key::orphan(self.volume, object)).map_err(|error| storage(error.to_string()))?;
-        let Some(Record::Orphan(orphan)) = orphan.map(|version| version.record) else { return Ok(()) };
-        let (reply, status) = oneshot::channel();
-        self.node.inbox.push(Input::Status(reply));
-        let session = status.await.map_err(|_| TreeError::Closed)?.session;
-        let held = session.is_some_and(|session| orphan.holders.contains(&SessionId(session)));
-        if held { Ok(()) } else { Err(FsError::Stale.into()) }
+    /// Does this node have the object open, although it has no name any more?
+    async fn holds(&self, object: ObjectId) -> Result<bool, TreeError> {
+        let (reply, answer) = oneshot::channel();
+        self.node.inbox.push(Input::Holds(object, reply));
+        answer.await.map_err(|_| TreeError::Closed)
     }
 
     /// Asks the node's thread, and waits for the answer as long as operations wait.

@@ -107,8 +107,9 @@ fn read_header(disk: &Arc<dyn Disk>, options: &LogOptions, sequence: u64) -> Res
     if header.sequence != sequence {
         return Err(damaged("the segment has another one's number"));
     }
-    if header.length > SEGMENT_BYTES_MAX || file.length()? < header.length {
-        return Err(damaged("the segment is shorter than it was made, or longer than any is"));
+    let possible = HEADER_BYTES as u64..=SEGMENT_BYTES_MAX;
+    if !possible.contains(&header.length) || file.length()? < header.length {
+        return Err(damaged("the segment is shorter than it was made, or of a length that none has"));
     }
     Ok(Found { name, header, salt })
 }

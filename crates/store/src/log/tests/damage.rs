@@ -56,6 +56,19 @@ fn one_bit_flipped_anywhere_is_recovered_exactly_or_refused() {
     assert!(exact > 200 && refused > 1000, "{exact} exact, {refused} refused");
 }
 
+/// A good checksum does not make a number possible.
+#[test]
+fn a_header_with_an_impossible_length_is_refused() {
+    let (files, _) = synced_log();
+    for length in [0, 128, SEGMENT_BYTES_MAX + 1, u64::MAX] {
+        let mut files = files.clone();
+        let (_, bytes) = files.last_mut().unwrap();
+        let (header, _) = format::SegmentHeader::decode(bytes).unwrap();
+        bytes[..HEADER_BYTES].copy_from_slice(&format::SegmentHeader { length, ..header }.encode().0);
+        assert!(matches!(open(&disk_of(&files)), Err(LogError::Damaged { offset: 0, .. })), "{length}");
+    }
+}
+
 #[test]
 fn a_lost_sector_that_later_records_say_was_durable_is_refused() {
     let (files, _) = synced_log();
