@@ -237,11 +237,7 @@ impl Session {
     /// The log has moved on.
     pub fn on_news(&mut self, now: Moment, news: &News) {
         self.heard_at = now;
-        for (id, incarnation) in &news.opened {
-            if *incarnation == self.incarnation && self.id != Some(*id) {
-                self.open_as(*id);
-            }
-        }
+        // In this order: one entry may hold the last outcomes of a session, its end, and the beginning of the next.
         for (session, seq, outcome) in &news.outcomes {
             if Some(*session) == self.id {
                 self.settle(*seq, outcome.clone());
@@ -249,6 +245,11 @@ impl Session {
         }
         if self.id.is_some_and(|id| news.ended.contains(&id)) {
             self.lose();
+        }
+        for (id, incarnation) in &news.opened {
+            if *incarnation == self.incarnation && self.id != Some(*id) {
+                self.open_as(*id);
+            }
         }
         if self.id.is_some() {
             self.on_orphans(&news.orphaned);

@@ -11,6 +11,7 @@ pub const SEALED_FORMAT: u8 = 1;
 
 // A state that could not travel in a snapshot would leave a replica behind for ever.
 const _: () = assert!(STATE_BYTES_MAX <= gavel_quorum::SNAPSHOT_BYTES_MAX);
+const _: () = assert!(gavel_quorum::MESSAGE_BYTES_MAX < codec::MESSAGE_BYTES_MAX);
 
 /// How a server behaves. Times are in nanoseconds.
 #[derive(Clone, Debug)]

@@ -23,7 +23,8 @@ impl World {
 
     fn put_everywhere(&mut self, token: u64) {
         let now = self.now;
-        let Some(Job { machine, wait: Wait::Store { id, bytes, stored, asked_at }, .. }) = self.jobs.get_mut(&token) else {
+        let Some(Job { machine, wait: Wait::Store { id, bytes, stored, asked_at }, .. }) = self.jobs.get_mut(&token)
+        else {
             return;
         };
         *asked_at = now;

@@ -174,6 +174,7 @@ impl World {
         self.calm = Some(self.now);
         self.note(|| "calm".into());
         self.network.heal();
+        self.lose_messages_after(1_000 * MS);
         self.dooms.fill(None);
         for machine in 0..self.machines.len() {
             self.thaw(machine);

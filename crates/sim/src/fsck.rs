@@ -96,7 +96,8 @@ impl Tree {
                     Some(attr) if attr.firm.kind == *kind => {}
                     other => {
                         let name = name.escape_ascii();
-                        self.problems.push(format!("{directory}/{name} names {object}, a {kind:?}, which is {other:?}"));
+                        self.problems
+                            .push(format!("{directory}/{name} names {object}, a {kind:?}, which is {other:?}"));
                     }
                 }
             }
@@ -133,7 +134,7 @@ impl Tree {
             }
             let parent = attr.firm.parent;
             let held = self.names.get(&parent).is_some_and(|names| names.iter().any(|(_, held, _)| *held == object));
-            if !root && !(held && attrs.contains_key(&parent)) {
+            if !(root || held && attrs.contains_key(&parent)) {
                 wrong(format!("its parent {parent} does not have it"));
             }
         } else {

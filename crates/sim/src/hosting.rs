@@ -106,8 +106,8 @@ impl World {
         match packet {
             Packet::Node(message) => {
                 if self.is_traced()
-            && let Some(words) = in_words(&message)
-        {
+                    && let Some(words) = in_words(&message)
+                {
                     self.note(|| format!("n{to} <- n{from}: {words}"));
                 }
                 let Some(life) = &mut self.lives[to] else { return };

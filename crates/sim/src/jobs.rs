@@ -301,7 +301,9 @@ impl World {
                 }
             }
             (Operation::Create { .. } | Operation::Mkdir { .. } | Operation::Lookup { .. }, _) => {
-                if let (Reply::Object(object) | Reply::Created { object, .. }, Some(attr)) = (&answer.reply, answer.attr) {
+                if let (Reply::Object(object) | Reply::Created { object, .. }, Some(attr)) =
+                    (&answer.reply, answer.attr)
+                {
                     self.pool.found(*object, attr.firm.kind);
                 }
             }

@@ -153,9 +153,8 @@ impl Machine {
         let shadow = recovered.entries.iter().map(|entry| (entry.index.0, (entry.term, entry.data.clone()))).collect();
         let incarnation = self.dice.roll();
         let clock = self.clock(now_ns);
-        let node =
-            Node::new(config, session, incarnation, Arc::clone(&records), sealed.as_deref(), recovered, clock)
-                .map_err(|error| wrong(&error))?;
+        let node = Node::new(config, session, incarnation, Arc::clone(&records), sealed.as_deref(), recovered, clock)
+            .map_err(|error| wrong(&error))?;
         self.lives += 1;
         let seen = node.server.state().applied;
         let catching_up = node.server.is_catching_up();
@@ -274,11 +273,8 @@ impl Life {
 }
 
 fn batch(persist: Persist) -> LogBatch {
-    let hard_state = persist.hard_state.map(|state| log::HardState {
-        term: state.term,
-        vote: state.vote,
-        commit: state.commit,
-    });
+    let hard_state =
+        persist.hard_state.map(|state| log::HardState { term: state.term, vote: state.vote, commit: state.commit });
     let entries = persist
         .append
         .into_iter()

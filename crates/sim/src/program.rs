@@ -176,10 +176,9 @@ fn on_name(dice: &mut Dice, pool: &Pool) -> Task {
     let number = dice.below(3);
     let (parent, name) = (pool.names, name(number));
     let (ask, operation) = match dice.below(5) {
-        0 | 1 => (
-            Ask::Make,
-            Operation::Create { parent, name, mode: 0o600, umask: 0o22, exclusive: true, truncate: false },
-        ),
+        0 | 1 => {
+            (Ask::Make, Operation::Create { parent, name, mode: 0o600, umask: 0o22, exclusive: true, truncate: false })
+        }
         2 | 3 => (Ask::Remove, Operation::Unlink { parent, name }),
         _ => (Ask::Find, Operation::Lookup { parent, name }),
     };

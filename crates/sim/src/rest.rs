@@ -23,6 +23,9 @@ const VOLUME: VolumeId = VolumeId::FIRST;
 /// The engine's rows that are each replica's own (identity, sealed state) begin with this.
 const META: u8 = b'M';
 
+/// All rows of a replica.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 impl World {
     /// Looks at the whole. True if it has come to rest.
     pub(crate) fn look(&mut self) -> bool {
@@ -111,7 +114,7 @@ impl World {
 
     /// All replicas hold the same rows. Gives the first one that runs.
     fn check_replicas(&self) -> Result<usize, String> {
-        let mut first: Option<(usize, Vec<(Vec<u8>, Vec<u8>)>)> = None;
+        let mut first: Option<(usize, Rows)> = None;
         for (machine, life) in self.running() {
             let snapshot = life.records.engine().snapshot();
             let rows: Result<Vec<_>, _> = snapshot
@@ -183,11 +186,9 @@ impl World {
     /// What a program was told is committed is in the history.
     fn check_commits(&mut self, machine: usize) -> Result<(), String> {
         let Some(life) = &self.lives[machine] else { return Ok(()) };
-        let (rows, _) =
-            life.records.changes(Tid::ZERO, Tid::MAX, 0, usize::MAX).map_err(|error| error.to_string())?;
+        let (rows, _) = life.records.changes(Tid::ZERO, Tid::MAX, 0, usize::MAX).map_err(|error| error.to_string())?;
         let tids: BTreeSet<Tid> = rows.iter().map(|row| row.tid).collect();
-        let reaped =
-            rows.iter().any(|row| row.version.is_none() && matches!(row.key.parts(), KeyParts::Orphan { .. }));
+        let reaped = rows.iter().any(|row| row.version.is_none() && matches!(row.key.parts(), KeyParts::Orphan { .. }));
         if let Some(lost) = self.judge.acknowledged.iter().find(|tid| !tids.contains(tid)) {
             return Err(format!("commit {lost} was acknowledged, and is not in the history"));
         }
@@ -247,9 +248,10 @@ impl World {
                 Content::Inline(inline) => bytes.extend_from_slice(&inline),
                 Content::Zeros => bytes.resize(bytes.len() + extent.len as usize, 0),
                 Content::Blob { id, offset, .. } => {
-                    let blob = self.running().chain(self.running().take(machine)).find_map(|(_, life)| {
-                        life.blobs.get(id).ok().flatten()
-                    });
+                    let blob = self
+                        .running()
+                        .chain(self.running().take(machine))
+                        .find_map(|(_, life)| life.blobs.get(id).ok().flatten());
                     let blob = blob.ok_or_else(|| format!("blob {id} is nowhere"))?;
                     let run = blob.get(offset as usize..offset as usize + extent.len as usize);
                     bytes.extend_from_slice(run.ok_or_else(|| format!("blob {id} is too short"))?);
@@ -272,5 +274,7 @@ fn in_words(interval: &Interval<(Ask, Option<Said>)>) -> String {
 /// A hash of everything that a view sees.
 fn fingerprint(view: &dyn View) -> Result<u64, ViewError> {
     let found = view.scan(&everything(VOLUME), usize::MAX)?;
-    Ok(found.iter().fold(0, |sum, (key, version)| mix(sum ^ hash(key.as_bytes()) ^ hash(&version.encode()).rotate_left(1))))
+    Ok(found
+        .iter()
+        .fold(0, |sum, (key, version)| mix(sum ^ hash(key.as_bytes()) ^ hash(&version.encode()).rotate_left(1))))
 }

@@ -380,7 +380,10 @@ impl fmt::Display for Script {
         writeln!(f, "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},")?;
         writeln!(f, "    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec![")?;
         for Fault { at_ms, what } in faults {
-            let what = format!("{what:?}").replace("when: ", "when: When::").replace("call: ", "call: DiskCall::").replace("1000,", "LEADER,");
+            let what = format!("{what:?}")
+                .replace("when: ", "when: When::")
+                .replace("call: ", "call: DiskCall::")
+                .replace("1000,", "LEADER,");
             writeln!(f, "        Fault {{ at_ms: {at_ms}, what: What::{what} }},")?;
         }
         write!(f, "    ],\n}}")

@@ -120,8 +120,7 @@ impl World {
     /// The world of a script. What happens is put into words in `trace`, if there is one.
     pub fn new(script: Script, trace: Trace) -> World {
         let (seed, nodes) = (script.seed, script.nodes);
-        let machines: Vec<Machine> =
-            (0..nodes).map(|number| Machine::new(seed, number, script.drift_ppm)).collect();
+        let machines: Vec<Machine> = (0..nodes).map(|number| Machine::new(seed, number, script.drift_ppm)).collect();
         let programs = (0..script.programs.max(1)).map(|number| Program::new(seed, number, nodes)).collect();
         World {
             now: 0,
@@ -379,6 +378,13 @@ impl World {
         for delay in self.network.send(from, to) {
             self.at(delay, Event::Deliver { from, to, packet: Box::new(packet.clone()) });
         }
+    }
+
+    /// What is still on its way and would arrive after `delay` is lost. (Heartbeats of a leader that is gone would keep
+    /// the others from electing a new one for as long as they arrive.)
+    pub(crate) fn lose_messages_after(&mut self, delay: u64) {
+        let after = self.now + delay;
+        self.events.retain(|(at, _), event| *at <= after || !matches!(event, Event::Deliver { .. }));
     }
 
     /// The programs may begin: faults strike from here on.

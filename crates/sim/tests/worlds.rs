@@ -4,7 +4,7 @@ use gavel_sim::cover::Cover;
 use gavel_sim::{Outcome, Verdict, run, scenario};
 
 /// Seeds of each scenario.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 120;
 
 fn sound(name: &str, seed: u64) -> Outcome {
     let script = scenario(name).expect("the name is one of the scenarios").script(seed);
@@ -32,7 +32,7 @@ fn calm() {
 
 #[test]
 fn lossy() {
-    all_sound("lossy", &["leader_changed", "request_repeated"]);
+    all_sound("lossy", &["conflict", "submit_gap"]);
 }
 
 #[test]
@@ -63,6 +63,11 @@ fn disk_faults() {
 #[test]
 fn catch_up() {
     all_sound("catch-up", &["log_trimmed", "catch_up_began", "catch_up_ended"]);
+}
+
+#[test]
+fn old_messages() {
+    all_sound("old-messages", &["catch_up_crashed", "catch_up_in_parts", "catch_up_sealed"]);
 }
 
 #[test]

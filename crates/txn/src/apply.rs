@@ -1,7 +1,7 @@
 //! One log entry, item by item; the commit rule.
 //!
 //! A commit applies if and only if
-//! 1. its session is open and its number is the session's next one ([`admit`]);
+//! 1. its session is open and its number is the session's next one (`admit`);
 //! 2. no other session holds a lease that overlaps what it writes (there are no leases yet);
 //! 3. each of its guards holds ([`holds`]).
 //!

@@ -14,7 +14,7 @@ use std::ops::Bound;
 
 /// Most mutations in one plan.
 pub const PLAN_MUTATIONS_MAX: usize = 64 * 1024;
-/// Most bytes of extents (their inline content, and [`ROW_BYTES`] each) that a plan may look at. What it ends, and so
+/// Most bytes of extents (their inline content, and 128 each) that a plan may look at. What it ends, and so
 /// what it holds in memory, is less than that.
 pub const PLAN_READ_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// What an extent costs beside its inline content: its key and its place in memory.
@@ -146,15 +146,18 @@ impl<'v> Expansion<'v> {
         for (key, (old, new)) in &self.steps {
             match key.parts() {
                 KeyParts::Attr => self.check_links(key, old.as_ref(), new.as_ref())?,
-                KeyParts::Orphan { object } => {
-                    if self.get(&Key::attr(key.volume(), object))?.as_ref().and_then(nlink) != Some(0) {
-                        return Err(ExpandError::BadPlan("an orphan that has names"));
-                    }
-                }
+                KeyParts::Orphan { object } => self.check_mark(key.volume(), object)?,
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    fn check_mark(&self, volume: VolumeId, object: ObjectId) -> Result<(), ExpandError> {
+        match self.get(&Key::attr(volume, object))?.as_ref().and_then(nlink) {
+            Some(0) => Ok(()),
+            _ => Err(ExpandError::BadPlan("an orphan that has names")),
+        }
     }
 
     /// An object that loses its last name is marked by the same plan, and never gets a name again.

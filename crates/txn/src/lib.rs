@@ -1,6 +1,6 @@
 //! The commit rule: what the replicated log's entries do to the replicated state.
 //!
-//! [`apply`] is a pure function of the state, the live records and one entry, so all replicas that apply the same
+//! [`apply()`] is a pure function of the state, the live records and one entry, so all replicas that apply the same
 //! log hold the same state, byte for byte; [`digest`] proves it. There is one way to change a record, and it is here.
 //!
 //! What this room is not: it orders nothing (see `gavel-quorum`) and stores nothing (see `gavel-store`): it says what is to
@@ -18,6 +18,9 @@
 //! 3. A request applies whole or not at all.
 //! 4. One commit makes at most one version of a key.
 //! 5. Extents of a file do not overlap, and its `allocated` is the sum of their lengths.
+//! 6. An object that has no names (no links) has an orphan's mark, and the other way round.
+//! 7. An orphan's holders are open sessions.
+//! 8. One entry ends [`REAP_RECORDS_MAX`](apply::REAP_RECORDS_MAX) records of orphans at most.
 
 pub mod apply;
 pub mod digest;

@@ -28,8 +28,8 @@ pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const ENTRY_ITEMS_MAX: usize = 4096;
 /// Most requests of one session whose outcome the node has not acknowledged.
 pub const SESSION_WINDOW_MAX: u64 = 1024;
-/// Most open sessions in a cluster.
-pub const SESSIONS_MAX: usize = 1024;
+/// Most open sessions in a cluster: the state with all their windows full must fit into a snapshot.
+pub const SESSIONS_MAX: usize = 512;
 /// Object ids handed out at a time, so that what is created together is numbered together.
 pub const OBJECT_BLOCK: u64 = 4096;
 /// Most directory levels above an object that a rename follows to see that no directory moves below itself.

@@ -15,7 +15,7 @@ pub const VERSION_FORMAT: u8 = 1;
 /// Format of messages between nodes.
 pub const MESSAGE_FORMAT: u8 = 1;
 /// Largest encoded message: a log message with one entry and its envelope, or a part of a change scan.
-pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX * 2;
+pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX * 2 + 128 * 1024;
 
 /// Bytes that are not what they should be. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -153,8 +153,8 @@ fn parts(bench: &Bench) {
         let creates: Vec<_> = (0..EACH).map(|i| create(bench.live.tid, bench.made + round * EACH + i)).collect();
         let mut view = Overlay::new(&bench.live);
         guards.push(timed(|| {
-            let all = creates.iter().flat_map(|(guards, _)| guards);
-            assert!(all.map(|guard| gavel_txn::apply::holds(&view, guard).unwrap()).all(|holds| holds));
+            let mut all = creates.iter().flat_map(|(guards, _)| guards);
+            assert!(all.all(|guard| gavel_txn::apply::holds(&view, guard).unwrap()));
         }));
         let mut changes: Vec<Vec<Change>> = Vec::new();
         plans.push(timed(|| changes.extend(creates.iter().map(|(_, plan)| expand(&view, tid, plan)))));

@@ -3,15 +3,15 @@
 //! How the promises of [`Engine`] are kept with what the crate gives (read in its version 3.1.10):
 //!
 //! - A batch has one sequence number; snapshots read below a number. The number that new snapshots get is moved only
-//!   by [`LsmEngine::publish`], after a whole batch is in the memtable. The crate's own "visible" counter would not
+//!   by `LsmEngine::publish`, after a whole batch is in the memtable. The crate's own "visible" counter would not
 //!   do: a flush or a compaction moves it while a batch is half written.
 //! - A cut is a sealed memtable. A flush writes all sealed memtables to table files and names these in one new
 //!   version file, so several cuts become durable at once. Table files, their directory, the version file and
 //!   `current` are each synced before the next step relies on them; what a crash leaves behind of the earlier steps is
 //!   not named by `current`, and is removed when the tree is opened.
 //! - Blocks (data, index, filter, properties) carry a 128-bit checksum that is verified when they are read. What is
-//!   not verified, or makes the crate abort or start anew, is checked by [`preflight`] before the crate sees it.
-//! - The crate may panic on damaged files. Every call that reads them goes through [`fault::guarded`].
+//!   not verified, or makes the crate abort or start anew, is checked by `preflight` before the crate sees it.
+//! - The crate may panic on damaged files. Every call that reads them goes through `fault::guarded`.
 //! - Retrying a failed flush could overwrite the version file that `current` already names (the crate takes the same
 //!   version number again). So a failure stops the engine.
 //!

@@ -1,0 +1,119 @@
+//! Scripts that once showed a fault, cut down to what it takes. Each is named by the fault; with the fix taken back, it
+//! fails. The seeds of the scenarios find the same faults at other places, so a script that a change of the workload
+//! has made harmless may be replaced.
+
+use gavel_sim::script::{LEADER, When};
+use gavel_sim::{Fault, Mix, Outcome, Script, Verdict, What, run};
+
+fn sound(script: &Script) -> Outcome {
+    match run(script, true) {
+        Verdict::Sound(outcome) => *outcome,
+        Verdict::Violated(violation) => panic!("{}\n{}", violation.what, violation.trace.join("\n")),
+    }
+}
+
+/// A node that restarts asks for a session, and falls so far behind that it catches up past the entry that opens it.
+/// Files that lost their last name in the same stretch count this session among those who may have them open; it has to say
+/// that it does not, when it hears of itself later, or they stay for ever.
+#[test]
+fn orphans_from_a_stretch_of_log_that_the_session_has_skipped_are_released() {
+    let outcome = sound(&Script {
+        seed: 64,
+        nodes: 5,
+        programs: 15,
+        operations: 17,
+        busy_ms: 7391,
+        mix: Mix { names: 4, registers: 0, journals: 3, churn: 5, bytes: 0, open_files: 0, xattrs: 0 },
+        short_log: true,
+        drift_ppm: 0,
+        faults: vec![
+            Fault { at_ms: 188, what: What::Crash { node: LEADER, down_ms: 4779 } },
+            Fault { at_ms: 2045, what: What::Weather { lost: 196, doubled: 62, late: 245, late_ms: 39, for_ms: 5584 } },
+        ],
+    });
+    assert!(outcome.cover.count("catch_up_ended") > 0);
+}
+
+/// A file loses its last name while one node has it open. Another node, which has already said that it does not hold the
+/// file, opens it by its number: that must be refused, for the file goes when the first node closes it.
+#[test]
+fn a_file_that_is_kept_for_another_node_only_cannot_be_opened() {
+    sound(&Script {
+        seed: 14,
+        nodes: 5,
+        programs: 15,
+        operations: 88,
+        busy_ms: 10937,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 0 },
+        short_log: false,
+        drift_ppm: 0,
+        faults: vec![],
+    });
+}
+
+/// A catch-up has ended, the log restarts behind it, and the power fails before the records are flushed: entries that
+/// are in neither would be lost. The log restarts only when the records are durable.
+#[test]
+fn power_fails_between_the_end_of_a_catch_up_and_the_flush_of_its_records() {
+    let outcome = sound(&Script {
+        seed: 3,
+        nodes: 5,
+        programs: 5,
+        operations: 9,
+        busy_ms: 8739,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 0, bytes: 3, open_files: 3, xattrs: 0 },
+        short_log: true,
+        drift_ppm: 0,
+        faults: vec![
+            Fault { at_ms: 340, what: What::Crash { node: LEADER, down_ms: 5832 } },
+            Fault { at_ms: 3301, what: What::CrashWhen { node: 0, when: When::CatchingUp, down_ms: 237 } },
+        ],
+    });
+    assert!(outcome.cover.count("catch_up_crashed") > 0);
+}
+
+/// A session ends in a stretch of the log that its node skips by a catch-up, with requests in flight: nobody can say
+/// whether they were applied, and running them again would apply them twice.
+#[test]
+fn requests_of_a_session_that_ended_unseen_are_not_run_again() {
+    sound(&Script {
+        seed: 159,
+        nodes: 5,
+        programs: 15,
+        operations: 77,
+        busy_ms: 11353,
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 0,
+        faults: vec![
+            Fault { at_ms: 2338, what: What::Alone { node: 0, for_ms: 1334 } },
+            Fault { at_ms: 3100, what: What::CrashWhen { node: 2, when: When::CatchingUp, down_ms: 314 } },
+            Fault {
+                at_ms: 3111,
+                what: What::Weather { lost: 42, doubled: 551, late: 86, late_ms: 6141, for_ms: 7948 },
+            },
+            Fault { at_ms: 3881, what: What::Alone { node: 0, for_ms: 1714 } },
+            Fault {
+                at_ms: 6671,
+                what: What::Weather { lost: 93, doubled: 309, late: 199, late_ms: 10328, for_ms: 4779 },
+            },
+        ],
+    });
+}
+
+/// A leader whose disk is slow does not hear that it was deposed, and is asked for a read: it must not answer from its
+/// own state without a majority.
+#[test]
+fn a_deposed_leader_with_a_slow_disk_confirms_no_read() {
+    sound(&Script {
+        seed: 2,
+        nodes: 5,
+        programs: 5,
+        operations: 68,
+        busy_ms: 8980,
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 0,
+        faults: vec![Fault { at_ms: 4598, what: What::SlowDisk { node: LEADER, times: 187, for_ms: 828 } }],
+    });
+}
