@@ -382,7 +382,7 @@ fn data_of_another_version_cluster_or_node_is_refused() -> Result<()> {
             let (data, kept) = (cluster.home(1).join("data"), cluster.scratch().join("kept"));
             copy(&data, &kept)?;
             change_version(&data.join(dir).join(segment))?;
-            serve(cluster, &cluster.config(1))?.refused(&[segment, "version", "99"])?;
+            serve(cluster, &cluster.config(1))?.refused(&[segment, "format 99"])?;
             copy(&kept, &data)?;
         }
         // Another node's data: the configuration of node 1, with the directory of node 2.

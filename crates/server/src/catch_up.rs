@@ -14,7 +14,7 @@ use crate::server::Server;
 use gavel_quorum::{LogMark, PendingSnapshot};
 use gavel_store::engine::Engine;
 use gavel_txn::{Digest, State};
-use gavel_types::{Moment, NodeId, Tid};
+use gavel_types::{BlobId, Moment, NodeId, Tid};
 use gavel_wire::{ChangeRow, Message};
 
 /// An answer that has not come by then is asked for again, of the next peer.
@@ -53,6 +53,18 @@ impl CatchUp {
     }
 }
 
+/// The name of a question. Only the same question has the same name, whenever it was asked: one that was asked before a
+/// crash, with another end, must not be answered to the one that is asked after it. The same question may: the past
+/// never changes.
+fn ticket_of(after: Tid, skip: u64, upto: Tid) -> u64 {
+    let mut question = [0; 24];
+    for (bytes, number) in question.chunks_exact_mut(8).zip([after.0, skip, upto.0]) {
+        bytes.copy_from_slice(&number.to_be_bytes());
+    }
+    let name = BlobId::of(&question).0;
+    u64::from_be_bytes(*name.first_chunk().expect("a hash has 32 bytes"))
+}
+
 impl<E: Engine> Server<E> {
     /// A leader has sent a snapshot.
     pub(crate) fn begin_catch_up(&mut self, snapshot: PendingSnapshot) {
@@ -83,8 +95,9 @@ impl<E: Engine> Server<E> {
         if catch_up.after >= target.state.tid {
             return self.seal_caught_up();
         }
-        catch_up.ticket += 1;
-        let (ticket, after, skip, upto) = (catch_up.ticket, catch_up.after, catch_up.skip, target.state.tid);
+        let (after, skip, upto) = (catch_up.after, catch_up.skip, target.state.tid);
+        catch_up.ticket = ticket_of(after, skip, upto);
+        let ticket = catch_up.ticket;
         let message = Message::ScanChanges { ticket, after, upto, skip };
         self.effects.push_back(Effect::Send { to: target.source, message });
     }

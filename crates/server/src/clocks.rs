@@ -45,17 +45,37 @@ impl Clocks {
 
     /// What to think of the own clock now.
     pub fn verdict(&self, now: Moment) -> Verdict {
+        let Some(medians) = self.medians(now) else { return Verdict::Unknown };
+        let off = off(0, medians);
+        if off.unsigned_abs() <= self.skew_max_ns { Verdict::Trusted } else { Verdict::Far(off) }
+    }
+
+    /// Would `node` trust its clock, as far as can be told from here? Two leaders with clocks that are far could otherwise
+    /// hand leadership to each other for ever.
+    pub fn would_trust(&self, now: Moment, node: NodeId) -> bool {
+        let sample = self.samples.get(&node).filter(|(at, _)| now.since_ns(*at) < SAMPLE_LIFE_NS);
+        match (sample, self.medians(now)) {
+            (Some((_, ahead)), Some(medians)) => off(*ahead, medians).unsigned_abs() <= self.skew_max_ns,
+            _ => false,
+        }
+    }
+
+    /// How far the lower and the upper median of what a majority said lately are ahead of ours.
+    fn medians(&self, now: Moment) -> Option<(i64, i64)> {
         let fresh = self.samples.values().filter(|(at, _)| now.since_ns(*at) < SAMPLE_LIFE_NS);
         let mut ahead: Vec<i64> = fresh.map(|(_, ahead)| *ahead).chain([0]).collect();
         if ahead.len() * 2 <= self.voters {
-            return Verdict::Unknown;
+            return None;
         }
         ahead.sort_unstable();
-        // The lower and the upper median must both be far: of two clocks neither can tell which is wrong.
-        let (low, high) = (ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]);
-        let near = if low.unsigned_abs() < high.unsigned_abs() { low } else { high };
-        if near.unsigned_abs() <= self.skew_max_ns { Verdict::Trusted } else { Verdict::Far(near.saturating_neg()) }
+        Some((ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]))
     }
+}
+
+/// How far a clock is ahead of the nearer median: of two clocks neither can tell which is wrong.
+fn off(ahead: i64, (low, high): (i64, i64)) -> i64 {
+    let (low, high) = (ahead.saturating_sub(low), ahead.saturating_sub(high));
+    if low.unsigned_abs() < high.unsigned_abs() { low } else { high }
 }
 
 #[cfg(test)]
@@ -76,5 +96,16 @@ mod tests {
         clocks.on_sample(now, NodeId(2), 50 * SECOND, 100 * SECOND);
         assert_eq!(clocks.verdict(now), Verdict::Far(50 * SECOND as i64), "ours is the fast one");
         assert_eq!(clocks.verdict(Moment(60 * SECOND)), Verdict::Unknown, "old samples say nothing");
+    }
+
+    #[test]
+    fn a_far_clock_does_not_hand_over_to_another_far_clock() {
+        let now = Moment(20 * SECOND);
+        let mut clocks = Clocks::new(3, SECOND);
+        clocks.on_sample(now, NodeId(2), 120 * SECOND, 100 * SECOND);
+        clocks.on_sample(now, NodeId(3), 140 * SECOND, 100 * SECOND);
+        assert_eq!(clocks.verdict(now), Verdict::Far(-20 * SECOND as i64));
+        assert!(clocks.would_trust(now, NodeId(2)) && !clocks.would_trust(now, NodeId(3)));
+        assert!(!clocks.would_trust(now, NodeId(4)), "nothing is known of it");
     }
 }

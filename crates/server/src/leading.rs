@@ -215,7 +215,7 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Hands leadership to the voter whose log is the most complete.
+    /// Hands leadership to the voter whose clock can be trusted, if that is known of one, and whose log is the most complete.
     fn step_aside(&mut self) {
         let status = self.quorum.status();
         let me = self.id();

@@ -186,7 +186,10 @@ impl Machine {
         options.segment_bytes = SEGMENT_BYTES_MIN * 2;
         Log::open(disk, options).map_err(|error| match error {
             LogError::Disk(error) => Refusal::Disk(error.to_string()),
-            error @ (LogError::Damaged { .. } | LogError::Missing { .. }) => Refusal::Damaged(error.to_string()),
+            // A flipped bit can make any version of any.
+            error @ (LogError::Damaged { .. } | LogError::Missing { .. } | LogError::Version { .. }) => {
+                Refusal::Damaged(error.to_string())
+            }
             error => Refusal::Wrong(error.to_string()),
         })
     }
