@@ -136,7 +136,8 @@ impl Session {
             backlog: VecDeque::new(),
             reads_waiting: Vec::new(),
             rounds: BTreeMap::new(),
-            next_ticket: 1,
+            // An answer to a question of this node's life before must not be taken for one to a question of this life.
+            next_ticket: incarnation,
             ids: VecDeque::new(),
             ids_waiting: VecDeque::new(),
             ids_asked: false,
@@ -359,7 +360,7 @@ impl Session {
             Some(session) if self.refreshed_at.is_none_or(|at| now.since_ns(at) >= self.config.term_ns / 3) => {
                 self.refreshed_at = Some(now);
                 let ticket = self.next_ticket;
-                self.next_ticket += 1;
+                self.next_ticket = self.next_ticket.wrapping_add(1);
                 self.effects.push_back(SessionEffect::Ship(Message::Refresh { session, ticket }));
             }
             _ => {}
@@ -434,7 +435,7 @@ impl Session {
             return;
         }
         let ticket = self.next_ticket;
-        self.next_ticket += 1;
+        self.next_ticket = self.next_ticket.wrapping_add(1);
         let tokens = std::mem::take(&mut self.reads_waiting);
         self.rounds.insert(ticket, Round { asked_at: now, tokens });
         self.effects.push_back(SessionEffect::Ship(Message::ConfirmRead { ticket }));

@@ -73,6 +73,9 @@ impl<E: Engine> Server<E> {
             _ => return self.quorum.drop_snapshot(),
         };
         self.leading = None;
+        if self.catch_up.as_ref().is_some_and(|catch_up| state.tid < catch_up.after) {
+            return self.refuse_old_snapshot();
+        }
         let target = Target { mark: snapshot.mark, state, source: snapshot.from };
         match &mut self.catch_up {
             Some(catch_up) => {
@@ -85,6 +88,18 @@ impl<E: Engine> Server<E> {
             }
         }
         self.ask_for_changes();
+    }
+
+    /// A snapshot that was sent long ago has come in place of the one under way, and the records are past it already: no
+    /// scan leads back. A new one is asked for in a moment.
+    fn refuse_old_snapshot(&mut self) {
+        let now = self.clock.now;
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.target = None;
+            catch_up.sealing = false;
+            catch_up.asked_at = now;
+        }
+        self.quorum.drop_snapshot();
     }
 
     fn ask_for_changes(&mut self) {

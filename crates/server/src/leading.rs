@@ -223,7 +223,7 @@ impl<E: Engine> Server<E> {
             .peers
             .iter()
             .filter(|peer| peer.voter && peer.recently_active && peer.id != me)
-            .max_by_key(|peer| peer.matched);
+            .max_by_key(|peer| (self.clocks.would_trust(self.clock.now, peer.id), peer.matched));
         if let Some(peer) = best {
             // A transfer that fails is tried again at the next proposal.
             let _ = self.quorum.transfer_leader(peer.id);

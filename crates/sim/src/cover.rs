@@ -25,6 +25,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("scan_refused", "a peer could not answer a change scan"),
     ("waited_for_catch_up", "an operation had to wait until its replica had caught up"),
     ("clock_far", "a leader's clock was far from the others'"),
+    ("leadership_bounced", "leadership changed ten times and more in one world"),
     ("clock_unknown", "a leader had not heard enough clocks"),
     ("log_torn", "a crash tore the end of the log"),
     ("log_refused", "a damaged log was refused at start"),

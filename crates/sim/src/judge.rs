@@ -13,6 +13,8 @@ use gavel_types::{Key, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 use gavel_wire::{Entry, Item, Message, Record, View};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// More leaders than this in one world are not explained by its faults.
+const LEADERS_MAX: usize = 60;
 /// A node's own invariants are checked behind every so many of its inputs: it costs as much as a few inputs.
 const CHECK_EVERY: u64 = 8;
 /// Past states that are looked at again at the end.
@@ -145,8 +147,11 @@ impl World {
             if known != machine {
                 self.wrong(format!("n{machine} and n{known} both lead term {}", role.term));
             }
-            if self.judge.leaders.len() > 1 {
-                self.cover.hit("leader_changed");
+            match self.judge.leaders.len() {
+                1 => {}
+                ..10 => self.cover.hit("leader_changed"),
+                ..LEADERS_MAX => self.cover.hit("leadership_bounced"),
+                many => self.wrong(format!("{many} leaders: nobody keeps leadership")),
             }
         }
     }

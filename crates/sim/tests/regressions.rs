@@ -101,6 +101,66 @@ fn requests_of_a_session_that_ended_unseen_are_not_run_again() {
     });
 }
 
+/// A node crashes during a catch-up, and asks the same first question again behind its restart, of a state that has moved on.
+/// The answer to the question before the crash arrives late and says that nothing follows: it must not be taken for the
+/// answer to the second one, or the replica takes over a state whose records it does not have.
+#[test]
+fn an_answer_to_a_scan_before_a_crash_arrives_behind_it() {
+    let outcome = sound(&Script {
+        seed: 20395,
+        nodes: 5,
+        programs: 15,
+        operations: 66,
+        busy_ms: 16471,
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 0,
+        faults: vec![
+            Fault { at_ms: 764, what: What::Alone { node: 3, for_ms: 1454 } },
+            Fault { at_ms: 1236, what: What::Alone { node: 1, for_ms: 2526 } },
+            Fault { at_ms: 1551, what: What::CrashWhen { node: 1, when: When::CatchingUp, down_ms: 20 } },
+            Fault { at_ms: 3005, what: What::Alone { node: 3, for_ms: 1766 } },
+            Fault {
+                at_ms: 4009,
+                what: What::Weather { lost: 52, doubled: 556, late: 143, late_ms: 8341, for_ms: 4690 },
+            },
+            Fault { at_ms: 5460, what: What::Alone { node: 1, for_ms: 2038 } },
+            Fault { at_ms: 8754, what: What::CrashWhen { node: 3, when: When::CatchingUp, down_ms: 198 } },
+            Fault {
+                at_ms: 10575,
+                what: What::Weather { lost: 18, doubled: 270, late: 239, late_ms: 12238, for_ms: 4396 },
+            },
+            Fault { at_ms: 12296, what: What::CrashWhen { node: 2, when: When::CatchingUp, down_ms: 197 } },
+            Fault { at_ms: 12431, what: What::Alone { node: 3, for_ms: 1940 } },
+        ],
+    });
+    assert!(outcome.cover.count("catch_up_crashed") > 0);
+}
+
+/// Two clocks are far from the others' median, in both directions. A leader with such a clock steps aside, but not in
+/// favour of the other one, or the two hand leadership to each other for ever and nothing is committed.
+#[test]
+fn leaders_with_wrong_clocks_do_not_hand_leadership_to_each_other() {
+    let outcome = sound(&Script {
+        seed: 21173,
+        nodes: 5,
+        programs: 5,
+        operations: 14,
+        busy_ms: 8627,
+        mix: Mix::ALL,
+        short_log: false,
+        drift_ppm: 10_000,
+        faults: vec![
+            Fault { at_ms: 1421, what: What::ClockJump { node: 2, by_ms: 20000 } },
+            Fault { at_ms: 3835, what: What::CrashWhen { node: 0, when: When::Effects(52), down_ms: 4856 } },
+            Fault { at_ms: 5463, what: What::ClockWrong { node: LEADER, by_ms: -20000, for_ms: 163 } },
+            Fault { at_ms: 5668, what: What::ClockJump { node: LEADER, by_ms: -20000 } },
+            Fault { at_ms: 6423, what: What::ClockJump { node: 3, by_ms: 6000 } },
+        ],
+    });
+    assert!(outcome.cover.count("leader_changed") < 10, "leadership bounced");
+}
+
 /// A leader whose disk is slow does not hear that it was deposed, and is asked for a read: it must not answer from its
 /// own state without a majority.
 #[test]
