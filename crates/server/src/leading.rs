@@ -21,6 +21,8 @@ const ENTRY_BYTES_TARGET: usize = 1024 * 1024;
 const ENTRIES_UNDER_WAY_MAX: usize = 8;
 /// Reads and refreshes waiting to be confirmed.
 const READS_MAX: usize = 65_536;
+/// A session that was lined up and is not open by then is lined up once more.
+const OPENING_NS: u64 = 2_000_000_000;
 /// Orphans looked at in one step when leadership begins.
 const ORPHAN_PAGE: usize = 1024;
 
@@ -51,7 +53,7 @@ pub struct Leading {
     heard: BTreeMap<SessionId, Moment>,
     /// Sessions and nodes for which an item is in the line or under way.
     expiring: BTreeSet<SessionId>,
-    opening: BTreeSet<(NodeId, u64)>,
+    opening: BTreeMap<(NodeId, u64), Moment>,
     waiters: BTreeMap<u64, Waiter>,
     next_ticket: u64,
     checkpointed: LogIndex,
@@ -70,7 +72,7 @@ impl Leading {
             expected: BTreeMap::new(),
             heard: BTreeMap::new(),
             expiring: BTreeSet::new(),
-            opening: BTreeSet::new(),
+            opening: BTreeMap::new(),
             waiters: BTreeMap::new(),
             next_ticket: 1,
             checkpointed: LogIndex(0),
@@ -141,8 +143,12 @@ impl<E: Engine> Server<E> {
     }
 
     fn line_up_session(&mut self, node: NodeId, incarnation: u64) {
+        let now = self.clock.now;
         let Some(leading) = &mut self.leading else { return };
-        if leading.opening.insert((node, incarnation)) {
+        // Opening twice does no harm, and an opening that found no room must be tried again some time.
+        let under_way = leading.opening.get(&(node, incarnation));
+        if under_way.is_none_or(|since| now.since_ns(*since) >= OPENING_NS) {
+            leading.opening.insert((node, incarnation), now);
             leading.push(Item::SessionOpen { node, incarnation });
         }
     }
