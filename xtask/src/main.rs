@@ -2,7 +2,7 @@
 //!
 //! - [`check`]: the house's own rules, which the compiler cannot enforce: who may depend on whom, what pure rooms may
 //!   not call, no paths of somebody's machine, file lengths, a reason for each dependency, links that lead somewhere
-//! - [`bench`]: the workloads of `docs/benchmarks.md`, in any number of directories
+//! - [`bench`](mod@bench): the workloads of `docs/benchmarks.md`, in any number of directories
 //! - [`passthrough`]: a FUSE filesystem that hands everything to a directory: the floor that the benchmark compares with
 //!
 //! What this crate is not: part of Gavel. Nothing depends on it, and it depends on none of the rooms; it sees the

@@ -149,8 +149,8 @@ impl World {
             }
             match self.judge.leaders.len() {
                 1 => {}
-                ..10 => self.cover.hit("leader_changed"),
-                ..LEADERS_MAX => self.cover.hit("leadership_bounced"),
+                2..10 => self.cover.hit("leader_changed"),
+                10..LEADERS_MAX => self.cover.hit("leadership_bounced"),
                 many => self.wrong(format!("{many} leaders: nobody keeps leadership")),
             }
         }
