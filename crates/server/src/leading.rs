@@ -4,29 +4,26 @@
 //! rule judges every request where it is applied.
 
 use crate::clocks::Verdict;
+use crate::line::Line;
 use crate::server::Server;
 use gavel_quorum::ProposeError;
 use gavel_store::engine::Engine;
 use gavel_txn::Applied;
-use gavel_types::limits::{ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX, REQUEST_BYTES_MAX, SESSION_WINDOW_MAX};
+use gavel_types::limits::SESSION_WINDOW_MAX;
 use gavel_types::{KeyParts, KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 use gavel_wire::{Entry, Item, Message, Record, Request, View};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Most bytes of requests that wait for a place in an entry.
-const LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// An entry is not filled beyond this, so that it travels and is written quickly.
-const ENTRY_BYTES_TARGET: usize = 1024 * 1024;
 /// Entries proposed and not yet applied: more requests join the next entry meanwhile.
 const ENTRIES_UNDER_WAY_MAX: usize = 8;
 /// Reads and refreshes waiting to be confirmed.
 const READS_MAX: usize = 65_536;
 /// A session that was lined up and is not open by then is lined up once more.
 const OPENING_NS: u64 = 2_000_000_000;
+/// A node hands leadership away at most this often: as often as nodes tell each other their clocks.
+const STEP_ASIDE_NS: u64 = 1_000_000_000;
 /// Orphans looked at in one step when leadership begins.
 const ORPHAN_PAGE: usize = 1024;
-
-const _: () = assert!(REQUEST_BYTES_MAX + ENTRY_BYTES_TARGET < ENTRY_BYTES_MAX);
 
 /// Who waits for a confirmation, and what for.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +40,7 @@ pub struct Leading {
     established: bool,
     /// The last Tid that was given out.
     tid: Tid,
-    line: VecDeque<(Item, usize)>,
-    line_bytes: usize,
+    line: Line,
     /// Last Tids of the entries proposed and not yet applied.
     under_way: VecDeque<Tid>,
     /// The number that a session's next request must have to be lined up.
@@ -66,8 +62,7 @@ impl Leading {
             term,
             established: false,
             tid: Tid::ZERO,
-            line: VecDeque::new(),
-            line_bytes: 0,
+            line: Line::default(),
             under_way: VecDeque::new(),
             expected: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -77,26 +72,6 @@ impl Leading {
             next_ticket: 1,
             checkpointed: LogIndex(0),
         }
-    }
-
-    fn push(&mut self, item: Item) {
-        let bytes = postcard::experimental::serialized_size(&item).unwrap_or(REQUEST_BYTES_MAX);
-        self.line_bytes += bytes;
-        self.line.push_back((item, bytes));
-    }
-
-    fn take_entry(&mut self, wall_ns: u64) -> (Entry, usize) {
-        let tid = self.tid.advance(wall_ns);
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        while let Some((_, size)) = self.line.front() {
-            if !items.is_empty() && (bytes + size > ENTRY_BYTES_TARGET || items.len() == ENTRY_ITEMS_MAX) {
-                break;
-            }
-            let (item, size) = self.line.pop_front().expect("the front was just looked at");
-            bytes += size;
-            items.push(item);
-        }
-        (Entry { tid, items }, bytes)
     }
 }
 
@@ -126,10 +101,8 @@ impl<E: Engine> Server<E> {
                 continue;
             }
             let expected = leading.expected.entry(request.session).or_insert(session.next);
-            let bytes = postcard::experimental::serialized_size(&request).unwrap_or(usize::MAX);
-            let full = leading.line_bytes > LINE_BYTES_MAX || leading.line.len() > 4 * ENTRY_ITEMS_MAX;
             let ahead = request.seq > *expected || request.seq.0 >= request.seen.0.saturating_add(SESSION_WINDOW_MAX);
-            if ahead || full || bytes > REQUEST_BYTES_MAX {
+            if ahead || leading.line.is_full() {
                 let answer = Message::SubmitGap { session: request.session, expected: *expected };
                 return self.answer(from, answer);
             }
@@ -137,8 +110,7 @@ impl<E: Engine> Server<E> {
                 continue;
             }
             *expected = Seq(expected.0 + 1);
-            leading.line_bytes += bytes;
-            leading.line.push_back((Item::Request(request), bytes));
+            leading.line.push(Item::Request(request));
         }
     }
 
@@ -149,7 +121,7 @@ impl<E: Engine> Server<E> {
         let under_way = leading.opening.get(&(node, incarnation));
         if under_way.is_none_or(|since| now.since_ns(*since) >= OPENING_NS) {
             leading.opening.insert((node, incarnation), now);
-            leading.push(Item::SessionOpen { node, incarnation });
+            leading.line.push(Item::SessionOpen { node, incarnation });
         }
     }
 
@@ -198,40 +170,40 @@ impl<E: Engine> Server<E> {
         if !leading.established || leading.line.is_empty() || leading.under_way.len() >= ENTRIES_UNDER_WAY_MAX {
             return;
         }
-        match self.clocks.verdict(self.clock.now) {
+        match self.clocks.verdict(self.clock) {
             Verdict::Trusted => {}
             Verdict::Unknown => return,
             Verdict::Far(_) => return self.step_aside(),
         }
-        let (entry, bytes) = leading.take_entry(self.clock.wall_ns);
+        let entry = Entry { tid: leading.tid.advance(self.clock.wall_ns), items: leading.line.take() };
         match self.quorum.propose(entry.encode().into()) {
             Ok(()) => {
-                leading.line_bytes -= bytes;
                 leading.tid = Tid(entry.tid.0 + entry.items.len() as u64 - 1);
                 leading.under_way.push_back(leading.tid);
             }
-            Err(ProposeError::Busy) => {
-                for item in entry.items.into_iter().rev() {
-                    let size = postcard::experimental::serialized_size(&item).unwrap_or(REQUEST_BYTES_MAX);
-                    leading.line.push_front((item, size));
-                }
-            }
+            Err(ProposeError::Busy) => leading.line.put_back(entry.items),
             // Leadership is over (the role change is on its way), or the entry is of no use: whoever waits asks again.
-            Err(ProposeError::NotLeader { .. } | ProposeError::Size { .. }) => leading.line_bytes -= bytes,
+            Err(ProposeError::NotLeader { .. } | ProposeError::Size { .. }) => {}
         }
     }
 
-    /// Hands leadership to the voter whose clock can be trusted, if that is known of one, and whose log is the most complete.
+    /// Hands leadership to the voter with the most complete log among those whose clock can be trusted. Seldom: just after
+    /// a clock has jumped, two nodes may each think that the other should lead.
     fn step_aside(&mut self) {
-        let status = self.quorum.status();
-        let me = self.id();
+        let now = self.clock.now;
+        if self.stepped_aside_at.is_some_and(|at| now.since_ns(at) < STEP_ASIDE_NS) {
+            return;
+        }
+        let (status, me, clock) = (self.quorum.status(), self.id(), self.clock);
+        let trusted = |peer: NodeId| self.clocks.would_trust(clock, peer);
         let best = status
             .peers
             .iter()
-            .filter(|peer| peer.voter && peer.recently_active && peer.id != me)
-            .max_by_key(|peer| (self.clocks.would_trust(self.clock.now, peer.id), peer.matched));
+            .filter(|peer| peer.voter && peer.recently_active && peer.id != me && trusted(peer.id))
+            .max_by_key(|peer| peer.matched);
         if let Some(peer) = best {
-            // A transfer that fails is tried again at the next proposal.
+            self.stepped_aside_at = Some(now);
+            // A transfer that fails is tried again.
             let _ = self.quorum.transfer_leader(peer.id);
         }
     }
@@ -253,7 +225,7 @@ impl<E: Engine> Server<E> {
             leading.expected.remove(session);
         }
         for (volume, object) in &applied.to_reap {
-            leading.push(Item::Reap { volume: *volume, object: *object });
+            leading.line.push(Item::Reap { volume: *volume, object: *object });
         }
         if !leading.established && entry_term == leading.term {
             self.establish();
@@ -270,10 +242,10 @@ impl<E: Engine> Server<E> {
         leading.tid = tid;
         leading.heard = self.state.sessions.keys().map(|session| (*session, now)).collect();
         if self.state.volumes.is_empty() {
-            leading.push(Item::CreateVolume { volume: VolumeId::FIRST, mode: 0o755, uid: 0, gid: 0 });
+            leading.line.push(Item::CreateVolume { volume: VolumeId::FIRST, mode: 0o755, uid: 0, gid: 0 });
         }
         for (volume, object) in reapable {
-            leading.push(Item::Reap { volume, object });
+            leading.line.push(Item::Reap { volume, object });
         }
     }
 
@@ -304,7 +276,7 @@ impl<E: Engine> Server<E> {
         let (Some(leading), Some((index, digest))) = (&mut self.leading, self.state.digests.back()) else { return };
         if leading.established && *index > leading.checkpointed {
             leading.checkpointed = *index;
-            leading.push(Item::Checkpoint { index: *index, digest: *digest });
+            leading.line.push(Item::Checkpoint { index: *index, digest: *digest });
         }
     }
 
@@ -317,7 +289,7 @@ impl<E: Engine> Server<E> {
         let silent: Vec<SessionId> = silent.map(|(session, _)| *session).collect();
         for session in silent {
             if leading.expiring.insert(session) {
-                leading.push(Item::SessionExpire { session });
+                leading.line.push(Item::SessionExpire { session });
             }
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! - [`server`]: the state machine: what comes in, what goes out, applying, flushing
 //! - [`leading`]: what only the leader does: line up requests, confirm reads, watch sessions, reap, checkpoint
+//! - `line`: the items that wait for a place in an entry
 //! - [`catch_up`]: a replica that is behind the log fetches the commits that it missed, by a change scan
 //! - [`clocks`]: whether this node's wall clock can be trusted to number transactions
 //! - [`config`], [`effect`]: the nouns of the interface
@@ -25,6 +26,7 @@ pub mod clocks;
 pub mod config;
 pub mod effect;
 pub mod leading;
+mod line;
 pub mod server;
 
 pub use config::{Config, Sealed};

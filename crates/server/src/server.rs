@@ -51,6 +51,8 @@ pub struct Server<E: Engine> {
     pub(crate) leader: Option<NodeId>,
     pub(crate) term: Term,
     pub(crate) leading: Option<Leading>,
+    /// When this node last handed leadership away because of its clock.
+    pub(crate) stepped_aside_at: Option<Moment>,
     pub(crate) catch_up: Option<CatchUp>,
     pub(crate) effects: VecDeque<Effect>,
     /// Where the records will durably stand when the flush under way is done.
@@ -115,6 +117,7 @@ impl<E: Engine> Server<E> {
             leader: None,
             term: Term(0),
             leading: None,
+            stepped_aside_at: None,
             catch_up,
             effects: VecDeque::new(),
             flushing: None,
@@ -148,7 +151,7 @@ impl<E: Engine> Server<E> {
 
     /// What the own clock is worth.
     pub fn clock_verdict(&self) -> crate::clocks::Verdict {
-        self.clocks.verdict(self.clock.now)
+        self.clocks.verdict(self.clock)
     }
 
     /// Is a change scan under way? Then views are older than the log, and no commit of this node gets an answer.
@@ -188,7 +191,7 @@ impl<E: Engine> Server<E> {
         }
         match message {
             Message::Log(bytes) => return self.on_log_message(from, &bytes),
-            Message::Clock { wall_ns } => self.clocks.on_sample(clock.now, from, wall_ns, clock.wall_ns),
+            Message::Clock { wall_ns } => self.clocks.on_sample(clock.now, from, wall_ns),
             Message::ScanChanges { ticket, after, upto, skip } => self.serve_scan(from, ticket, after, upto, skip),
             Message::Changes { ticket, changes, done } => self.on_changes(ticket, &changes, done),
             Message::ScanRefused { ticket } => self.on_scan_refused(ticket),

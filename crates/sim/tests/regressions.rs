@@ -177,3 +177,61 @@ fn a_deposed_leader_with_a_slow_disk_confirms_no_read() {
         faults: vec![Fault { at_ms: 4598, what: What::SlowDisk { node: LEADER, times: 187, for_ms: 828 } }],
     });
 }
+
+/// A leader's clock is put right while another node has not heard of that yet: the two must not hand leadership back and
+/// forth until they have.
+#[test]
+fn leadership_does_not_bounce_while_nodes_disagree_about_their_clocks() {
+    let outcome = sound(&Script {
+        seed: 204064,
+        nodes: 3,
+        programs: 6,
+        operations: 68,
+        busy_ms: 8818,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        short_log: true,
+        drift_ppm: 1000,
+        faults: vec![
+            Fault { at_ms: 871, what: What::Blackout { down_ms: 144 } },
+            Fault { at_ms: 1940, what: What::FlushFails { node: 2, kept: true } },
+            Fault { at_ms: 3385, what: What::Pause { node: LEADER, for_ms: 207, lossy: false } },
+            Fault { at_ms: 3976, what: What::ClockWrong { node: LEADER, by_ms: 600000, for_ms: 3686 } },
+            Fault { at_ms: 4210, what: What::CrashWhen { node: 1, when: When::Flushing, down_ms: 519 } },
+            Fault { at_ms: 4925, what: What::ClockWrong { node: LEADER, by_ms: -20000, for_ms: 1105 } },
+            Fault { at_ms: 5470, what: What::Alone { node: LEADER, for_ms: 3779 } },
+            Fault { at_ms: 7971, what: What::CrashWhen { node: LEADER, when: When::Writing, down_ms: 2856 } },
+        ],
+    });
+    assert!(outcome.cover.count("leader_changed") < 10, "leadership bounced");
+}
+
+/// The quorum is busy, so that the leader puts what it wanted to propose back in its line: it must count the bytes of the
+/// line right, or it thinks the line full for ever.
+#[test]
+fn a_leader_that_could_not_propose_does_not_think_its_line_full() {
+    sound(&Script {
+        seed: 201436,
+        nodes: 3,
+        programs: 9,
+        operations: 68,
+        busy_ms: 12988,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        short_log: true,
+        drift_ppm: 1000,
+        faults: vec![
+            Fault { at_ms: 1137, what: What::FlushFails { node: LEADER, kept: false } },
+            Fault { at_ms: 1207, what: What::Cut { from: 1, to: 2, for_ms: 23 } },
+            Fault { at_ms: 2087, what: What::Alone { node: LEADER, for_ms: 761 } },
+            Fault { at_ms: 2159, what: What::SlowDisk { node: LEADER, times: 30, for_ms: 222 } },
+            Fault { at_ms: 2982, what: What::Crash { node: 0, down_ms: 4572 } },
+            Fault { at_ms: 3455, what: What::SlowLink { from: 0, to: 1, delay_ms: 35, for_ms: 383 } },
+            Fault { at_ms: 3628, what: What::ClockWrong { node: 1, by_ms: -6000, for_ms: 7509 } },
+            Fault {
+                at_ms: 4728,
+                what: What::Weather { lost: 109, doubled: 192, late: 232, late_ms: 1889, for_ms: 105 },
+            },
+            Fault { at_ms: 7514, what: What::Pause { node: 2, for_ms: 10697, lossy: true } },
+            Fault { at_ms: 8363, what: What::ClockWrong { node: LEADER, by_ms: 4000, for_ms: 213 } },
+        ],
+    });
+}
