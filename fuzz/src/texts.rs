@@ -73,10 +73,10 @@ fn config(text: &str) -> bool {
 /// One of everything.
 pub fn seeds() -> Vec<Vec<u8>> {
     let requests = [
-        Request::Status,
+        Request::Status {},
         Request::Mount { path: "/mnt/gavel".into(), volume: 1, options: vec!["ro".into()] },
         Request::Umount { path: "/mnt/gavel".into() },
-        Request::Stop,
+        Request::Stop {},
     ];
     let identity = Identity::Node { cluster: ClusterId([7; 16]), node: NodeId(3) };
     let mut seeds: Vec<Vec<u8>> = CERTIFICATES.iter().map(|der| der.to_vec()).collect();

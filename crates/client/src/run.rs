@@ -154,6 +154,8 @@ impl Run {
             unreachable!("only a run that has shipped something gets an outcome")
         };
         match outcome {
+            // What is left of it is evaluated.
+            Some(Outcome::Committed { .. }) if reply == Reply::Partly => {}
             Some(Outcome::Committed { .. }) => self.phase = Phase::Committed(reply),
             Some(Outcome::Refused { refusal: Refusal::BadPlan }) => {
                 let cause = format!("the plan of {:?} was refused; please report this", self.operation);

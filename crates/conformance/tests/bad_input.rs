@@ -121,11 +121,12 @@ fn garbage_on_the_control_socket() -> Result<()> {
     with_cluster(1, |cluster| {
         let socket = PathBuf::from(configured(cluster, 1, "control_socket")?);
         let before = cluster.pid(1)?;
-        let lines: [(&str, &[u8]); 6] = [
+        let lines: [(&str, &[u8]); 7] = [
             ("no request", b"\n"),
             ("no JSON", b"hello\n"),
             ("an unknown request", b"{\"ask\":\"explode\"}\n"),
             ("an unknown field", b"{\"ask\":\"umount\",\"path\":\"/nowhere\",\"loudly\":true}\n"),
+            ("an unknown field where none is known", b"{\"ask\":\"status\",\"loudly\":true}\n"),
             ("a field of another type", b"{\"ask\":\"mount\",\"path\":1,\"volume\":1,\"options\":[]}\n"),
             ("deeply nested", &[b'['; 5_000]),
         ];

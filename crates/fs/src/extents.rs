@@ -8,6 +8,8 @@ use std::ops::ControlFlow;
 
 /// Extents held in memory at a time: with 16 KiB in each, 1 MiB.
 const PAGE: usize = 64;
+/// Most extents that one plan cuts off a file: whoever applies it holds them in memory, 64 MiB at most.
+const CUT_EXTENTS_MAX: usize = 4096;
 
 /// The part of an extent that lies in the range walked over.
 pub(crate) struct Run<'a> {
@@ -72,6 +74,51 @@ pub(crate) fn walk(
             return tree.depend_on(&all);
         }
     }
+}
+
+/// How far a file of `size` bytes that is to be cut to `to` can be cut by one plan: to that, unless there are too many
+/// extents behind it.
+pub(crate) fn cut_of_one_plan(tree: &Tree<'_>, object: ObjectId, size: u64, to: u64) -> Result<u64, Stop> {
+    if to >= size || few_behind(tree, object, to)? {
+        return Ok(to);
+    }
+    let mut last = (size - to) / 2;
+    while last > 0 {
+        if few_behind(tree, object, size - last)? {
+            return Ok(size - last);
+        }
+        last /= 2;
+    }
+    // They lie behind the end of the file.
+    Ok(to)
+}
+
+/// How far into `from..to` one plan can cut out what there is.
+pub(crate) fn hole_of_one_plan(tree: &Tree<'_>, object: ObjectId, from: u64, to: u64) -> Result<u64, Stop> {
+    let (mut behind, mut seen) = (from, 0);
+    while behind < to && seen < CUT_EXTENTS_MAX {
+        let page = tree.unguarded().scan(&KeyRange::extents_behind(tree.volume(), object, behind), PAGE)?;
+        seen += page.len();
+        match page.last() {
+            Some((key, version)) if page.len() == PAGE => behind = checked(key, version)?.2,
+            _ => return Ok(to),
+        }
+    }
+    Ok(behind.min(to))
+}
+
+/// Can one plan take all extents behind `from`?
+fn few_behind(tree: &Tree<'_>, object: ObjectId, from: u64) -> Result<bool, Stop> {
+    let (mut behind, mut seen) = (from, 0);
+    while seen <= CUT_EXTENTS_MAX {
+        let page = tree.unguarded().scan(&KeyRange::extents_behind(tree.volume(), object, behind), PAGE)?;
+        seen += page.len();
+        match page.last() {
+            Some((key, version)) if page.len() == PAGE => behind = checked(key, version)?.2,
+            _ => return Ok(seen <= CUT_EXTENTS_MAX),
+        }
+    }
+    Ok(false)
 }
 
 /// An extent with its start and end. Nothing that is cut out of it later can be out of its bounds.

@@ -207,6 +207,9 @@ pub struct Listed {
 pub enum Reply {
     /// Done; there is nothing to say.
     Empty,
+    /// The operation is too large for one plan, and this plan is a part of it, of which the file shows nothing that could
+    /// not have been asked for: once it is committed, the operation is to be run again.
+    Partly,
     /// This object (found, made or linked), with attributes as of this view for operations without a plan.
     Object(ObjectId),
     /// These attributes.

@@ -30,7 +30,7 @@ pub struct Status {
 /// # Errors
 /// Why it did not say.
 pub fn ask_status(socket: &Path) -> anyhow::Result<DaemonStatus> {
-    match ask(socket, &Request::Status, PATIENCE)? {
+    match ask(socket, &Request::Status {}, PATIENCE)? {
         Reply::Status(status) => Ok(*status),
         Reply::Error(error) => Err(anyhow::anyhow!("{error}")),
         Reply::Done => Err(anyhow::anyhow!("the daemon at {} did not say how it is", socket.display())),

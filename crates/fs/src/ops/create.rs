@@ -44,6 +44,9 @@ fn open_found(tree: &Tree<'_>, found: Dirent, truncate: bool) -> Result<Answer, 
         return Answer::read(reply);
     }
     let attr = tree.named_attr(object)?;
+    if let Some(part) = setattr::truncate_partly(tree, object, &attr, 0)? {
+        return Ok(part);
+    }
     let mut changes = Changes::new(tree.volume());
     let truncated = setattr::truncate(&mut changes, object, attr, 0, privileges::taken_from(tree.cx.caller));
     changes.put_attr(object, truncated);

@@ -34,7 +34,11 @@ pub(super) fn fallocate(
     if len == 0 {
         return Err(FsError::Invalid.into());
     }
-    let end = end_of(offset, len)?;
+    let asked = end_of(offset, len)?;
+    let end = match how {
+        Allocate::Reserve { .. } => asked,
+        Allocate::PunchHole | Allocate::ZeroRange { .. } => extents::hole_of_one_plan(tree, object, offset, asked)?,
+    };
     let mut changes = Changes::new(tree.volume());
     let keep_size = match how {
         Allocate::Reserve { keep_size } => {
@@ -49,13 +53,13 @@ pub(super) fn fallocate(
         }
         Allocate::ZeroRange { keep_size } => {
             changes.carve(object, offset, end);
-            changes.fill(object, offset, len, Content::Zeros);
+            changes.fill(object, offset, end - offset, Content::Zeros);
             keep_size
         }
     };
     let size_min = if keep_size { 0 } else { end };
     modify(tree, &mut changes, object, &firm, size_min, privileges::taken_from(tree.cx.caller))?;
-    Answer::write(changes, Reply::Empty)
+    Answer::write(changes, if end < asked { Reply::Partly } else { Reply::Empty })
 }
 
 /// What no extent covers of `from..to`.

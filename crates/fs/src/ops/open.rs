@@ -18,6 +18,9 @@ pub(super) fn open(tree: &Tree<'_>, object: ObjectId, truncate: bool, kill_suidg
         return Answer::read(Reply::Object(object));
     }
     let attr = tree.attr(object)?;
+    if let Some(part) = setattr::truncate_partly(tree, object, &attr, 0)? {
+        return Ok(part);
+    }
     let mut changes = Changes::new(tree.volume());
     let truncated = setattr::truncate(&mut changes, object, attr, 0, kill_suidgid);
     changes.put_attr(object, truncated);

@@ -10,7 +10,7 @@ use crate::changes::{CHANGED, Changes};
 use crate::operation::{SetAttr, SetTime};
 use crate::privileges::{self, CAPABILITIES};
 use crate::tree::{Tree, damaged, regular};
-use crate::{FsError, Reply, Stop};
+use crate::{FsError, Reply, Stop, extents};
 use gavel_types::limits::FILE_BYTES_MAX;
 use gavel_types::{Key, ObjectId, Timestamp};
 use gavel_wire::{Attr, AttrDelta, Kind};
@@ -27,6 +27,9 @@ pub(super) fn setattr(tree: &Tree<'_>, object: ObjectId, set: &SetAttr) -> Resul
             regular(attr.firm.kind)?;
             if size > FILE_BYTES_MAX {
                 return Err(FsError::TooLarge.into());
+            }
+            if let Some(part) = truncate_partly(tree, object, &attr, size)? {
+                return Ok(part);
             }
             attr = truncate(&mut changes, object, attr, size, set.kill_suidgid);
         } else if set.kill_suidgid && attr.firm.kind != Kind::Directory {
@@ -49,6 +52,23 @@ pub(super) fn setattr(tree: &Tree<'_>, object: ObjectId, set: &SetAttr) -> Resul
 fn only_times(set: &SetAttr) -> bool {
     let others = SetAttr { atime: None, mtime: None, ..*set };
     others == SetAttr::default()
+}
+
+/// Cuts a regular file that has too many extents behind `size` for one plan to a size between. None if one plan will do.
+pub(super) fn truncate_partly(
+    tree: &Tree<'_>,
+    object: ObjectId,
+    attr: &Attr,
+    size: u64,
+) -> Result<Option<Answer>, Stop> {
+    let cut = extents::cut_of_one_plan(tree, object, attr.size, size)?;
+    if cut <= size {
+        return Ok(None);
+    }
+    let mut changes = Changes::new(tree.volume());
+    let attr = truncate(&mut changes, object, *attr, cut, false);
+    changes.put_attr(object, attr);
+    Answer::write(changes, Reply::Partly).map(Some)
 }
 
 /// Cuts a regular file to `size`, or makes it longer by a hole. Answers with its attributes after that.

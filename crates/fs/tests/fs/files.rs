@@ -171,6 +171,39 @@ fn a_file_with_too_many_holes_is_reserved_in_parts() {
     assert_eq!(world.attr(f).allocated, 2 * teeth);
 }
 
+/// Runs an operation until it is done, and says in how many parts.
+fn in_parts(world: &mut World, operation: &Operation) -> u32 {
+    for parts in 1.. {
+        let done = world.prepare(operation).unwrap();
+        if world.finish(done).unwrap() != Reply::Partly {
+            return parts;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_file_with_many_extents_is_cut_and_punched_in_parts() {
+    let (mut world, f) = with_file();
+    let (teeth, one) = (10_000, Content::Inline([5].into()));
+    comb(&mut world, f, teeth, &one);
+    assert!(in_parts(&mut world, &allocate(f, 2_000, u64::MAX / 4, Allocate::PunchHole)) > 2);
+    assert_eq!(world.attr(f).allocated, 1_000);
+    world.run(&truncate(f, 0)).unwrap();
+    comb(&mut world, f, teeth, &one);
+    let zeroed = allocate(f, 0, 2 * teeth, Allocate::ZeroRange { keep_size: false });
+    assert!(in_parts(&mut world, &zeroed) > 2);
+    assert_eq!(world.attr(f).allocated, 2 * teeth);
+    world.run(&truncate(f, 0)).unwrap();
+    comb(&mut world, f, teeth, &one);
+    assert!(in_parts(&mut world, &truncate(f, 501)) > 2);
+    assert_eq!((world.attr(f).size, world.attr(f).allocated), (501, 250));
+    world.run(&truncate(f, 0)).unwrap();
+    comb(&mut world, f, teeth, &one);
+    assert!(in_parts(&mut world, &Operation::Open { object: f, truncate: true, kill_suidgid: false }) > 2);
+    assert_eq!((world.attr(f).size, world.attr(f).allocated), (0, 0));
+}
+
 #[test]
 fn holes_and_zeros_keep_or_set_the_size() {
     let (mut world, f) = with_file();

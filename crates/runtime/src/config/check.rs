@@ -301,6 +301,12 @@ fn own_directory(problems: &mut Problems, key: &str, dir: &Path) {
     });
     if let Err(error) = tried {
         let rule = format!("must be a directory that this user can write to: {error}");
-        problems.add(key, quoted(&dir.display()), rule, "change its owner or mode, or name another directory");
+        let hint = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                "make room, or name another directory"
+            }
+            _ => "change its owner or mode, or name another directory",
+        };
+        problems.add(key, quoted(&dir.display()), rule, hint);
     }
 }

@@ -28,8 +28,8 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// How is it?
-    Status,
+    /// How is it? (With braces: so that unknown fields beside `ask` are refused here, too.)
+    Status {},
     /// Mount a volume.
     Mount {
         /// Where.
@@ -45,7 +45,7 @@ pub enum Request {
         path: PathBuf,
     },
     /// End all mounts and stop.
-    Stop,
+    Stop {},
 }
 
 /// The answer.
@@ -54,7 +54,7 @@ pub enum Request {
 pub enum Reply {
     /// Done.
     Done,
-    /// The answer to [`Request::Status`].
+    /// The answer to [`Request::Status {}`].
     Status(Box<DaemonStatus>),
     /// It could not be done: why, and what to do.
     Error(String),
@@ -172,7 +172,7 @@ async fn serve(daemon: Arc<Daemon>, stream: UnixStream) -> std::io::Result<()> {
 
 async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
     match request {
-        Request::Status => match status(daemon).await {
+        Request::Status {} => match status(daemon).await {
             Some(status) => Reply::Status(Box::new(status)),
             None => Reply::Error("the node is shutting down".into()),
         },
@@ -184,7 +184,7 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             let mounter = daemon.mounter.clone();
             blocking(move || mounter.umount(&path)).await
         }
-        Request::Stop => {
+        Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done
         }
