@@ -16,4 +16,4 @@ pub mod tree;
 
 pub use run::{Blobs, Run, Step};
 pub use session::{Session, SessionEffect, Token};
-pub use tree::{Answer, Answered, Space, Tree, TreeError, TreeRequest};
+pub use tree::{Answer, Answered, Forget, Keep, Kept, Space, Tree, TreeError, TreeRequest};

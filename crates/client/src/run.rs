@@ -5,9 +5,9 @@
 //! The host calls [`Run::step`] with a view, does what the [`Step`] says, tells the result to the run and calls again, with a
 //! view that is at least as new as the result says.
 
-use crate::tree::{Answer, TreeError, TreeRequest};
+use crate::tree::{Answer, Keep, TreeError, TreeRequest};
 use gavel_fs::operation::{Caller, Cx, Listed, Operation, Piece, Reply};
-use gavel_fs::{Done, Stop};
+use gavel_fs::{Done, FsError, Stop};
 use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, VolumeId};
 use gavel_wire::{Attr, Content, Guard, Outcome, Plan, Record, Refusal, View};
@@ -64,6 +64,8 @@ pub struct Run {
     cx: Cx,
     operation: Operation,
     plus: bool,
+    /// That there is no such name is an answer, not an error.
+    absence_is_an_answer: bool,
     phase: Phase,
     confirmed: bool,
     /// This node holds the object open, name or no name.
@@ -79,8 +81,13 @@ impl Run {
     pub fn new(volume: VolumeId, caller: Caller, request: TreeRequest) -> Result<Run, TreeError> {
         let mut phase = Phase::Evaluating;
         let mut plus = false;
+        let mut absence_is_an_answer = false;
         let operation = match request {
             TreeRequest::Operation(operation) => operation,
+            TreeRequest::Lookup { parent, name } => {
+                absence_is_an_answer = true;
+                Operation::Lookup { parent, name }
+            }
             TreeRequest::Read { object, offset, len } => Operation::Read { object, offset, len },
             TreeRequest::ReaddirPlus { object, after, limit } => {
                 plus = true;
@@ -88,7 +95,7 @@ impl Run {
             }
             TreeRequest::Write { object, offset, append, data, kill_suidgid } => {
                 if data.len() > WRITE_BYTES_MAX {
-                    return Err(gavel_fs::FsError::Invalid.into());
+                    return Err(FsError::Invalid.into());
                 }
                 let len = data.len() as u32;
                 let content = if data.len() <= INLINE_BYTES_MAX {
@@ -102,10 +109,10 @@ impl Run {
                 Operation::Write { object, offset, append, len, content, kill_suidgid }
             }
             TreeRequest::Sync { object } => Operation::Getattr { object },
-            TreeRequest::Statfs => return Err(gavel_fs::FsError::NotSupported.into()),
+            TreeRequest::Statfs => return Err(FsError::NotSupported.into()),
         };
         let cx = Cx { volume, caller, fresh: None };
-        Ok(Run { cx, operation, plus, phase, confirmed: false, held: false, conflicts: 0 })
+        Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed: false, held: false, conflicts: 0 })
     }
 
     /// Goes on, as far as it can with this view.
@@ -198,11 +205,8 @@ impl Run {
                 return Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false }));
             }
         };
-        let evaluated = if orphaned {
-            Err(Stop::Error(gavel_fs::FsError::Stale))
-        } else {
-            gavel_fs::run(view, &self.cx, &self.operation)
-        };
+        let evaluated =
+            if orphaned { Err(Stop::Error(FsError::Stale)) } else { gavel_fs::run(view, &self.cx, &self.operation) };
         match evaluated {
             Ok(Done { plan: Some(plan), mut guards, reply }) => {
                 guards.extend(orphan.map(|key| Guard::Empty { range: KeyRange::one(&key) }));
@@ -213,6 +217,7 @@ impl Run {
             Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
             Ok(Done { plan: None, .. }) | Err(Stop::Error(_)) if !self.confirmed => Step::Confirm,
             Ok(Done { plan: None, reply, .. }) => self.finish(view, reply),
+            Err(Stop::Error(FsError::NotFound)) if self.absence_is_an_answer => Step::Done(Ok(answer(Reply::Empty))),
             Err(Stop::Error(error)) => Step::Done(Err(error.into())),
         }
     }
@@ -278,7 +283,7 @@ impl Run {
 }
 
 fn answer(reply: Reply) -> Answer {
-    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None }
+    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
 }
 
 fn assemble(pieces: &[Piece], blobs: &Blobs) -> Result<Vec<u8>, TreeError> {

@@ -4,12 +4,22 @@ use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply};
 use gavel_types::{ObjectId, VolumeId};
 use gavel_wire::Attr;
+use std::sync::Weak;
 
 /// What a front asks of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TreeRequest {
-    /// An operation that carries no file bytes (neither [`Operation::Read`] nor [`Operation::Write`]).
+    /// An operation that carries no file bytes (neither [`Operation::Read`] nor [`Operation::Write`]), and is not
+    /// [`Operation::Lookup`].
     Operation(Operation),
+    /// What a name names: as [`Operation::Lookup`], but that there is no such name is an answer like any other (one without
+    /// attributes), which may be kept.
+    Lookup {
+        /// The directory.
+        parent: ObjectId,
+        /// The name.
+        name: Box<[u8]>,
+    },
     /// Bytes of a file; the answer holds them in [`Answer::data`].
     Read {
         /// The file.
@@ -64,6 +74,36 @@ pub struct Answer {
     pub data: Vec<u8>,
     /// For [`TreeRequest::Statfs`].
     pub space: Option<Space>,
+    /// What of this answer the front may keep, until it is told to forget it ([`Forget`]) or the time is up.
+    pub keep: Keep,
+}
+
+/// How long a front may keep what it was told, in nanoseconds from the moment of the answer. Zero: not at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Keep {
+    /// Names: the one that was looked up or made (or its absence), or those of a listing.
+    pub names_ns: u64,
+    /// Attributes: the object's, or those of the names of a listing.
+    pub attrs_ns: u64,
+    /// For an open: bytes of the file that are read from now on may be kept until the front is told to forget them, and are still
+    /// good if they were kept before. Otherwise none of them may be kept for as long as it is open.
+    pub bytes: bool,
+}
+
+/// A part of what a front keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// All names, and all absences of names.
+    Names,
+    /// Attributes, bytes and the listing of one object.
+    Object(ObjectId),
+}
+
+/// What a node can tell its fronts.
+pub trait Forget: Send + Sync + 'static {
+    /// Forget these. `forgotten` is called when nothing of them is kept any more and no answer that was given before this call can still bring it
+    /// back; on another thread, after a while: requests must go on being answered meanwhile.
+    fn forget(&self, kept: Vec<Kept>, forgotten: Box<dyn FnOnce() + Send>);
 }
 
 /// True figures of a volume, in bytes and objects.
@@ -113,6 +153,9 @@ pub type Answered = Box<dyn FnOnce(Result<Answer, TreeError>) + Send>;
 
 /// One volume of the cluster, as seen through one node.
 pub trait Tree: Send + Sync + 'static {
+    /// A front that keeps answers from now on, for as long as it lives. A front that has not said so keeps nothing.
+    fn attach(&self, front: Weak<dyn Forget>);
+
     /// Which volume.
     fn volume(&self) -> VolumeId;
 

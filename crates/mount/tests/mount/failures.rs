@@ -2,14 +2,14 @@
 
 use crate::fixture::{Fixture, eventually, has_program, is_root, shell};
 use crate::ram::RamTree;
-use gavel_client::tree::{Answered, Tree, TreeError, TreeRequest};
+use gavel_client::tree::{Answered, Forget, Tree, TreeError, TreeRequest};
 use gavel_fs::Operation;
 use gavel_fs::operation::Caller;
 use gavel_types::{ObjectId, VolumeId};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 type Between = dyn Fn(&RamTree, &TreeRequest, Answered) -> Option<Answered> + Send + Sync;
 
@@ -20,6 +20,10 @@ struct Tampered {
 }
 
 impl Tree for Tampered {
+    fn attach(&self, front: Weak<dyn Forget>) {
+        self.inner.attach(front);
+    }
+
     fn volume(&self) -> VolumeId {
         self.inner.volume()
     }

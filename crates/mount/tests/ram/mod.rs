@@ -2,9 +2,9 @@
 
 mod world;
 
-use gavel_client::tree::{Answer, Answered, Space, Tree, TreeError, TreeRequest};
+use gavel_client::tree::{Answer, Answered, Forget, Keep, Space, Tree, TreeError, TreeRequest};
 use gavel_fs::operation::Caller;
-use gavel_fs::{Operation, Reply, Stop};
+use gavel_fs::{FsError, Operation, Reply, Stop};
 use gavel_types::{ObjectId, VolumeId};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -63,6 +63,12 @@ impl RamTree {
         let mut world = self.world();
         match request {
             TreeRequest::Operation(operation) => operate(&mut world, caller, operation),
+            TreeRequest::Lookup { parent, name } => {
+                match operate(&mut world, caller, Operation::Lookup { parent, name }) {
+                    Err(TreeError::Fs(FsError::NotFound)) => Ok(plain(Reply::Empty)),
+                    answered => answered,
+                }
+            }
             TreeRequest::Read { object, offset, len } => {
                 let reply = run(&mut world, caller, &Operation::Read { object, offset, len })?;
                 let Reply::Data(pieces) = reply else { panic!("{reply:?} is no answer to a read") };
@@ -91,6 +97,8 @@ impl RamTree {
 }
 
 impl Tree for RamTree {
+    fn attach(&self, _: Weak<dyn Forget>) {}
+
     fn volume(&self) -> VolumeId {
         world::VOLUME
     }
@@ -139,5 +147,5 @@ fn run(world: &mut World, caller: Caller, operation: &Operation) -> Result<Reply
 }
 
 fn plain(reply: Reply) -> Answer {
-    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None }
+    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
 }

@@ -19,7 +19,10 @@ use gavel_types::{NodeId, VolumeId};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::SystemTime;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 /// A leader keeps its log for followers that were away briefly, up to this many bytes.
 const LOG_RETAINED_BYTES: u64 = 64 << 20;
@@ -76,7 +79,7 @@ pub struct Daemon {
     pub(super) transport: Transport,
     pub(super) mounter: Arc<dyn Mounter>,
     pub(super) stop: tokio::sync::watch::Sender<bool>,
-    thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What peers send, handed to the node's queue or the blobs.
@@ -111,6 +114,8 @@ impl Daemon {
         let (inbox, inputs) = Inbox::new();
         let incoming = Arc::new(Incoming { inbox: inbox.clone(), blobs: OnceLock::new() });
         let incarnation = random()?;
+        let (runtime, begin, thread) = node_thread().map_err(failing("starting the node's thread"))?;
+        let inside = runtime.enter();
         let transport = Transport::start(
             TransportConfig {
                 trust,
@@ -122,6 +127,7 @@ impl Daemon {
             incoming.clone(),
         );
         let transport = transport.map_err(failing(format!("listening on {}", config.listen)))?;
+        drop(inside);
         let others = config.peers.iter().map(|peer| peer.id).filter(|id| *id != config.node).collect();
         let blobs = Blobs::start(disks.blobs, transport.sender(), others).map_err(failing("starting a thread"))?;
         incoming.blobs.get_or_init(|| blobs.clone());
@@ -134,7 +140,7 @@ impl Daemon {
                 .map_err(failing("taking up the replica"))?;
         let (journal, _) = journal::start(disks.journal, inbox.clone()).map_err(failing("starting a thread"))?;
         let (flusher, _) = flusher::start(records, inbox).map_err(failing("starting a thread"))?;
-        let thread = NodeThread {
+        let node_thread = NodeThread {
             node: machine,
             handle: node.clone(),
             inputs,
@@ -144,8 +150,9 @@ impl Daemon {
             flusher,
             waits: Default::default(),
         };
-        let thread = std::thread::Builder::new().name("gavel-node".into()).spawn(move || thread.run());
-        let thread = std::sync::Mutex::new(Some(thread.map_err(failing("starting a thread"))?));
+        // Without a thread to receive it there is a panic in the log already.
+        let _ = begin.send(node_thread);
+        let thread = std::sync::Mutex::new(Some(thread));
         tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join(BLOBS_DIR)));
         let stop = tokio::sync::watch::Sender::new(false);
         let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, stop, thread });
@@ -224,6 +231,21 @@ impl Daemon {
         }
         let _ = std::fs::remove_file(&self.config.control_socket);
     }
+}
+
+/// Starts the thread on which the node and its connections run, with a runtime of its own. It ends when the node does, or
+/// when it is not given one.
+fn node_thread() -> std::io::Result<(Handle, oneshot::Sender<NodeThread>, JoinHandle<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (begin, node) = oneshot::channel::<NodeThread>();
+    let run = async {
+        if let Ok(node) = node.await {
+            node.run().await;
+        }
+    };
+    let thread = std::thread::Builder::new().name("gavel-node".into()).spawn(move || runtime.block_on(run))?;
+    Ok((handle, begin, thread))
 }
 
 struct Disks {

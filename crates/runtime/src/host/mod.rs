@@ -1,8 +1,9 @@
 //! One node in the real world: disks, threads, sockets and clocks around the deterministic `gavel-node`.
 //!
-//! Threads: one for the node itself ([`node`]: all inputs in one queue, effects carried out in order), one that writes and
-//! syncs the log ([`journal`]: one sync for many writes), one that flushes and compacts records ([`flusher`]), one that writes
-//! blobs ([`blobs`]: one sync for many writers), and tokio's for sockets and for operations on their way ([`tree`]).
+//! Threads: one for the node itself and its connections ([`node`]: all inputs in one queue, effects carried out in order),
+//! one that writes and syncs the log ([`journal`]: one sync for many writes), one that flushes and compacts records
+//! ([`flusher`]), one that writes blobs ([`blobs`]: one sync for many writers), and tokio's for operations on their way
+//! ([`tree`]) and for blobs.
 //!
 //! - [`daemon`]: brings it all up and down
 //! - [`node`]: the queue and the thread of the node

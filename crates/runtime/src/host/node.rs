@@ -1,4 +1,7 @@
 //! The queue and the thread of the node: inputs in one line, each worked through, effects carried out in order.
+//!
+//! The thread is a tokio runtime of its own, on which the connections with the peers run too: a message is read, worked
+//! through and answered without a change of threads, which on a small machine costs more than all the rest.
 
 use crate::host::journal::Order;
 use crate::host::status::NodeStatus;
@@ -12,14 +15,16 @@ use gavel_types::{LogIndex, Moment, NodeId, ObjectId, Tid};
 use gavel_wire::{Guard, Message, Outcome, Plan};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 /// The node looks at the clock at least this often.
 const TICK: Duration = Duration::from_millis(10);
-/// Inputs that may wait. Peers' messages beyond are dropped (they are sent again); this node's own operations wait.
+/// Inputs that may wait. Peers' messages beyond are dropped (they are sent again); this node's own operations are bounded
+/// where they come from.
 const INBOX_MAX: usize = 16 * 1024;
 /// Inputs worked through before effects are carried out: what comes together is committed together.
 const BATCH_MAX: usize = 512;
@@ -83,23 +88,51 @@ pub enum Input {
 
 /// The way into the node's queue.
 #[derive(Clone)]
-pub struct Inbox(SyncSender<Input>);
+pub struct Inbox {
+    sender: UnboundedSender<Input>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The other end of the node's queue.
+pub struct Inputs {
+    receiver: UnboundedReceiver<Input>,
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Inbox {
     /// Makes a queue.
-    pub fn new() -> (Inbox, Receiver<Input>) {
-        let (sender, receiver) = sync_channel(INBOX_MAX);
-        (Inbox(sender), receiver)
+    pub fn new() -> (Inbox, Inputs) {
+        let (sender, receiver) = unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Inbox { sender, waiting: waiting.clone() }, Inputs { receiver, waiting })
     }
 
-    /// Puts an input in line; waits while the line is full. Nothing happens if the node has stopped.
+    /// Puts an input in line. Nothing happens if the node has stopped.
     pub fn push(&self, input: Input) {
-        let _ = self.0.send(input);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = self.sender.send(input);
     }
 
     /// Puts an input in line unless the line is full or the node has stopped.
     pub fn offer(&self, input: Input) -> bool {
-        self.0.try_send(input).is_ok()
+        if self.waiting.load(Ordering::Relaxed) >= INBOX_MAX {
+            return false;
+        }
+        self.push(input);
+        !self.sender.is_closed()
+    }
+}
+
+impl Inputs {
+    /// Waits for inputs, for one tick at most, and takes a batch of them. False if none can come any more.
+    async fn take(&mut self, batch: &mut Vec<Input>) -> bool {
+        match tokio::time::timeout(TICK, self.receiver.recv_many(batch, BATCH_MAX)).await {
+            Ok(taken) => {
+                self.waiting.fetch_sub(taken, Ordering::Relaxed);
+                taken > 0
+            }
+            Err(_) => true,
+        }
     }
 }
 
@@ -186,7 +219,7 @@ pub struct NodeThread {
     /// What others see of it.
     pub handle: Arc<NodeHandle>,
     /// Its inputs.
-    pub inputs: Receiver<Input>,
+    pub inputs: Inputs,
     /// The clocks.
     pub clocks: Clocks,
     /// The other nodes.
@@ -217,11 +250,14 @@ impl Waits {
 
 impl NodeThread {
     /// Runs until told to stop, or until the node fails. Says why in the handle.
-    pub fn run(mut self) {
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
         let cause = loop {
-            match self.turn() {
-                Ok(()) => {}
-                Err(cause) => break cause,
+            if !self.inputs.take(&mut batch).await {
+                break "the node was dropped".into();
+            }
+            if let Err(cause) = self.turn(&mut batch) {
+                break cause;
             }
         };
         for (_, wait) in std::mem::take(&mut self.waits.by_token) {
@@ -231,18 +267,14 @@ impl NodeThread {
             let _ = reply.send(Err(WaitError::Stopped(cause.clone())));
         }
         self.handle.stopped.send_replace(Some(cause.clone()));
-        self.refuse_the_rest(&cause);
+        self.refuse_the_rest(&cause, batch).await;
     }
 
-    /// Takes a batch of inputs and carries out what follows. The error is why the node stops.
-    fn turn(&mut self) -> Result<(), String> {
-        match self.inputs.recv_timeout(TICK) {
-            Ok(input) => self.take(input)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err("the node was dropped".into()),
-        }
-        for _ in 1..BATCH_MAX {
-            let Ok(input) = self.inputs.try_recv() else { break };
+    /// Takes a batch of inputs and carries out what follows. The error is why the node stops; the batch then holds what
+    /// was not taken.
+    fn turn(&mut self, batch: &mut Vec<Input>) -> Result<(), String> {
+        batch.reverse();
+        while let Some(input) = batch.pop() {
             self.take(input)?;
         }
         let clock = self.clocks.read();
@@ -356,24 +388,26 @@ impl NodeThread {
         }
     }
 
-    /// The node has stopped: whoever still asks is told so, until the queue is dropped by its owner.
-    fn refuse_the_rest(&self, cause: &str) {
+    /// The node has stopped: whoever still asks is told so, until the owner of the queue tells it to stop or drops it.
+    async fn refuse_the_rest(&mut self, cause: &str, mut batch: Vec<Input>) {
         let stopped = || WaitError::Stopped(cause.to_owned());
-        while let Ok(input) = self.inputs.recv_timeout(Duration::from_secs(1)).or_else(|error| match error {
-            RecvTimeoutError::Timeout if Arc::strong_count(&self.handle) > 1 => Ok(Input::Persisted(0)),
-            other => Err(other),
-        }) {
-            match input {
-                Input::Commit { reply, .. } => drop(reply.send(Err(stopped()))),
-                Input::Confirm(reply) => drop(reply.send(Err(stopped()))),
-                Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
-                Input::Status(reply) => {
-                    let mut status = NodeStatus::of(&self.node, self.clocks.read());
-                    status.failure = Some(cause.to_owned());
-                    let _ = reply.send(status);
+        loop {
+            for input in batch.drain(..) {
+                match input {
+                    Input::Commit { reply, .. } => drop(reply.send(Err(stopped()))),
+                    Input::Confirm(reply) => drop(reply.send(Err(stopped()))),
+                    Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
+                    Input::Status(reply) => {
+                        let mut status = NodeStatus::of(&self.node, self.clocks.read());
+                        status.failure = Some(cause.to_owned());
+                        let _ = reply.send(status);
+                    }
+                    Input::Stop => return,
+                    _ => {}
                 }
-                Input::Stop => return,
-                _ => {}
+            }
+            if Arc::strong_count(&self.handle) == 1 || !self.inputs.take(&mut batch).await {
+                return;
             }
         }
     }

@@ -3,13 +3,13 @@
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::node::{Input, NodeHandle, WaitError};
 use gavel_client::tree::Answered;
-use gavel_client::{Answer, Run, Space, Step, Tree, TreeError, TreeRequest};
+use gavel_client::{Answer, Forget, Keep, Run, Space, Step, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
 use gavel_types::{ObjectId, VolumeId};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -44,6 +44,9 @@ impl VolumeTree {
 }
 
 impl Tree for VolumeTree {
+    // Nothing may be kept yet, so there is nothing to forget.
+    fn attach(&self, _: Weak<dyn Forget>) {}
+
     fn volume(&self) -> VolumeId {
         self.inner.volume
     }
@@ -242,5 +245,5 @@ fn storage(cause: String) -> TreeError {
 }
 
 fn empty() -> Answer {
-    Answer { reply: Reply::Empty, attr: None, listed: Vec::new(), data: Vec::new(), space: None }
+    Answer { reply: Reply::Empty, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
 }
