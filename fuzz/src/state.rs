@@ -38,15 +38,24 @@ fn state() -> State {
         Outcome::Refused { refusal: Refusal::BadPlan },
     ];
     let outcomes: BTreeMap<Seq, Outcome> = (1..).map(Seq).zip(outcomes).collect();
-    let session = Session { node: NodeId(2), incarnation: 0x1234, next: Seq(5), outcomes };
+    let session = Session {
+        node: NodeId(2),
+        incarnation: 0x1234,
+        term_ms: 5_000,
+        blocks: vec![ObjectId(4096)],
+        next: Seq(5),
+        outcomes,
+    };
     let mut records = Digest::default();
     records.add(Tid(300), &Key::target(VolumeId::FIRST, ObjectId(300)), None);
     State {
         applied: LogIndex(256),
         tid: Tid(70_000),
         sessions: BTreeMap::from([(SessionId(7), session)]),
+        incarnations: BTreeMap::from([(NodeId(2), 0x1234)]),
         next_object: ObjectId(8192),
         volumes: BTreeMap::from([(VolumeId::FIRST, VolumeCounts { objects: 3, bytes: 700 })]),
+        leases: Default::default(),
         records,
         digests: VecDeque::from([(LogIndex(256), [9; 32])]),
     }

@@ -1,7 +1,7 @@
 //! Log entries, messages, record versions and keys.
 
 use gavel_types::{
-    BlobId, ClusterId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId,
+    BlobId, ClusterId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId,
 };
 use gavel_wire::{
     Attr, AttrDelta, ChangeRow, Content, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message, Mutation, Orphan,
@@ -114,7 +114,7 @@ fn requests() -> Vec<Request> {
 pub(crate) fn entry() -> Entry {
     let mut items: Vec<Item> = requests().into_iter().map(Item::Request).collect();
     items.extend([
-        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234 },
+        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 },
         Item::Reap { volume: VOLUME, object: OBJECT },
@@ -132,13 +132,13 @@ fn messages() -> Vec<Message> {
         Message::Clock { wall_ns: 1 << 60 },
         Message::Submit(requests()),
         Message::SubmitGap { session, expected: Seq(9) },
-        Message::OpenSession { node: NodeId(2), incarnation: 300 },
+        Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000 },
         Message::Refresh { session, ticket: 1 },
         Message::Refreshed { session, ticket: 1, wall_ns: 300 },
         Message::ConfirmRead { ticket: 1 },
         Message::ReadConfirmed { ticket: 1, index: LogIndex(300) },
         Message::NotLeader { leader: Some(NodeId(2)) },
-        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4 },
+        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4, index: LogIndex(5), term: Term(6) },
         Message::Changes { ticket: 1, changes: vec![made, row(Key::target(VOLUME, OBJECT), None)], done: true },
         Message::ScanRefused { ticket: 1 },
     ]

@@ -3,17 +3,25 @@
 //!
 //! - [`tree`]: the trait between a mount and a node: operations in, answers out
 //! - [`run`](mod@run): one operation on its way: evaluated, shipped, evaluated again until it has an answer
+//! - [`leased`]: reads that are answered under leases
 //! - [`session`]: the node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans
+//! - [`leases`]: what the node may answer for without asking, and how that is taken from it
+//! - `own_writes`: the node's own commits, which it must not answer for until its replica has them
 //!
 //! Invariants of a session (checked by [`Session::check_invariants`]):
 //! 1. Requests that have no outcome are numbered without gaps, and are sent again until they have one.
 //! 2. An outcome is given once; a request of a session that has ended is given as lost only when it can never be applied.
 //! 3. A read is confirmed only by a round that began after the read asked for it.
 
+pub mod leased;
+pub mod leases;
+mod own_writes;
 pub mod run;
 pub mod session;
 pub mod tree;
 
+pub use leased::Leased;
+pub use leases::{ToForget, Usable, What};
 pub use run::{Blobs, Run, Step};
 pub use session::{Session, SessionEffect, Token};
 pub use tree::{Answer, Answered, Forget, Keep, Kept, Space, Tree, TreeError, TreeRequest};

@@ -61,11 +61,11 @@ enum Phase {
 /// One operation on its way. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Run {
-    cx: Cx,
-    operation: Operation,
-    plus: bool,
+    pub(crate) cx: Cx,
+    pub(crate) operation: Operation,
+    pub(crate) plus: bool,
     /// That there is no such name is an answer, not an error.
-    absence_is_an_answer: bool,
+    pub(crate) absence_is_an_answer: bool,
     phase: Phase,
     confirmed: bool,
     /// This node holds the object open, name or no name.
@@ -168,7 +168,7 @@ impl Run {
                 let cause = format!("the plan of {:?} was refused; please report this", self.operation);
                 return Err(TreeError::Storage { cause, full: false });
             }
-            Some(Outcome::Refused { refusal: Refusal::Conflict { .. } } | Outcome::Allocated { .. }) | None => {
+            Some(Outcome::Refused { .. } | Outcome::Allocated { .. }) | None => {
                 self.conflicts += 1;
                 if self.conflicts > CONFLICTS_MAX {
                     let cause = format!("collided with other nodes {CONFLICTS_MAX} times; nothing was changed");
@@ -185,6 +185,11 @@ impl Run {
             unreachable!("only a run that has asked for blobs gets them")
         };
         Step::Done(assemble(&pieces, blobs).map(|data| Answer { data, ..answer(Reply::Empty) }))
+    }
+
+    /// A read that has not been confirmed, nor been anything else.
+    pub fn is_fresh_read(&self) -> bool {
+        matches!(self.phase, Phase::Evaluating) && self.only_reads() && !self.confirmed
     }
 
     fn only_reads(&self) -> bool {
@@ -224,7 +229,7 @@ impl Run {
 
     /// The mark that must not be there if the object is to be opened. One that has lost its last name may still be there,
     /// because others have it open; this node has said, or will say, that it does not hold it, and cannot take that back.
-    fn orphan_to_avoid(&self) -> Option<Key> {
+    pub(crate) fn orphan_to_avoid(&self) -> Option<Key> {
         match &self.operation {
             Operation::Open { object, .. } if !self.held => Some(Key::orphan(self.cx.volume, *object)),
             _ => None,
@@ -232,7 +237,7 @@ impl Run {
     }
 
     /// The reply is good: what else the answer holds comes from the view.
-    fn finish(&mut self, view: &dyn View, reply: Reply) -> Step {
+    pub(crate) fn finish(&mut self, view: &dyn View, reply: Reply) -> Step {
         if let Reply::Data(pieces) = reply {
             return self.gather(pieces);
         }
@@ -258,7 +263,7 @@ impl Run {
         Ok(())
     }
 
-    fn attr(&self, view: &dyn View, object: ObjectId) -> Result<Option<Attr>, TreeError> {
+    pub(crate) fn attr(&self, view: &dyn View, object: ObjectId) -> Result<Option<Attr>, TreeError> {
         let found = view.get(&Key::attr(self.cx.volume, object));
         let found = found.map_err(|error| TreeError::Storage { cause: error.to_string(), full: false })?;
         Ok(found.and_then(|version| match version.record {
@@ -282,7 +287,7 @@ impl Run {
     }
 }
 
-fn answer(reply: Reply) -> Answer {
+pub(crate) fn answer(reply: Reply) -> Answer {
     Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
 }
 

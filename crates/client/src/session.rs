@@ -5,8 +5,10 @@
 //! Everything that is sent may be lost: requests are sent again from the first one without an outcome, reads are asked
 //! again in a new round. The outcomes come with the log, through the node's own replica, in the order of the requests.
 
+use crate::leases::{Forgotten, Leases, ToForget, Usable};
+use gavel_lease::RangeSet;
 use gavel_types::limits::SESSION_WINDOW_MAX;
-use gavel_types::{LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, VolumeId};
+use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, VolumeId};
 use gavel_wire::{Guard, Message, News, Outcome, Plan, Request, RequestBody};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -66,6 +68,11 @@ pub enum SessionEffect {
         /// Whose.
         token: Token,
     },
+    /// What the node may answer for has changed. To be put in force before any effect behind this one; every answer that was given under
+    /// what was in force before has been handed over then.
+    Usable(Usable),
+    /// Tell the fronts to forget, then call [`Session::forgotten`].
+    Forget(ToForget),
 }
 
 /// Times of a session, in nanoseconds.
@@ -77,10 +84,32 @@ pub struct SessionConfig {
     pub patience_ns: u64,
 }
 
+/// Who is told what became of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owner {
+    /// An operation.
+    Operation(Token),
+    /// Nobody; it is the session's own.
+    Session,
+    /// A request for leases.
+    Want,
+    /// What a recall gave up.
+    Recall(u64),
+}
+
+impl Owner {
+    fn token(self) -> Option<Token> {
+        match self {
+            Owner::Operation(token) => Some(token),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct InFlight {
     request: Request,
-    token: Option<Token>,
+    owner: Owner,
     /// When it was sent last; none if it is to be sent now.
     sent_at: Option<Moment>,
     /// Whether it was ever sent.
@@ -104,7 +133,7 @@ pub struct Session {
     /// Requests without an outcome, in order.
     in_flight: VecDeque<InFlight>,
     /// Requests that have no place in the window yet.
-    backlog: VecDeque<(Option<Token>, RequestBody)>,
+    backlog: VecDeque<(Owner, RequestBody)>,
     reads_waiting: Vec<Token>,
     rounds: BTreeMap<u64, Round>,
     next_ticket: u64,
@@ -118,6 +147,11 @@ pub struct Session {
     release_since: Option<Moment>,
     opening_since: Option<Moment>,
     refreshed_at: Option<Moment>,
+    /// Refreshes without an answer: when they were sent.
+    refreshes: BTreeMap<u64, Moment>,
+    leases: Leases,
+    /// A request for leases is on its way.
+    wanting: bool,
     /// The last sign of a quorum.
     heard_at: Moment,
     effects: VecDeque<SessionEffect>,
@@ -147,6 +181,9 @@ impl Session {
             release_since: None,
             opening_since: None,
             refreshed_at: None,
+            refreshes: BTreeMap::new(),
+            leases: Leases::default(),
+            wanting: false,
             heard_at: now,
             effects: VecDeque::new(),
         }
@@ -166,9 +203,10 @@ impl Session {
     /// Ships a plan. Answered by `Outcome` or `NoQuorum`.
     pub fn commit(&mut self, now: Moment, token: Token, guards: Vec<Guard>, plan: Plan) {
         if self.without_quorum_ns(now).is_some() || self.backlog.len() >= BACKLOG_MAX {
+            self.leases.written(token);
             return self.effects.push_back(SessionEffect::NoQuorum { token });
         }
-        self.backlog.push_back((Some(token), RequestBody::Commit { guards, plan }));
+        self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan }));
     }
 
     /// Asks from which entry on a view is current. Answered by `Confirmed` or `NoQuorum`.
@@ -228,7 +266,7 @@ impl Session {
                 let tokens = round.map(|round| round.tokens).unwrap_or_default();
                 self.effects.extend(tokens.into_iter().map(|token| SessionEffect::Confirmed { token, index }));
             }
-            Message::Refreshed { session, .. } if Some(session) == self.id => self.heard_at = now,
+            Message::Refreshed { session, ticket, .. } if Some(session) == self.id => self.on_refreshed(now, ticket),
             Message::SubmitGap { session, expected } if Some(session) == self.id => self.resend_from(now, expected),
             Message::NotLeader { .. } => self.ask_again_soon(now),
             _ => {}
@@ -273,6 +311,80 @@ impl Session {
         }
     }
 
+    /// The replicated table has this session hold just these ranges now.
+    pub fn on_leases(&mut self, held: RangeSet) {
+        self.leases.on_table(held);
+    }
+
+    /// A read of these ranges had to be confirmed: leases over them would be useful.
+    pub fn want(&mut self, now: Moment, ranges: &[KeyRange]) {
+        if self.id.is_some() {
+            self.leases.want(now, ranges);
+        }
+    }
+
+    /// The fronts have forgotten what [`SessionEffect::Forget`] told them to.
+    pub fn forgotten(&mut self, id: u64) {
+        match self.leases.forgotten(id) {
+            Forgotten::Forget(more) => self.forget(Some(more)),
+            Forgotten::Yield(ranges) => {
+                self.backlog.push_back((Owner::Recall(id), RequestBody::Yield { ranges, cool: true }));
+            }
+            Forgotten::Nothing => {}
+        }
+    }
+
+    /// Somebody needs these ranges. `unseen`: see [`Leases::recall`].
+    pub fn on_recall(&mut self, now: Moment, ranges: &[KeyRange], unseen: bool) {
+        let to_forget = self.leases.recall(now, ranges, unseen);
+        self.forget(to_forget);
+    }
+
+    /// This node is about to [`Session::commit`] what writes these ranges: to be called first, and waited for until
+    /// [`Session::may_ship`].
+    pub fn write(&mut self, now: Moment, token: Token, writes: &[KeyRange]) {
+        let to_forget = self.leases.write(now, token, writes);
+        self.forget(to_forget);
+    }
+
+    /// Have the fronts forgotten what the commit will change?
+    pub fn may_ship(&self, token: Token) -> bool {
+        self.leases.may_ship(token)
+    }
+
+    /// The commit will not be shipped.
+    pub fn give_up_write(&mut self, token: Token) {
+        self.leases.written(token);
+    }
+
+    fn forget(&mut self, to_forget: Option<ToForget>) {
+        if let Some(to_forget) = to_forget {
+            // Answers stop being kept before the fronts begin to forget.
+            self.effects.extend(self.leases.news().map(SessionEffect::Usable));
+            self.effects.push_back(SessionEffect::Forget(to_forget));
+        }
+    }
+
+    /// The session lives a term from when the refresh was *sent*, less a margin for clocks that run at different rates.
+    fn on_refreshed(&mut self, now: Moment, ticket: u64) {
+        self.heard_at = now;
+        if let Some(sent_at) = self.refreshes.remove(&ticket) {
+            let term_ns = self.config.term_ns;
+            self.leases.live_until(Moment(sent_at.0 + term_ns - term_ns / 10));
+        }
+    }
+
+    fn ask_leases(&mut self) {
+        if self.wanting || self.id.is_none() {
+            return;
+        }
+        let wants = self.leases.take_wants();
+        if !wants.is_empty() {
+            self.wanting = true;
+            self.backlog.push_back((Owner::Want, RequestBody::Lease { wants }));
+        }
+    }
+
     /// Another node leads, or this one: what the last one was asked may be lost.
     pub fn on_leader(&mut self, now: Moment) {
         self.ask_again_soon(now);
@@ -281,6 +393,7 @@ impl Session {
     /// Time passes: what was not answered is sent again.
     pub fn on_tick(&mut self, now: Moment) {
         self.tick_session(now);
+        self.leases.on_tick(now);
         let unanswered = |at: Moment| now.since_ns(at) >= RESEND_NS;
         if self.in_flight.front().and_then(|wait| wait.sent_at).is_some_and(unanswered) {
             self.in_flight.iter_mut().for_each(|wait| wait.sent_at = None);
@@ -297,7 +410,12 @@ impl Session {
     pub fn take_effects(&mut self, now: Moment) -> Vec<SessionEffect> {
         self.hand_out_ids();
         self.release(now);
+        self.ask_leases();
         self.fill_window();
+        // What is not in use any more must be so before the others are told.
+        if let Some(usable) = self.leases.news() {
+            self.effects.push_back(SessionEffect::Usable(usable));
+        }
         self.submit(now);
         self.ask_reads(now);
         self.effects.drain(..).collect()
@@ -315,20 +433,26 @@ impl Session {
         self.id = None;
         self.opening_since = None;
         self.refreshed_at = None;
+        self.refreshes.clear();
+        self.leases.lose();
+        self.wanting = false;
         self.ids_asked = false;
         self.held.clear();
         self.to_release.clear();
         let lost = std::mem::take(&mut self.in_flight);
-        let lost = lost.into_iter().filter_map(|wait| wait.token);
-        self.effects.extend(lost.map(|token| SessionEffect::Outcome { token, outcome: None }));
+        let lost: Vec<Token> = lost.into_iter().filter_map(|wait| wait.owner.token()).collect();
+        lost.iter().for_each(|token| self.leases.written(*token));
+        self.effects.extend(lost.into_iter().map(|token| SessionEffect::Outcome { token, outcome: None }));
         let waiting = std::mem::take(&mut self.backlog);
-        self.backlog = waiting.into_iter().filter(|(token, _)| token.is_some()).collect();
+        self.backlog = waiting.into_iter().filter(|(owner, _)| owner.token().is_some()).collect();
     }
 
     /// The quorum has ended the session in a part of the log that this replica has skipped.
     fn lose_unseen(&mut self) {
         for wait in &mut self.in_flight {
-            if let Some(token) = wait.token.take_if(|_| wait.sent) {
+            if let Some(token) = wait.owner.token().filter(|_| wait.sent) {
+                wait.owner = Owner::Session;
+                self.leases.written(token);
                 self.effects.push_back(SessionEffect::Unknown { token });
             }
         }
@@ -345,8 +469,18 @@ impl Session {
             self.ids.push_back((first.0, first.0 + count));
             self.ids_asked = false;
         }
-        if let Some(token) = wait.token {
-            self.effects.push_back(SessionEffect::Outcome { token, outcome: Some(outcome) });
+        match wait.owner {
+            Owner::Operation(token) => {
+                self.leases.written(token);
+                self.effects.push_back(SessionEffect::Outcome { token, outcome: Some(outcome) });
+            }
+            Owner::Want => self.wanting = false,
+            Owner::Recall(id) if matches!(outcome, Outcome::Refused { .. }) => {
+                let whole = self.leases.give_up_whole(id);
+                self.forget(whole);
+            }
+            Owner::Recall(id) => self.leases.yielded(id),
+            Owner::Session => {}
         }
     }
 
@@ -355,12 +489,15 @@ impl Session {
             None if self.opening_since.is_none_or(|at| now.since_ns(at) >= RESEND_NS) => {
                 self.opening_since = Some(now);
                 let (node, incarnation) = (self.node, self.incarnation);
-                self.effects.push_back(SessionEffect::Ship(Message::OpenSession { node, incarnation }));
+                let term_ms = (self.config.term_ns / 1_000_000) as u32;
+                self.effects.push_back(SessionEffect::Ship(Message::OpenSession { node, incarnation, term_ms }));
             }
             Some(session) if self.refreshed_at.is_none_or(|at| now.since_ns(at) >= self.config.term_ns / 3) => {
                 self.refreshed_at = Some(now);
                 let ticket = self.next_ticket;
                 self.next_ticket = self.next_ticket.wrapping_add(1);
+                self.refreshes.retain(|_, sent_at| now.since_ns(*sent_at) < self.config.term_ns);
+                self.refreshes.insert(ticket, now);
                 self.effects.push_back(SessionEffect::Ship(Message::Refresh { session, ticket }));
             }
             _ => {}
@@ -381,7 +518,7 @@ impl Session {
         let low = left < IDS_LOW || !self.ids_waiting.is_empty();
         if low && !self.ids_asked && self.id.is_some() {
             self.ids_asked = true;
-            self.backlog.push_back((None, RequestBody::AllocateObjects));
+            self.backlog.push_back((Owner::Session, RequestBody::AllocateObjects));
         }
     }
 
@@ -395,20 +532,20 @@ impl Session {
             let orphans: Vec<_> = self.to_release.iter().take(RELEASE_MAX).copied().collect();
             self.to_release.retain(|orphan| !orphans.contains(orphan));
             self.release_since = None;
-            self.backlog.push_back((None, RequestBody::Release { orphans }));
+            self.backlog.push_back((Owner::Session, RequestBody::Release { orphans }));
         }
     }
 
     fn fill_window(&mut self) {
         let Some(session) = self.id else { return };
         while self.in_flight.len() + 1 < SESSION_WINDOW_MAX as usize {
-            let Some((token, body)) = self.backlog.pop_front() else { return };
+            let Some((owner, body)) = self.backlog.pop_front() else { return };
             let seq = self.next;
             self.next = Seq(seq.0 + 1);
             let seen = self.in_flight.front().map_or(seq, |wait| wait.request.seq);
             self.in_flight.push_back(InFlight {
                 request: Request { session, seq, seen, body },
-                token,
+                owner,
                 sent_at: None,
                 sent: false,
             });
@@ -470,5 +607,6 @@ impl Session {
         assert!(seqs.last().is_none_or(|last| last + 1 == self.next.0), "the next number does not follow");
         assert!(self.in_flight.is_empty() || self.id.is_some(), "requests in flight without a session");
         assert!(self.rounds.len() <= ROUNDS_MAX);
+        self.leases.check_invariants();
     }
 }

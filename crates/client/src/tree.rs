@@ -78,6 +78,16 @@ pub struct Answer {
     pub keep: Keep,
 }
 
+impl Answer {
+    /// The object that the reply names, if it names one.
+    pub fn object(&self) -> Option<ObjectId> {
+        match &self.reply {
+            Reply::Object(object) | Reply::Created { object, .. } | Reply::Attr(object, _) => Some(*object),
+            _ => None,
+        }
+    }
+}
+
 /// How long a front may keep what it was told, in nanoseconds from the moment of the answer. Zero: not at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Keep {
@@ -97,6 +107,8 @@ pub enum Kept {
     Names,
     /// Attributes, bytes and the listing of one object.
     Object(ObjectId),
+    /// Attributes of one object.
+    Attributes(ObjectId),
 }
 
 /// What a node can tell its fronts.

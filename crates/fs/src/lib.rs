@@ -35,4 +35,4 @@ mod tree;
 
 pub use error::{FsError, Stop};
 pub use operation::{Caller, Cx, Done, Operation, Reply};
-pub use ops::run;
+pub use ops::{attempt, run};

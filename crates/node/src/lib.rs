@@ -3,14 +3,18 @@
 //! This room only passes messages between the two beings. All decisions are made in `gavel-server` and `gavel-client`;
 //! all effects on the outside are given to the host (`gavel-runtime` or `gavel-sim`).
 
+mod blocked;
+
+use blocked::Blocked;
+use gavel_client::session::BACKLOG_MAX;
 use gavel_client::session::SessionConfig;
-use gavel_client::{Session, SessionEffect, Token};
+use gavel_client::{Session, SessionEffect, ToForget, Token, Usable};
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
 use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, Tid, VolumeId};
-use gavel_wire::{Message, Outcome, Record, View};
+use gavel_wire::{Guard, Message, Outcome, Plan, Record, View};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -75,6 +79,10 @@ pub enum NodeEffect {
         /// Whose.
         token: Token,
     },
+    /// See [`SessionEffect::Usable`].
+    Usable(Usable),
+    /// See [`SessionEffect::Forget`]; then call [`Node::forgotten`].
+    Forget(ToForget),
 }
 
 /// A server and its own session.
@@ -84,6 +92,12 @@ pub struct Node<E: Engine> {
     /// The session.
     pub session: Session,
     effects: VecDeque<NodeEffect>,
+    /// Commits in the way of which others' leases are.
+    blocked: Blocked,
+    /// Who holds what has changed since the session was last told.
+    leases_changed: bool,
+    /// The replica is not catching up.
+    whole: bool,
 }
 
 impl<E: Engine> Node<E> {
@@ -102,13 +116,75 @@ impl<E: Engine> Node<E> {
     ) -> Result<Node<E>, StartError> {
         let session = Session::new(config.id(), incarnation, session, clock.now);
         let server = Server::new(config, records, sealed, log, clock)?;
-        Ok(Node { server, session, effects: VecDeque::new() })
+        Ok(Node {
+            server,
+            session,
+            effects: VecDeque::new(),
+            blocked: Blocked::default(),
+            leases_changed: true,
+            whole: true,
+        })
     }
 
     /// Time passes.
     pub fn on_tick(&mut self, clock: Clock) {
         self.server.on_tick(clock);
         self.session.on_tick(clock.now);
+        for token in self.blocked.on_tick(clock.now) {
+            self.session.give_up_write(token);
+            self.effects.push_back(NodeEffect::NoQuorum { token });
+        }
+    }
+
+    /// Ships a plan, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or `NoQuorum`.
+    pub fn commit(&mut self, clock: Clock, token: Token, guards: Vec<Guard>, plan: Plan) {
+        if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
+            return self.effects.push_back(NodeEffect::NoQuorum { token });
+        }
+        let writes = gavel_lease::written(&plan);
+        self.session.write(clock.now, token, &writes);
+        self.blocked.push(clock.now, token, guards, plan, writes);
+    }
+
+    /// How many commits wait until leases of others are out of their way.
+    pub fn blocked(&self) -> usize {
+        self.blocked.len()
+    }
+
+    /// The fronts have forgotten what [`NodeEffect::Forget`] told them to.
+    pub fn forgotten(&mut self, id: u64) {
+        self.session.forgotten(id);
+        self.blocked.on_leases();
+    }
+
+    /// Ships what is not blocked any more, and recalls what still is in the way of the rest.
+    fn unblock(&mut self, clock: Clock) {
+        let Some(session) = self.session.id() else { return };
+        let state = self.server.state();
+        let may_ship = |token| self.session.may_ship(token);
+        for wait in self.blocked.take_free(&state.leases, session, may_ship) {
+            self.session.commit(clock.now, wait.token, wait.guards, wait.plan);
+        }
+        for (holder, ranges) in self.blocked.take_recalls(&state.leases, session, clock.now) {
+            // A session of this node's life before ends when this life's begins.
+            let holder_node = state.sessions.get(&holder).map(|holder| holder.node);
+            let Some(node) = holder_node.filter(|node| *node != self.server.id()) else { continue };
+            let message = Message::Recall { session: holder, ranges, at: state.applied };
+            self.effects.push_back(NodeEffect::Send { to: node, message });
+        }
+    }
+
+    /// Tells the session what it holds, if that may have changed.
+    fn tell_leases(&mut self) {
+        // While a replica catches up, its records are between two states: there is nothing to answer from.
+        let whole = !self.server.is_catching_up();
+        if std::mem::replace(&mut self.whole, whole) != whole || std::mem::take(&mut self.leases_changed) {
+            let state = self.server.state();
+            let session = self.session.id().filter(|_| whole);
+            let held = session.map(|session| state.leases.held_by(session)).unwrap_or_default();
+            self.session.on_leases(held);
+            self.blocked.on_leases();
+        }
     }
 
     /// A message of another node.
@@ -127,6 +203,8 @@ impl<E: Engine> Node<E> {
             for effect in from_server {
                 self.pass_on(clock, effect);
             }
+            self.tell_leases();
+            self.unblock(clock);
             let from_session = self.session.take_effects(clock.now);
             if quiet && from_session.is_empty() {
                 return self.effects.drain(..).collect();
@@ -144,6 +222,13 @@ impl<E: Engine> Node<E> {
             Effect::Flush => NodeEffect::Flush,
             Effect::TrimLog(index) => NodeEffect::TrimLog(index),
             Effect::Failed(failure) => NodeEffect::Failed(failure),
+            Effect::Local(Message::Recall { session, ranges, at }) => {
+                if self.session.id() == Some(session) {
+                    let unseen = at > self.server.state().applied;
+                    self.session.on_recall(clock.now, &ranges, unseen);
+                }
+                return;
+            }
             Effect::Local(message) => return self.session.on_message(clock.now, message),
             Effect::Role(role) => {
                 self.session.on_leader(clock.now);
@@ -152,6 +237,7 @@ impl<E: Engine> Node<E> {
             Effect::Applied(news) => {
                 let before = self.session.id();
                 self.session.on_news(clock.now, &news);
+                self.leases_changed |= news.leases || self.session.id() != before;
                 if self.session.id().is_some() && self.session.id() != before {
                     // The session may be older than this news, if a catch-up has skipped its beginning; so may be
                     // orphans of it, which nobody else would ever release.
@@ -170,6 +256,7 @@ impl<E: Engine> Node<E> {
 
     /// The replica has skipped a part of the log: the session learns what it missed from the replicated state.
     fn after_install(&mut self, clock: Clock) {
+        self.leases_changed = true;
         let id = self.session.id();
         let known = id.and_then(|id| self.server.state().sessions.get(&id));
         self.session.on_installed(clock.now, known.map(|session| (session.next, &session.outcomes)));
@@ -212,6 +299,8 @@ impl<E: Engine> Node<E> {
             SessionEffect::Confirmed { token, index } => NodeEffect::Confirmed { token, index },
             SessionEffect::Id { token, object } => NodeEffect::Id { token, object },
             SessionEffect::NoQuorum { token } => NodeEffect::NoQuorum { token },
+            SessionEffect::Usable(usable) => NodeEffect::Usable(usable),
+            SessionEffect::Forget(to_forget) => NodeEffect::Forget(to_forget),
         });
     }
 

@@ -113,7 +113,8 @@ impl<E: Engine> Server<E> {
         let (after, skip, upto) = (catch_up.after, catch_up.skip, target.state.tid);
         catch_up.ticket = ticket_of(after, skip, upto);
         let ticket = catch_up.ticket;
-        let message = Message::ScanChanges { ticket, after, upto, skip };
+        let LogMark { index, term } = target.mark;
+        let message = Message::ScanChanges { ticket, after, upto, skip, index, term };
         self.effects.push_back(Effect::Send { to: target.source, message });
     }
 

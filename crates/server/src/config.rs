@@ -18,8 +18,6 @@ const _: () = assert!(gavel_quorum::MESSAGE_BYTES_MAX < codec::MESSAGE_BYTES_MAX
 pub struct Config {
     /// The log's part.
     pub quorum: gavel_quorum::Config,
-    /// A session that was not heard of for this long (and `drift_ns`) ends.
-    pub session_term_ns: u64,
     /// What the clocks' rates may make of a session's term.
     pub drift_ns: u64,
     /// The records are flushed when this many bytes of log have been applied since the last flush.
@@ -39,7 +37,6 @@ impl Config {
     pub fn new(quorum: gavel_quorum::Config) -> Config {
         Config {
             quorum,
-            session_term_ns: 5_000_000_000,
             drift_ns: 250_000_000,
             flush_log_bytes: 16 << 20,
             flush_interval_ns: 30_000_000_000,

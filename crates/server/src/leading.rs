@@ -22,6 +22,7 @@ const READS_MAX: usize = 65_536;
 const OPENING_NS: u64 = 2_000_000_000;
 /// A node hands leadership away at most this often: as often as nodes tell each other their clocks.
 const STEP_ASIDE_NS: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
 /// Orphans looked at in one step when leadership begins.
 const ORPHAN_PAGE: usize = 1024;
 
@@ -84,7 +85,9 @@ impl<E: Engine> Server<E> {
         }
         match message {
             Message::Submit(requests) => self.line_up(from, requests),
-            Message::OpenSession { node, incarnation } if node == from => self.line_up_session(node, incarnation),
+            Message::OpenSession { node, incarnation, term_ms } if node == from => {
+                self.line_up_session(node, incarnation, term_ms);
+            }
             Message::Refresh { session, ticket } => {
                 self.confirm(from, Waiter::Refresh { node: from, session, ticket });
             }
@@ -114,14 +117,14 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    fn line_up_session(&mut self, node: NodeId, incarnation: u64) {
+    fn line_up_session(&mut self, node: NodeId, incarnation: u64, term_ms: u32) {
         let now = self.clock.now;
         let Some(leading) = &mut self.leading else { return };
         // Opening twice does no harm, and an opening that found no room must be tried again some time.
         let under_way = leading.opening.get(&(node, incarnation));
         if under_way.is_none_or(|since| now.since_ns(*since) >= OPENING_NS) {
             leading.opening.insert((node, incarnation), now);
-            leading.line.push(Item::SessionOpen { node, incarnation });
+            leading.line.push(Item::SessionOpen { node, incarnation, term_ms });
         }
     }
 
@@ -283,9 +286,10 @@ impl<E: Engine> Server<E> {
     /// Ends the sessions that have not been heard of for a term.
     pub(crate) fn tick_leading(&mut self) {
         let now = self.clock.now;
-        let life = self.config.session_term_ns + self.config.drift_ns;
+        let (drift_ns, sessions) = (self.config.drift_ns, &self.state.sessions);
         let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) else { return };
-        let silent = leading.heard.iter().filter(|(_, at)| now.since_ns(**at) > life);
+        let life_ns = |session| sessions.get(session).map_or(0, |open| u64::from(open.term_ms) * MS + drift_ns);
+        let silent = leading.heard.iter().filter(|(session, at)| now.since_ns(**at) > life_ns(session));
         let silent: Vec<SessionId> = silent.map(|(session, _)| *session).collect();
         for session in silent {
             if leading.expiring.insert(session) {

@@ -192,7 +192,10 @@ impl<E: Engine> Server<E> {
         match message {
             Message::Log(bytes) => return self.on_log_message(from, &bytes),
             Message::Clock { wall_ns } => self.clocks.on_sample(clock.now, from, wall_ns),
-            Message::ScanChanges { ticket, after, upto, skip } => self.serve_scan(from, ticket, after, upto, skip),
+            Message::ScanChanges { ticket, after, upto, skip, index, term } => {
+                self.quorum.learn_committed(LogMark { index, term });
+                self.serve_scan(from, ticket, after, upto, skip);
+            }
             Message::Changes { ticket, changes, done } => self.on_changes(ticket, &changes, done),
             Message::ScanRefused { ticket } => self.on_scan_refused(ticket),
             question @ (Message::Submit(_)
@@ -202,6 +205,7 @@ impl<E: Engine> Server<E> {
             answer @ (Message::SubmitGap { .. }
             | Message::Refreshed { .. }
             | Message::ReadConfirmed { .. }
+            | Message::Recall { .. }
             | Message::NotLeader { .. }) => self.effects.push_back(Effect::Local(answer)),
         }
         Ok(())
@@ -342,6 +346,7 @@ impl<E: Engine> Server<E> {
                 .collect(),
             ended: applied.ended,
             orphaned: applied.orphaned,
+            leases: applied.leases,
         };
         self.effects.push_back(Effect::Applied(news));
     }

@@ -73,6 +73,8 @@ impl World {
             NodeEffect::Confirmed { token, index } => self.job_confirmed(token, index),
             NodeEffect::Id { token, object } => self.job_id(token, object),
             NodeEffect::NoQuorum { token } => self.job_no_quorum(token),
+            NodeEffect::Usable(usable) => self.put_in_force(machine, usable),
+            NodeEffect::Forget(to_forget) => self.forget(machine, to_forget),
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) struct Job {
     pub(crate) machine: usize,
     program: usize,
     pub(crate) run: Run,
-    task: Task,
+    pub(crate) task: Task,
     pub(crate) wait: Wait,
     called: u64,
     /// The commit that it came to.
@@ -148,19 +148,31 @@ impl World {
     }
 
     fn step_job(&mut self, token: u64) {
+        if self.try_leased(token) {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&token) else { return };
         let machine = job.machine;
-        let clock = self.machines[machine].clock(self.now);
         let Some(life) = &mut self.lives[machine] else { return };
         let view = life.records.live(life.node.server.state().tid);
         job.wait = Wait::Session;
         if matches!(job.task.purpose, Purpose::Open(object) if life.node.session.holds(object)) {
             job.run.held();
         }
-        match job.run.step(&view) {
+        let step = job.run.step(&view);
+        self.take_step(token, step);
+    }
+
+    /// Does what an operation needs next.
+    pub(crate) fn take_step(&mut self, token: u64, step: Step) {
+        let Some(job) = self.jobs.get_mut(&token) else { return };
+        job.wait = Wait::Session;
+        let clock = self.machines[job.machine].clock(self.now);
+        let Some(life) = &mut self.lives[job.machine] else { return };
+        match step {
             Step::Confirm => life.node.session.confirm_read(clock.now, token),
             Step::NeedObjectId => life.node.session.object_id(clock.now, token),
-            Step::Commit { guards, plan } => life.node.session.commit(clock.now, token, guards, plan),
+            Step::Commit { guards, plan } => life.node.commit(clock, token, guards, plan),
             Step::Store(bytes) => self.store_blob(token, bytes),
             Step::Fetch(ids) => self.fetch_blobs(token, ids),
             Step::Done(result) => self.job_done(token, result),
@@ -172,6 +184,7 @@ impl World {
         match &outcome {
             None => self.cover.hit("lost_with_session"),
             Some(Outcome::Refused { refusal: Refusal::Conflict { .. } }) => self.cover.hit("conflict"),
+            Some(Outcome::Refused { refusal: Refusal::Leased }) => self.cover.hit("refused_for_a_lease"),
             Some(Outcome::Committed { tid }) => job.tid = Some(*tid),
             _ => {}
         }

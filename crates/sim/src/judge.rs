@@ -87,14 +87,14 @@ impl World {
             Some(_) => self.wrong(format!("n{machine} applied another entry {index} than others did")),
             None => {
                 if !entry.1.is_empty() {
-                    self.judge_entry(&entry.1);
+                    self.judge_entry(machine, &entry.1);
                 }
                 self.judge.committed.insert(index, entry);
             }
         }
     }
 
-    fn judge_entry(&mut self, data: &[u8]) {
+    fn judge_entry(&mut self, machine: usize, data: &[u8]) {
         let entry = match Entry::decode(data) {
             Ok(entry) => entry,
             Err(error) => return self.wrong(format!("a committed entry: {error}")),
@@ -105,6 +105,7 @@ impl World {
                     if self.judge.ended.contains(&request.session) {
                         self.cover.hit("request_of_ended_session");
                     }
+                    self.judge_leases(machine, &request);
                     if !self.judge.requests.insert((request.session, request.seq)) {
                         self.cover.hit("request_repeated");
                     }
@@ -113,7 +114,7 @@ impl World {
                     self.judge.ended.insert(session);
                     self.cover.hit("session_expired");
                 }
-                Item::SessionOpen { node, incarnation } => {
+                Item::SessionOpen { node, incarnation, .. } => {
                     if self.judge.incarnations.insert(node, incarnation).is_some_and(|before| before != incarnation) {
                         self.cover.hit("session_replaced");
                     }

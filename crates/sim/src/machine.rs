@@ -3,6 +3,8 @@
 
 use crate::clock::Clocks;
 use crate::dice::Dice;
+use crate::leased::Kernel;
+use gavel_client::Usable;
 use gavel_client::session::SessionConfig;
 use gavel_node::Node;
 use gavel_quorum::{EntryKind, HardState, LogEntry, LogMark, Persist, Recovered};
@@ -94,6 +96,10 @@ pub struct Life {
     pub leads: bool,
     /// Inputs so far.
     pub inputs: u64,
+    /// What it may answer for.
+    pub usable: Usable,
+    /// What its machine's kernel keeps.
+    pub kernel: Kernel,
 }
 
 /// Why a node could not start.
@@ -151,7 +157,7 @@ impl Machine {
         let torn = recovered.cut.is_some();
         let recovered = taken_up(recovered);
         let shadow = recovered.entries.iter().map(|entry| (entry.index.0, (entry.term, entry.data.clone()))).collect();
-        let incarnation = self.dice.roll();
+        let incarnation = (self.lives << 32) | (self.dice.roll() >> 32);
         let clock = self.clock(now_ns);
         let node = Node::new(config, session, incarnation, Arc::clone(&records), sealed.as_deref(), recovered, clock)
             .map_err(|error| wrong(&error))?;
@@ -174,6 +180,8 @@ impl Machine {
             catching_up,
             leads: false,
             inputs: 0,
+            usable: Usable::default(),
+            kernel: Kernel::default(),
         };
         Ok((life, torn))
     }

@@ -9,6 +9,7 @@ use crate::machine::{Life, Machine, Refusal};
 use crate::network::{Network, Packet};
 use crate::program::Pool;
 use crate::script::{Script, What, When};
+use gavel_client::ToForget;
 use gavel_client::session::SessionConfig;
 use gavel_server::Config;
 use gavel_types::NodeId;
@@ -36,6 +37,7 @@ pub(crate) enum Event {
     LogDone { machine: usize, life: u64 },
     FlushDone { machine: usize, life: u64 },
     BlobsDone { machine: usize, life: u64 },
+    Forgotten { machine: usize, life: u64, to_forget: ToForget },
     Next { program: usize, life: u64 },
     Strike { fault: usize },
     Mend { what: What },
@@ -224,7 +226,8 @@ impl World {
             Event::Tick { machine, .. }
             | Event::LogDone { machine, .. }
             | Event::FlushDone { machine, .. }
-            | Event::BlobsDone { machine, .. } => Some(*machine),
+            | Event::BlobsDone { machine, .. }
+            | Event::Forgotten { machine, .. } => Some(*machine),
             Event::Deliver { to, .. } => Some(*to),
             Event::Next { program, .. } => Some(self.programs[*program].machine),
             _ => None,
@@ -241,6 +244,7 @@ impl World {
             Event::LogDone { machine, life } => self.log_done(machine, life),
             Event::FlushDone { machine, life } => self.flush_done(machine, life),
             Event::BlobsDone { machine, life } => self.blobs_done(machine, life),
+            Event::Forgotten { machine, life, to_forget } => self.forgotten(machine, life, &to_forget),
             Event::Next { program, life } => self.next_of(program, life),
             Event::Strike { fault } => self.strike(self.script.faults[fault].what),
             Event::Mend { what } => self.mend(what),
@@ -276,7 +280,7 @@ impl World {
         config.flush_interval_ns = 2_000 * MS;
         config.scan_bytes_max = 2 * 1024;
         config.catch_up_seal_changes = 40;
-        let session = SessionConfig { term_ns: config.session_term_ns, patience_ns: 4_000 * MS };
+        let session = SessionConfig { term_ns: 5_000 * MS, patience_ns: 4_000 * MS };
         (config, session)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A commit applies if and only if
 //! 1. its session is open and its number is the session's next one (`admit`);
-//! 2. no other session holds a lease that overlaps what it writes (there are no leases yet);
+//! 2. no other session holds a lease that overlaps what it writes ([`gavel_lease`]);
 //! 3. each of its guards holds ([`holds`]).
 //!
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
@@ -11,11 +11,12 @@
 use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volumes_of};
 use crate::overlay::Overlay;
 use crate::state::{Session, State};
+use gavel_lease::table::Existing;
 use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{
-    Attr, Change, Entry, Firm, Guard, Item, Kind, Live, Mutation, Orphan, Outcome, Plan, Record, Refusal, Request,
-    RequestBody, View, ViewError,
+    Attr, Change, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan, Outcome, Plan, Record, Refusal,
+    Request, RequestBody, View, ViewError, Want,
 };
 use std::collections::BTreeMap;
 
@@ -23,6 +24,12 @@ use std::collections::BTreeMap;
 /// all replicas for long, nor fill their memory (with 16 KiB in each of these, 64 MiB). What is left over is reaped
 /// by later entries.
 pub const REAP_RECORDS_MAX: usize = 4096;
+/// Most ranges of one request for leases, and of one that gives leases up; those beyond are passed over.
+pub const LEASE_RANGES_MAX: usize = 1024;
+/// Most nodes that ever had a session.
+pub const NODES_MAX: usize = 4096;
+/// So many of a session's blocks of object ids are remembered: it asks for the next one before the last is used up.
+const BLOCKS_KEPT: usize = 2;
 /// Most guards of one request.
 pub const GUARDS_MAX: usize = 64 * 1024;
 /// Orphans looked at in one step when a session ends.
@@ -43,6 +50,8 @@ pub struct Applied {
     pub orphaned: Vec<(VolumeId, ObjectId)>,
     /// Orphans that nobody holds but whose records have not all ended: the leader must go on reaping.
     pub to_reap: Vec<(VolumeId, ObjectId)>,
+    /// The lease table has changed.
+    pub leases: bool,
     /// This replica's state is not the one that the leader had: it must not serve.
     pub diverged: Option<LogIndex>,
 }
@@ -88,7 +97,7 @@ impl Run<'_> {
     fn item(&mut self, tid: Tid, item: &Item) -> Result<(), ViewError> {
         match item {
             Item::Request(request) => self.request(tid, request),
-            Item::SessionOpen { node, incarnation } => self.open_session(tid, *node, *incarnation),
+            Item::SessionOpen { node, incarnation, term_ms } => self.open_session(tid, *node, *incarnation, *term_ms),
             Item::SessionExpire { session } => self.end_session(tid, *session),
             Item::CreateVolume { volume, mode, uid, gid } => self.create_volume(tid, *volume, *mode, *uid, *gid),
             Item::Reap { volume, object } => self.reap(tid, *volume, *object),
@@ -108,13 +117,22 @@ impl Run<'_> {
             return Ok(());
         }
         let outcome = match &request.body {
-            RequestBody::Commit { guards, plan } => self.commit(tid, guards, plan)?,
-            RequestBody::AllocateObjects => self.allocate(),
+            RequestBody::Commit { guards, plan } => self.commit(tid, request.session, guards, plan)?,
+            RequestBody::AllocateObjects => self.allocate(request.session),
             RequestBody::Release { orphans } => {
                 for (volume, object) in orphans {
                     self.release(tid, *volume, *object, request.session)?;
                 }
                 Outcome::Committed { tid }
+            }
+            RequestBody::Lease { wants } => self.lease(tid, request.session, wants),
+            RequestBody::Yield { ranges, cool } => {
+                let ranges = &ranges[..ranges.len().min(LEASE_RANGES_MAX)];
+                self.out.leases = true;
+                match self.state.leases.give_up(request.session, ranges, cool.then_some(tid)) {
+                    Ok(()) => Outcome::Committed { tid },
+                    Err(_) => Outcome::Refused { refusal: Refusal::Leased },
+                }
             }
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
@@ -124,10 +142,27 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, tid: Tid, guards: &[Guard], plan: &Plan) -> Result<Outcome, ViewError> {
+    /// Grants what can be granted.
+    fn lease(&mut self, tid: Tid, session: SessionId, wants: &[Want]) -> Outcome {
+        let others = self.state.sessions.iter().filter(|(other, _)| **other != session);
+        let blocks = others.flat_map(|(_, other)| &other.blocks);
+        let theirs: Vec<_> = blocks.map(|first| (*first, ObjectId(first.0 + OBJECT_BLOCK - 1))).collect();
+        let objects = Existing { first_free: self.state.next_object, theirs: &theirs };
+        for want in wants.iter().take(LEASE_RANGES_MAX) {
+            let granted = self.state.leases.grant(session, want, tid, objects);
+            self.out.leases |= granted.is_ok();
+        }
+        Outcome::Committed { tid }
+    }
+
+    fn commit(&mut self, tid: Tid, session: SessionId, guards: &[Guard], plan: &Plan) -> Result<Outcome, ViewError> {
         let bad_plan = Ok(Outcome::Refused { refusal: Refusal::BadPlan });
         if guards.len() > GUARDS_MAX || plan.mutations.len() > PLAN_MUTATIONS_MAX {
             return bad_plan;
+        }
+        let free = |range: &KeyRange| self.state.leases.is_free(session, range, Mode::Exclusive);
+        if !self.state.leases.is_empty() && !gavel_lease::written(plan).iter().all(free) {
+            return Ok(Outcome::Refused { refusal: Refusal::Leased });
         }
         for (number, guard) in guards.iter().enumerate() {
             if !holds(&self.view, guard)? {
@@ -183,13 +218,25 @@ impl Run<'_> {
         self.out.changes.extend(changes);
     }
 
-    fn allocate(&mut self) -> Outcome {
+    fn allocate(&mut self, session: SessionId) -> Outcome {
         let first = self.state.next_object;
+        if let Some(session) = self.state.sessions.get_mut(&session) {
+            session.blocks.push(first);
+            if session.blocks.len() > BLOCKS_KEPT {
+                session.blocks.remove(0);
+            }
+        }
         self.state.next_object = ObjectId(first.0 + OBJECT_BLOCK);
         Outcome::Allocated { first, count: OBJECT_BLOCK }
     }
 
-    fn open_session(&mut self, tid: Tid, node: NodeId, incarnation: u64) -> Result<(), ViewError> {
+    fn open_session(&mut self, tid: Tid, node: NodeId, incarnation: u64, term_ms: u32) -> Result<(), ViewError> {
+        let latest = self.state.incarnations.get(&node);
+        let known = latest.is_some() || self.state.incarnations.len() < NODES_MAX;
+        // An earlier life may have asked, and its question come late: it must not end the session of the one that lives.
+        if latest.is_some_and(|latest| incarnation < *latest) || !known {
+            return Ok(());
+        }
         let mine: Vec<(SessionId, u64)> = self
             .state
             .sessions
@@ -206,8 +253,10 @@ impl Run<'_> {
         }
         if self.state.sessions.len() < SESSIONS_MAX {
             let id = SessionId(tid.0);
-            let session = Session { node, incarnation, next: Seq(1), outcomes: BTreeMap::new() };
+            let (blocks, outcomes) = (Vec::new(), BTreeMap::new());
+            let session = Session { node, incarnation, term_ms, blocks, next: Seq(1), outcomes };
             self.state.sessions.insert(id, session);
+            self.state.incarnations.insert(node, incarnation);
             self.out.opened.push((id, node, incarnation));
         }
         Ok(())
@@ -218,6 +267,8 @@ impl Run<'_> {
             return Ok(());
         }
         self.out.ended.push(session);
+        self.state.leases.end(session);
+        self.out.leases = true;
         let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().collect();
         for volume in volumes {
             let mut from = ObjectId(0);

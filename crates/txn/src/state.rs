@@ -1,6 +1,7 @@
 //! The replicated state that is not records: sessions, counters, digest.
 
 use crate::digest::Digest;
+use gavel_lease::LeaseTable;
 use gavel_types::limits::{SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use gavel_wire::Outcome;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
-pub const STATE_FORMAT: u8 = 1;
+pub const STATE_FORMAT: u8 = 2;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.
@@ -24,6 +25,10 @@ pub struct Session {
     pub node: NodeId,
     /// Which life of the node.
     pub incarnation: u64,
+    /// How long it lives without a refresh, in milliseconds. It stands here because the node and every leader to come must mean the same.
+    pub term_ms: u32,
+    /// The last blocks of object ids that it was given, the first id of each: it makes objects there.
+    pub blocks: Vec<ObjectId>,
     /// The number that its next request must have.
     pub next: Seq,
     /// Outcomes that it has not acknowledged.
@@ -48,10 +53,14 @@ pub struct State {
     pub tid: Tid,
     /// Open sessions.
     pub sessions: BTreeMap<SessionId, Session>,
+    /// The latest life of each node that had a session.
+    pub incarnations: BTreeMap<NodeId, u64>,
     /// The next object id that nobody was given.
     pub next_object: ObjectId,
     /// The volumes.
     pub volumes: BTreeMap<VolumeId, VolumeCounts>,
+    /// Who may answer for which records.
+    pub leases: LeaseTable,
     /// Sum over all changes of records.
     pub records: Digest,
     /// Digests of the whole state behind some of the last entries.
@@ -64,8 +73,10 @@ impl Default for State {
             applied: LogIndex(0),
             tid: Tid::ZERO,
             sessions: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
             next_object: ObjectId::FIRST_FREE,
             volumes: BTreeMap::new(),
+            leases: LeaseTable::default(),
             records: Digest::default(),
             digests: VecDeque::new(),
         }
@@ -86,7 +97,8 @@ impl State {
 
     /// The digest of everything that is replicated.
     pub fn digest(&self) -> [u8; 32] {
-        let rest = (self.tid, &self.sessions, self.next_object, &self.volumes, self.records);
+        let rest =
+            (self.tid, &self.sessions, &self.incarnations, self.next_object, &self.volumes, &self.leases, self.records);
         *blake3::hash(&codec::encode(STATE_FORMAT, &rest)).as_bytes()
     }
 
@@ -113,6 +125,11 @@ impl State {
             assert!(id.0 <= self.tid.0, "session {id} is from the future");
             assert!(session.outcomes.len() as u64 <= SESSION_WINDOW_MAX, "session {id} has too many outcomes");
             assert!(session.outcomes.keys().all(|seq| *seq < session.next), "session {id} has outcomes of the future");
+        }
+        self.leases.check_invariants();
+        for (range, _, holders) in self.leases.rows() {
+            let open = holders.iter().all(|holder| self.sessions.contains_key(holder));
+            assert!(open, "a session that has ended holds {range:?}");
         }
     }
 }

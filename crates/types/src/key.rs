@@ -280,6 +280,31 @@ impl KeyRange {
         KeyRange { start: key.0.clone(), end: end.into_boxed_slice() }
     }
 
+    /// Everything of a volume.
+    pub fn volume(volume: VolumeId) -> KeyRange {
+        let start = volume.0.to_be_bytes();
+        let end = match volume.0.checked_add(1) {
+            Some(next) => next.to_be_bytes().to_vec(),
+            None => vec![0xff; 13],
+        };
+        KeyRange { start: start.into(), end: end.into_boxed_slice() }
+    }
+
+    /// Where leases have the mark of an orphan: among the keys of its object, at which no record is.
+    pub fn mark(volume: VolumeId, object: ObjectId) -> KeyRange {
+        KeyRange::domain(volume, object, Domain::Orphan, &[], None)
+    }
+
+    /// The objects from `first` to `last`, both included.
+    pub fn objects(volume: VolumeId, first: ObjectId, last: ObjectId) -> KeyRange {
+        KeyRange { start: KeyRange::object(volume, first).start, end: KeyRange::object(volume, last).end }
+    }
+
+    /// Have the two a key in common?
+    pub fn overlaps(&self, other: &KeyRange) -> bool {
+        *self.start < *other.end && *other.start < *self.end
+    }
+
     /// Everything filed under one object.
     pub fn object(volume: VolumeId, object: ObjectId) -> KeyRange {
         let mut start = Vec::with_capacity(12);

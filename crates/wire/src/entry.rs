@@ -1,7 +1,8 @@
 //! What the replicated log carries.
 
+use crate::lease::Want;
 use crate::plan::{Guard, Plan};
-use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_types::{KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// One log entry: many items, each a transaction of its own. Item `i` has Tid `tid + i`.
@@ -23,8 +24,10 @@ pub enum Item {
     SessionOpen {
         /// The node.
         node: NodeId,
-        /// Which life of that node: a random number drawn when the daemon starts.
+        /// Which life of that node: greater than that of every life before. What comes from an earlier life is passed over.
         incarnation: u64,
+        /// How long the session lives without a refresh, in milliseconds.
+        term_ms: u32,
     },
     /// Ends a session: nothing it sends from now on is applied.
     SessionExpire {
@@ -89,6 +92,18 @@ pub enum RequestBody {
         /// The orphans.
         orphans: Vec<(VolumeId, ObjectId)>,
     },
+    /// Grant leases, or more than that. What can't be granted is passed over: nobody waits in the log.
+    Lease {
+        /// What is wanted.
+        wants: Vec<Want>,
+    },
+    /// The session has stopped using its leases over these ranges.
+    Yield {
+        /// The ranges.
+        ranges: Vec<KeyRange>,
+        /// Somebody else is writing there: nothing is to be granted for a while.
+        cool: bool,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -123,6 +138,8 @@ pub enum Refusal {
     },
     /// The plan breaks a rule of the record space (wrong kind of record for its key, counter out of range, too large).
     BadPlan,
+    /// Another session holds a lease over something that the plan writes. Recall it, and run the operation again.
+    Leased,
 }
 
 /// What an applied entry means for this node's own session.
@@ -140,4 +157,6 @@ pub struct News {
     pub ended: Vec<SessionId>,
     /// Objects that lost their last name.
     pub orphaned: Vec<(VolumeId, ObjectId)>,
+    /// The lease table has changed.
+    pub leases: bool,
 }

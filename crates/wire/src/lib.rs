@@ -5,6 +5,7 @@
 //!
 //! - [`record`]: what a key's value can be, and a version of it
 //! - [`plan`]: mutations and guards: what an operation wants to write and what it read
+//! - [`lease`]: leases as they are asked for
 //! - [`entry`]: what the replicated log carries
 //! - [`message`]: what nodes say to each other
 //! - [`view`]: the one way to read records, and the recorder that turns reads into guards
@@ -12,6 +13,7 @@
 
 pub mod codec;
 pub mod entry;
+pub mod lease;
 pub mod message;
 pub mod plan;
 pub mod record;
@@ -19,6 +21,7 @@ pub mod view;
 
 pub use codec::DecodeError;
 pub use entry::{Entry, Item, News, Outcome, Refusal, Request, RequestBody};
+pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};
 pub use plan::{AttrDelta, Guard, Mutation, Plan};
 pub use record::{Attr, Change, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Version};

@@ -2,7 +2,7 @@
 
 use crate::entry::Request;
 use crate::record::Version;
-use gavel_types::{Key, LogIndex, NodeId, Seq, SessionId, Tid};
+use gavel_types::{Key, KeyRange, LogIndex, NodeId, Seq, SessionId, Term, Tid};
 use serde::{Deserialize, Serialize};
 
 /// A message from one node to another. All may be lost, doubled or late: what must not be lost is sent again.
@@ -31,6 +31,8 @@ pub enum Message {
         node: NodeId,
         /// Which life of that node.
         incarnation: u64,
+        /// How long the session is to live without a refresh, in milliseconds.
+        term_ms: u32,
     },
     /// To the leader: this session lives. `ticket` comes back in the answer.
     Refresh {
@@ -75,6 +77,10 @@ pub enum Message {
         upto: Tid,
         /// How many changes behind `after` the asker has already: a part of the next commit.
         skip: u64,
+        /// The entry behind which the asker will stand: it is committed, which the addressee may not know yet.
+        index: LogIndex,
+        /// The term of that entry.
+        term: Term,
     },
     /// Part of the answer to [`Message::ScanChanges`], in the order of Tids.
     Changes {
@@ -89,6 +95,15 @@ pub enum Message {
     ScanRefused {
         /// The scan.
         ticket: u64,
+    },
+    /// To the node of a session that holds leases over these ranges: give them up. Sent again until the table shows it.
+    Recall {
+        /// The session.
+        session: SessionId,
+        /// The ranges that are needed.
+        ranges: Vec<KeyRange>,
+        /// The entry that the sender's replica had applied: a holder whose replica is behind it can't know what it holds.
+        at: LogIndex,
     },
 }
 

@@ -2,11 +2,11 @@
 //! with it, and the old bytes must stay readable or be refused: old nodes and old disks hold them.
 #![allow(clippy::unwrap_used)]
 
-use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId};
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::{
-    Attr, AttrDelta, ChangeRow, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message,
-    Mutation, Orphan, Plan, Record, Request, RequestBody, Version,
+    Attr, AttrDelta, ChangeRow, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message, Mode,
+    Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
 };
 
 const V: VolumeId = VolumeId(1);
@@ -53,12 +53,19 @@ fn request(body: RequestBody) -> Request {
     Request { session: SessionId(7), seq: Seq(8), seen: Seq(6), body }
 }
 
+fn wants() -> Vec<Want> {
+    let want = |mode, urgent| Want { range: KeyRange::object(V, O), mode, urgent };
+    vec![want(Mode::Shared, false), want(Mode::Exclusive, true)]
+}
+
 fn entry() -> Entry {
     let items = vec![
         Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan() })),
         Item::Request(request(RequestBody::AllocateObjects)),
         Item::Request(request(RequestBody::Release { orphans: vec![(V, O)] })),
-        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234 },
+        Item::Request(request(RequestBody::Lease { wants: wants() })),
+        Item::Request(request(RequestBody::Yield { ranges: vec![KeyRange::object(V, O)], cool: true })),
+        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
         Item::Checkpoint { index: LogIndex(300), digest: [9; 32] },
@@ -72,14 +79,15 @@ fn messages() -> Vec<Message> {
         Message::Log(vec![1, 2, 3]),
         Message::Submit(vec![request(RequestBody::AllocateObjects)]),
         Message::SubmitGap { session: SessionId(7), expected: Seq(9) },
-        Message::OpenSession { node: NodeId(2), incarnation: 300 },
+        Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000 },
         Message::Refresh { session: SessionId(7), ticket: 1 },
         Message::Refreshed { session: SessionId(7), ticket: 1, wall_ns: 300 },
         Message::ConfirmRead { ticket: 1 },
         Message::ReadConfirmed { ticket: 1, index: LogIndex(300) },
         Message::NotLeader { leader: Some(NodeId(2)) },
-        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4 },
+        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4, index: LogIndex(5), term: Term(6) },
         Message::Changes { ticket: 1, changes: vec![change], done: true },
+        Message::Recall { session: SessionId(7), ranges: vec![KeyRange::object(V, O)], at: LogIndex(300) },
     ]
 }
 
@@ -111,13 +119,15 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "01820207000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "02820209000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
         "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02000708060100070806",
-        "020101ac020102b42402070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
+        "020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001000000000000",
+        "012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000000000012d01",
+        "0102b424882702070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
     );
-    assert_eq!(ENTRY_FORMAT, 1);
+    assert_eq!(ENTRY_FORMAT, 2);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -126,19 +136,20 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "010003010203",
-        "01020107080601",
-        "01030709",
-        "010402ac02",
-        "01050701",
-        "01060701ac02",
-        "010701",
-        "010801ac02",
-        "01090102",
-        "010a0102ac0204",
-        "010b0101040d00000001000000000000012c050001",
+        "020003010203",
+        "02020107080601",
+        "02030709",
+        "020402ac028827",
+        "02050701",
+        "02060701ac02",
+        "020701",
+        "020801ac02",
+        "02090102",
+        "020a0102ac02040506",
+        "020b0101040d00000001000000000000012c050001",
+        "020d07010c00000001000000000000012c0c00000001000000000000012dac02",
     ];
-    assert_eq!(MESSAGE_FORMAT, 1);
+    assert_eq!(MESSAGE_FORMAT, 2);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();
@@ -153,7 +164,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 2, known: 1, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 3, known: 2, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

@@ -12,28 +12,33 @@ struct Room {
 }
 
 const EVERY_ROOM: &[&str] =
-    &["types", "wire", "quorum", "txn", "store", "fs", "server", "client", "node", "runtime", "mount", "sim"];
+    &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client", "node", "runtime", "mount", "sim"];
 
 const ROOMS: &[Room] = &[
     Room { name: "types", may_know: &[], pure: true },
     Room { name: "wire", may_know: &["types"], pure: true },
     Room { name: "quorum", may_know: &["types", "wire"], pure: true },
-    Room { name: "txn", may_know: &["types", "wire"], pure: true },
+    Room { name: "lease", may_know: &["types", "wire"], pure: true },
+    Room { name: "txn", may_know: &["types", "wire", "lease"], pure: true },
     Room { name: "store", may_know: &["types", "wire"], pure: true },
     Room { name: "fs", may_know: &["types", "wire"], pure: true },
-    Room { name: "server", may_know: &["types", "wire", "quorum", "txn", "store"], pure: true },
-    Room { name: "client", may_know: &["types", "wire", "fs"], pure: true },
+    Room { name: "server", may_know: &["types", "wire", "quorum", "lease", "txn", "store"], pure: true },
+    Room { name: "client", may_know: &["types", "wire", "lease", "fs"], pure: true },
     // A server and its own session, joined: what both worlds host.
-    Room { name: "node", may_know: &["types", "wire", "quorum", "txn", "store", "fs", "server", "client"], pure: true },
+    Room {
+        name: "node",
+        may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client"],
+        pure: true,
+    },
     Room {
         name: "runtime",
-        may_know: &["types", "wire", "quorum", "txn", "store", "fs", "server", "client", "node"],
+        may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client", "node"],
         pure: false,
     },
     Room { name: "mount", may_know: &["types", "wire", "fs", "client"], pure: false },
     Room {
         name: "sim",
-        may_know: &["types", "wire", "quorum", "txn", "store", "fs", "server", "client", "node"],
+        may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client", "node"],
         pure: false,
     },
     Room { name: "cli", may_know: EVERY_ROOM, pure: false },

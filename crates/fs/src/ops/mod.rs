@@ -25,7 +25,7 @@ mod xattr;
 use crate::changes::Changes;
 use crate::tree::Tree;
 use crate::{Cx, Done, Operation, Reply, Stop};
-use gavel_wire::{Plan, View};
+use gavel_wire::{Guard, Plan, View};
 
 pub use copy_range::{COPY_BYTES_MAX, COPY_EXTENTS_MAX, COPY_INLINE_BYTES_MAX};
 pub use fallocate::RESERVE_HOLES_MAX;
@@ -58,9 +58,18 @@ impl Answer {
 /// [`Stop::Error`] for what the caller of the system call must see: as good as the view; [`Stop::NeedObjectId`] if the
 /// operation would make an object and [`Cx::fresh`] is empty; [`Stop::View`] if the view could not be read.
 pub fn run(view: &dyn View, cx: &Cx, operation: &Operation) -> Result<Done, Stop> {
+    let (done, guards) = attempt(view, cx, operation);
+    done.map(|(plan, reply)| Done { plan, guards, reply })
+}
+
+/// What an operation would write, if anything, and its reply.
+pub type Attempted = (Option<Plan>, Reply);
+
+/// As [`run`], but says what was read whatever comes of it: an error depends on what was read, too.
+pub fn attempt(view: &dyn View, cx: &Cx, operation: &Operation) -> (Result<Attempted, Stop>, Vec<Guard>) {
     let tree = Tree::new(view, cx);
-    let Answer { plan, reply } = dispatch(&tree, operation)?;
-    Ok(Done { plan, guards: tree.into_guards(), reply })
+    let done = dispatch(&tree, operation);
+    (done.map(|Answer { plan, reply }| (plan, reply)), tree.into_guards())
 }
 
 fn dispatch(tree: &Tree<'_>, operation: &Operation) -> Result<Answer, Stop> {

@@ -74,7 +74,7 @@ impl World {
             open: BTreeMap::new(),
             orphans: BTreeSet::new(),
         };
-        let applied = world.apply(Item::SessionOpen { node: NodeId(1), incarnation: 1 });
+        let applied = world.apply(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000 });
         world.session = applied.opened[0].0;
         world.apply(Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 });
         world

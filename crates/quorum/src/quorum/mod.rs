@@ -217,6 +217,18 @@ impl Quorum {
     }
 
     /// Follows up on whatever raft-rs did.
+    /// Another replica knows that the entry at `mark` is committed. If it is in this log, too, it is committed here.
+    ///
+    /// A leader does not know that of entries of earlier terms until it has committed one of its own, for which it may need just the
+    /// replica that is waiting for it to get so far.
+    pub fn learn_committed(&mut self, mark: crate::LogMark) {
+        let log = &mut self.raft.raft.raft_log;
+        if mark.index.0 <= log.last_index() && log.match_term(mark.index.0, mark.term.0) {
+            log.commit_to(mark.index.0);
+            self.settle();
+        }
+    }
+
     fn settle(&mut self) {
         self.jitter.impose(&mut self.raft.raft);
         let leadership = self.leads().then_some(self.core().term);

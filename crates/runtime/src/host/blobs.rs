@@ -154,6 +154,11 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// These blobs, if all of them are in memory.
+    pub fn in_memory(&self, ids: &[BlobId]) -> Option<gavel_client::Blobs> {
+        ids.iter().map(|id| Some((*id, self.cache.get(id)?))).collect()
+    }
+
     async fn fetch_uncached(&self, id: BlobId) -> Result<Bytes, BlobsError> {
         let damaged = match self.read_here(id).await {
             Ok(Some(bytes)) => return Ok(bytes),

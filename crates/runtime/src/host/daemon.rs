@@ -2,7 +2,7 @@
 
 use crate::config::{Config, MountConfig};
 use crate::host::blobs::Blobs;
-use crate::host::node::{Clocks, Inbox, Input, NodeHandle, NodeThread};
+use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::tree::VolumeTree;
 use crate::host::{control, flusher, journal};
 use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
@@ -20,13 +20,13 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// A leader keeps its log for followers that were away briefly, up to this many bytes.
 const LOG_RETAINED_BYTES: u64 = 64 << 20;
-/// In a fresh data directory, before anything else: the node has never run.
+/// Holds the number of the node's latest life. Without it, the node has never run.
 const BORN_FILE: &str = "born";
 
 /// Where the log is, within the data directory; its lock stands for the whole node.
@@ -113,7 +113,7 @@ impl Daemon {
         let disks = open_disks(&config)?;
         let (inbox, inputs) = Inbox::new();
         let incoming = Arc::new(Incoming { inbox: inbox.clone(), blobs: OnceLock::new() });
-        let incarnation = random()?;
+        let incarnation = next_life(&config.data_dir).map_err(failing("numbering this life of the node"))?;
         let (runtime, begin, thread) = node_thread().map_err(failing("starting the node's thread"))?;
         let inside = runtime.enter();
         let transport = Transport::start(
@@ -133,22 +133,30 @@ impl Daemon {
         incoming.blobs.get_or_init(|| blobs.clone());
         let records = Arc::new(disks.records);
         let node = Arc::new(NodeHandle::new(inbox.clone(), records.clone()));
-        let clocks = Clocks::new();
         let (server, session) = tuned(&config, random()?);
-        let machine =
-            Node::new(server, session, incarnation, records.clone(), disks.sealed.as_deref(), disks.log, clocks.read())
-                .map_err(failing("taking up the replica"))?;
+        let machine = Node::new(
+            server,
+            session,
+            incarnation,
+            records.clone(),
+            disks.sealed.as_deref(),
+            disks.log,
+            node.clocks.read(),
+        )
+        .map_err(failing("taking up the replica"))?;
         let (journal, _) = journal::start(disks.journal, inbox.clone()).map_err(failing("starting a thread"))?;
         let (flusher, _) = flusher::start(records, inbox).map_err(failing("starting a thread"))?;
         let node_thread = NodeThread {
             node: machine,
             handle: node.clone(),
             inputs,
-            clocks,
+            term: Duration::from_millis(config.tuning.term_ms),
+            tokio: Handle::current(),
             peers: transport.sender(),
             journal,
             flusher,
             waits: Default::default(),
+            lapsed: true,
         };
         // Without a thread to receive it there is a panic in the log already.
         let _ = begin.send(node_thread);
@@ -293,12 +301,26 @@ fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
     let engine = LsmEngine::open(&at(RECORDS_DIR), LsmConfig::default()).map_err(failing("opening the records"))?;
     let identity = Identity { cluster: config.cluster, node: config.node };
     let (records, sealed) = Records::open(engine, identity).map_err(failing("opening the records"))?;
-    if !born {
-        std::fs::write(at(BORN_FILE), b"").map_err(failing("marking the data directory as used"))?;
-        let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(failing("marking the data directory as used"))?;
-    }
     Ok(Disks { journal, log, blobs, records, sealed })
+}
+
+/// The number of this life of the node: greater than that of every life before, for what comes late from an earlier life must be told from
+/// what comes from the living one. It is the wall clock's, in nanoseconds, unless that went back. Written to the data directory, durably;
+/// that marks the directory as used, too.
+fn next_life(dir: &Path) -> std::io::Result<u64> {
+    let (file, new) = (dir.join(BORN_FILE), dir.join(format!("{BORN_FILE}.new")));
+    let before: u64 = match std::fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let life = u64::max(before.saturating_add(1), wall.as_nanos() as u64);
+    std::fs::write(&new, format!("{life}\n"))?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, &file)?;
+    std::fs::File::open(dir)?.sync_all()?;
+    Ok(life)
 }
 
 fn tuned(config: &Config, seed: u64) -> (gavel_server::Config, SessionConfig) {
@@ -308,8 +330,7 @@ fn tuned(config: &Config, seed: u64) -> (gavel_server::Config, SessionConfig) {
     quorum.election_timeout_ns = config.tuning.election_ms * MS;
     quorum.heartbeat_ns = config.tuning.heartbeat_ms * MS;
     quorum.retained_bytes_max = LOG_RETAINED_BYTES;
-    let mut server = gavel_server::Config::new(quorum);
-    server.session_term_ns = config.tuning.term_ms * MS;
+    let server = gavel_server::Config::new(quorum);
     let patience_ns = config.tuning.election_ms * MS * 5;
     (server, SessionConfig { term_ns: config.tuning.term_ms * MS, patience_ns })
 }

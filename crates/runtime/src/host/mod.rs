@@ -10,6 +10,7 @@
 //! - [`journal`], [`flusher`]: the disk threads
 //! - [`blobs`]: storing on a majority, fetching, repairing, filling in what this replica lacks
 //! - [`tree`]: the door for mounts: operations on their way
+//! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`control`]: the socket that the command line talks to
 //! - [`status`]: what a node says of itself
 
@@ -17,6 +18,7 @@ pub mod blobs;
 pub mod control;
 pub mod daemon;
 pub mod flusher;
+pub mod fronts;
 pub mod journal;
 pub mod node;
 pub mod status;

@@ -3,21 +3,23 @@
 //! The thread is a tokio runtime of its own, on which the connections with the peers run too: a message is read, worked
 //! through and answered without a change of threads, which on a small machine costs more than all the rest.
 
+use crate::host::fronts::Fronts;
 use crate::host::journal::Order;
 use crate::host::status::NodeStatus;
 use crate::net::Sender as Peers;
-use gavel_client::Token;
+use gavel_client::{Token, Usable};
 use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{LiveView, Records};
-use gavel_types::{LogIndex, Moment, NodeId, ObjectId, Tid};
+use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Tid};
 use gavel_wire::{Guard, Message, Outcome, Plan};
+use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -82,6 +84,10 @@ pub enum Input {
     Holds(ObjectId, oneshot::Sender<bool>),
     /// What is the node doing?
     Status(oneshot::Sender<NodeStatus>),
+    /// Leases over these ranges would be useful: a read of them had to be confirmed.
+    Want(Vec<KeyRange>),
+    /// The fronts have forgotten.
+    Forgotten(u64),
     /// Stop.
     Stop,
 }
@@ -143,6 +149,16 @@ pub struct NodeHandle {
     /// The records, to read views from.
     pub records: Arc<Records<LsmEngine>>,
     published: AtomicU64,
+    /// The clocks of this node.
+    pub clocks: Clocks,
+    /// What may be answered for without asking. Whoever answers under it holds the read side until the answer is handed over.
+    pub usable: RwLock<Usable>,
+    /// Who keeps answers.
+    pub fronts: Arc<Fronts>,
+    /// Reads that were answered under leases.
+    pub reads_leased: AtomicU64,
+    /// Reads that had to be confirmed by the quorum.
+    pub reads_confirmed: AtomicU64,
     /// Why the node has stopped, if it has.
     pub stopped: tokio::sync::watch::Sender<Option<String>>,
 }
@@ -151,7 +167,17 @@ impl NodeHandle {
     /// A node that is about to run.
     pub fn new(inbox: Inbox, records: Arc<Records<LsmEngine>>) -> NodeHandle {
         let stopped = tokio::sync::watch::Sender::new(None);
-        NodeHandle { inbox, records, published: AtomicU64::new(0), stopped }
+        NodeHandle {
+            inbox,
+            records,
+            published: AtomicU64::new(0),
+            clocks: Clocks::new(),
+            usable: RwLock::default(),
+            fronts: Arc::default(),
+            reads_leased: AtomicU64::new(0),
+            reads_confirmed: AtomicU64::new(0),
+            stopped,
+        }
     }
 
     /// A view of the replica as it is: good to plan a change on, for the commit rule will judge it; not good for an answer.
@@ -172,21 +198,32 @@ impl NodeHandle {
 
 /// Reads the clocks.
 pub struct Clocks {
-    start: Instant,
+    start_ns: u64,
 }
 
 impl Clocks {
     /// Time begins now.
     pub fn new() -> Clocks {
-        Clocks { start: Instant::now() }
+        // Starts at one second, so that "long ago" can be expressed in the first moments too.
+        Clocks { start_ns: since_boot_ns().saturating_sub(1_000_000_000) }
     }
 
     /// What the clocks show.
     pub fn read(&self) -> Clock {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Starts at one second, so that "long ago" can be expressed in the first moments too.
-        Clock { now: Moment(1_000_000_000 + self.start.elapsed().as_nanos() as u64), wall_ns: wall.as_nanos() as u64 }
+        Clock { now: self.now(), wall_ns: wall.as_nanos() as u64 }
     }
+
+    /// The monotonic clock.
+    pub fn now(&self) -> Moment {
+        Moment(since_boot_ns().saturating_sub(self.start_ns))
+    }
+}
+
+/// Goes on while the machine is suspended: rights that run out must do so meanwhile.
+fn since_boot_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 impl Default for Clocks {
@@ -220,8 +257,10 @@ pub struct NodeThread {
     pub handle: Arc<NodeHandle>,
     /// Its inputs.
     pub inputs: Inputs,
-    /// The clocks.
-    pub clocks: Clocks,
+    /// For how long anything may be kept at most.
+    pub term: Duration,
+    /// For timers.
+    pub tokio: tokio::runtime::Handle,
     /// The other nodes.
     pub peers: Peers,
     /// The log's thread.
@@ -230,6 +269,8 @@ pub struct NodeThread {
     pub flusher: Sender<()>,
     /// The runtime's context, which waits are answered in.
     pub waits: Waits,
+    /// The right to answer has run out, and the fronts have been told.
+    pub lapsed: bool,
 }
 
 /// Operations that wait, and reads that are confirmed from an entry on that is not applied yet.
@@ -277,17 +318,27 @@ impl NodeThread {
         while let Some(input) = batch.pop() {
             self.take(input)?;
         }
-        let clock = self.clocks.read();
+        let clock = self.handle.clocks.read();
         self.node.on_tick(clock);
         for effect in self.node.take_effects(clock) {
             self.carry_out(effect)?;
         }
         self.answer_confirmed();
+        self.look_for_lapse();
         Ok(())
     }
 
+    /// When the right to answer has run out, nothing that is kept without a time to live is good any more.
+    fn look_for_lapse(&mut self) {
+        let lapsed = self.handle.usable.read().left_ns(self.handle.clocks.now()) == 0;
+        if lapsed && !std::mem::replace(&mut self.lapsed, lapsed) {
+            self.handle.fronts.forget_all();
+        }
+        self.lapsed = lapsed;
+    }
+
     fn take(&mut self, input: Input) -> Result<(), String> {
-        let clock = self.clocks.read();
+        let clock = self.handle.clocks.read();
         match input {
             Input::Message(from, payload) => self.take_message(clock, from, &payload),
             Input::Persisted(ticket) => self.node.server.on_persisted(clock, ticket),
@@ -295,7 +346,7 @@ impl NodeThread {
             Input::StorageFailed { cause, .. } => return Err(cause),
             Input::Commit { guards, plan, reply } => {
                 let token = self.waits.add(Wait::Commit(reply));
-                self.node.session.commit(clock.now, token, guards, plan);
+                self.node.commit(clock, token, guards, plan);
             }
             Input::Confirm(reply) => {
                 let token = self.waits.add(Wait::Confirm(reply));
@@ -308,7 +359,9 @@ impl NodeThread {
             Input::Opened(object) => self.node.session.opened(object),
             Input::Closed(object) => self.node.session.closed(object),
             Input::Holds(object, reply) => drop(reply.send(self.node.session.holds(object))),
-            Input::Status(reply) => drop(reply.send(NodeStatus::of(&self.node, clock))),
+            Input::Status(reply) => drop(reply.send(NodeStatus::of(&self.node, clock, &self.handle))),
+            Input::Want(ranges) => self.node.session.want(clock.now, &ranges),
+            Input::Forgotten(id) => self.node.forgotten(id),
             Input::Stop => return Err("the node was stopped".into()),
         }
         Ok(())
@@ -356,6 +409,12 @@ impl NodeThread {
                 }
             }
             NodeEffect::NoQuorum { token } => self.fail(token, WaitError::NoQuorum),
+            // Taking the lock waits for every answer that is being given under what was usable before.
+            NodeEffect::Usable(usable) => *self.handle.usable.write() = usable,
+            NodeEffect::Forget(to_forget) => {
+                let (inbox, id) = (self.handle.inbox.clone(), to_forget.id);
+                self.handle.fronts.forget(&to_forget, self.term, &self.tokio, move || inbox.push(Input::Forgotten(id)));
+            }
             NodeEffect::Unknown { token } => self.fail(token, WaitError::Unknown),
         }
         Ok(())
@@ -398,7 +457,7 @@ impl NodeThread {
                     Input::Confirm(reply) => drop(reply.send(Err(stopped()))),
                     Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
                     Input::Status(reply) => {
-                        let mut status = NodeStatus::of(&self.node, self.clocks.read());
+                        let mut status = NodeStatus::of(&self.node, self.handle.clocks.read(), &self.handle);
                         status.failure = Some(cause.to_owned());
                         let _ = reply.send(status);
                     }

@@ -1,10 +1,12 @@
 //! What a node says of itself, for `gavel status`.
 
+use crate::host::node::NodeHandle;
 use gavel_node::Node;
 use gavel_quorum::Role;
 use gavel_server::Clock;
 use gavel_store::engine::Engine;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
 
 /// A node's view of itself and its cluster. Part of the machine-readable output: fields are only added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -41,6 +43,23 @@ pub struct NodeStatus {
     pub volumes: Vec<VolumeStatus>,
     /// Why the node has stopped, if it has.
     pub failure: Option<String>,
+    /// Leases.
+    pub leases: LeaseStatus,
+}
+
+/// What a node says of leases.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// Ranges in the table, of all sessions.
+    pub ranges: u64,
+    /// For how many milliseconds from now on this node may answer without asking; none if it may not.
+    pub may_answer_ms: Option<u64>,
+    /// Reads that were answered here, without a message.
+    pub reads_leased: u64,
+    /// Reads that had to be confirmed by the quorum.
+    pub reads_confirmed: u64,
+    /// Changes that wait until others have given up their leases.
+    pub blocked: u64,
 }
 
 /// An open session.
@@ -52,6 +71,8 @@ pub struct SessionStatus {
     pub node: u64,
     /// How many requests it has made.
     pub requests: u64,
+    /// How many ranges it holds leases over.
+    pub leases: u64,
 }
 
 /// A peer, as its leader knows it.
@@ -78,7 +99,7 @@ pub struct VolumeStatus {
 
 impl NodeStatus {
     /// What `node` says now.
-    pub fn of<E: Engine>(node: &Node<E>, clock: Clock) -> NodeStatus {
+    pub fn of<E: Engine>(node: &Node<E>, clock: Clock, handle: &NodeHandle) -> NodeStatus {
         let quorum = node.server.quorum_status();
         let state = node.server.state();
         let silent = node.session.without_quorum_ns(clock.now);
@@ -102,7 +123,12 @@ impl NodeStatus {
             sessions: state
                 .sessions
                 .iter()
-                .map(|(id, session)| SessionStatus { id: id.0, node: session.node.0, requests: session.next.0 - 1 })
+                .map(|(id, session)| SessionStatus {
+                    id: id.0,
+                    node: session.node.0,
+                    requests: session.next.0 - 1,
+                    leases: state.leases.held_by(*id).ranges().len() as u64,
+                })
                 .collect(),
             clock: match node.server.clock_verdict() {
                 gavel_server::clocks::Verdict::Trusted => "trusted".into(),
@@ -120,6 +146,13 @@ impl NodeStatus {
                 .map(|(id, counts)| VolumeStatus { id: id.0, objects: counts.objects, bytes: counts.bytes })
                 .collect(),
             failure: node.server.failure().map(ToString::to_string),
+            leases: LeaseStatus {
+                ranges: state.leases.len() as u64,
+                may_answer_ms: Some(handle.usable.read().left_ns(clock.now) / 1_000_000).filter(|left| *left > 0),
+                reads_leased: handle.reads_leased.load(Ordering::Relaxed),
+                reads_confirmed: handle.reads_confirmed.load(Ordering::Relaxed),
+                blocked: node.blocked() as u64,
+            },
         }
     }
 }

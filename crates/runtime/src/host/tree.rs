@@ -1,14 +1,16 @@
 //! The door for mounts: operations on their way through this node.
 
 use crate::host::blobs::{Blobs, BlobsError};
+use crate::host::fronts::ON_ITS_WAY;
 use crate::host::node::{Input, NodeHandle, WaitError};
 use gavel_client::tree::Answered;
-use gavel_client::{Answer, Forget, Keep, Run, Space, Step, Tree, TreeError, TreeRequest};
+use gavel_client::{Answer, Forget, Keep, Leased, Run, Space, Step, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
-use gavel_types::{ObjectId, VolumeId};
+use gavel_types::{KeyRange, ObjectId, VolumeId};
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -44,18 +46,28 @@ impl VolumeTree {
 }
 
 impl Tree for VolumeTree {
-    // Nothing may be kept yet, so there is nothing to forget.
-    fn attach(&self, _: Weak<dyn Forget>) {}
+    fn attach(&self, front: Weak<dyn Forget>) {
+        self.inner.node.fronts.attach(self.inner.volume, front);
+    }
 
     fn volume(&self) -> VolumeId {
         self.inner.volume
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        let asked = match request {
+            TreeRequest::Statfs => Asked::Space,
+            TreeRequest::Sync { .. } => Asked::Sync,
+            request => match UnderWay::new(self.inner.volume, caller, request) {
+                Ok(under_way) => Asked::Operation(Box::new(under_way)),
+                Err(error) => return answered(Err(error)),
+            },
+        };
+        let Some((asked, answered)) = self.inner.answer_leased(asked, answered) else { return };
         let inner = self.inner.clone();
         self.tokio.spawn(async move {
             let mut pin = Pin { node: inner.node.clone(), object: None };
-            answered(inner.answer(caller, request, &mut pin).await);
+            answered(inner.answer(asked, &mut pin).await);
         });
     }
 
@@ -68,26 +80,125 @@ impl Tree for VolumeTree {
     }
 }
 
-impl Inner {
-    async fn answer(&self, caller: Caller, request: TreeRequest, pin: &mut Pin) -> Result<Answer, TreeError> {
-        match request {
-            TreeRequest::Statfs => self.statfs().await,
-            // Every operation is durable on a majority before it is answered: there is nothing left to wait for.
-            TreeRequest::Sync { .. } => Ok(empty()),
-            request => self.operate(caller, request, pin).await,
-        }
-    }
+/// What is asked for.
+enum Asked {
+    Space,
+    Sync,
+    Operation(Box<UnderWay>),
+}
 
-    async fn operate(&self, caller: Caller, request: TreeRequest, pin: &mut Pin) -> Result<Answer, TreeError> {
+/// An operation, as far as it has come.
+struct UnderWay {
+    caller: Caller,
+    run: Run,
+    /// It makes a file and opens it.
+    creates: bool,
+    /// The file that it opens.
+    opens: Option<(ObjectId, TreeRequest)>,
+    /// The file that it reads bytes of.
+    reads: Option<ObjectId>,
+    /// Leases that would have answered it.
+    lacking: Vec<KeyRange>,
+    /// What it needs next, if that is known already.
+    next: Option<Step>,
+}
+
+impl UnderWay {
+    fn new(volume: VolumeId, caller: Caller, request: TreeRequest) -> Result<UnderWay, TreeError> {
         let creates = matches!(request, TreeRequest::Operation(Operation::Create { .. }));
-        let mut opens = match &request {
+        let opens = match &request {
             TreeRequest::Operation(Operation::Open { object, .. }) => Some((*object, request.clone())),
             _ => None,
         };
-        let mut run = Run::new(self.volume, caller, request)?;
+        let reads = match &request {
+            TreeRequest::Read { object, .. } => Some(*object),
+            _ => None,
+        };
+        let run = Run::new(volume, caller, request)?;
+        Ok(UnderWay { caller, run, creates, opens, reads, lacking: Vec::new(), next: None })
+    }
+}
+
+impl Inner {
+    /// Answers on this thread, if the node may answer without asking anybody. Gives back what it could not answer.
+    fn answer_leased(&self, mut asked: Asked, answered: Answered) -> Option<(Asked, Answered)> {
+        let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };
+        let UnderWay { run, opens, reads, lacking, next, .. } = &mut **under_way;
+        if !run.is_fresh_read() {
+            return Some((asked, answered));
+        }
+        // In this order: the view holds everything up to the grants that were seen.
+        let usable = self.node.usable.read();
+        let now = self.node.clocks.now();
+        let view = self.node.latest();
+        // Said before the bytes are looked at: whoever has the file's bytes forgotten meanwhile must know.
+        let kept = reads.is_some_and(|object| self.node.fronts.reading(self.volume, object));
+        let mut step = match run.step_leased(&view, &usable, now) {
+            Leased::Step(step) => step,
+            Leased::Lacks(ranges) => {
+                *lacking = ranges;
+                return Some((asked, answered));
+            }
+            Leased::No => return Some((asked, answered)),
+        };
+        if let Step::Fetch(ids) = &step
+            && let Some(found) = self.blobs.in_memory(ids)
+        {
+            step = run.fetched(&found);
+        }
+        let Step::Done(result) = step else {
+            *next = Some(step);
+            return Some((asked, answered));
+        };
+        self.node.reads_leased.fetch_add(1, Ordering::Relaxed);
+        let opened = opens.as_ref().map(|(object, _)| *object);
+        let result =
+            result.map(|answer| Answer { keep: self.node.fronts.hand_out(self.volume, opened, answer.keep), ..answer });
+        let keeps = matches!(&result, Ok(answer) if answer.keep != Keep::default()) || kept;
+        answered(result);
+        // This process may have stood still before the answer was out: then its time to live began too late.
+        if keeps && self.node.clocks.now().since_ns(now) > ON_ITS_WAY.as_nanos() as u64 {
+            self.node.fronts.forget_all();
+        }
+        None
+    }
+
+    async fn answer(&self, asked: Asked, pin: &mut Pin) -> Result<Answer, TreeError> {
+        match asked {
+            Asked::Space => self.statfs().await,
+            // Every operation is durable on a majority before it is answered: there is nothing left to wait for.
+            Asked::Sync => Ok(empty()),
+            Asked::Operation(under_way) => {
+                let (reads, leased) = (under_way.reads, under_way.next.is_some());
+                let mut under_way = *under_way;
+                let lacking = std::mem::take(&mut under_way.lacking);
+                let result = self.operate(under_way, pin).await;
+                if !lacking.is_empty() {
+                    self.node.reads_confirmed.fetch_add(1, Ordering::Relaxed);
+                    self.node.inbox.push(Input::Want(lacking));
+                }
+                if let Some(object) = reads.filter(|_| !leased) {
+                    self.drop_bytes_soon(object);
+                }
+                result
+            }
+        }
+    }
+
+    /// Bytes that were read with no lease are not to stay in a front that keeps this file's bytes. (It drops them when it has
+    /// the answer, which it is waiting for.)
+    fn drop_bytes_soon(&self, object: ObjectId) {
+        if self.node.fronts.reading(self.volume, object) {
+            self.node.fronts.forget_file(self.volume, object);
+        }
+    }
+
+    async fn operate(&self, under_way: UnderWay, pin: &mut Pin) -> Result<Answer, TreeError> {
+        let UnderWay { caller, mut run, creates, mut opens, mut next, .. } = under_way;
         let mut view = self.node.latest();
         loop {
-            match run.step(&view) {
+            let step = next.take().unwrap_or_else(|| run.step(&view));
+            match step {
                 Step::Store(bytes) => {
                     let stored = within(self.blobs.store_on_majority(bytes)).await?;
                     stored.map_err(|error| self.store_error(error))?;

@@ -143,7 +143,9 @@ fn entry(world: &World, sessions: &[SessionId], steps: &[Step]) -> Entry {
             };
             Item::Request(Request { session, seq: Seq(seq), seen: Seq(seq.saturating_sub(*unseen)), body })
         }
-        Step::Open { node, incarnation } => Item::SessionOpen { node: NodeId(*node), incarnation: *incarnation },
+        Step::Open { node, incarnation } => {
+            Item::SessionOpen { node: NodeId(*node), incarnation: *incarnation, term_ms: 5_000 }
+        }
         Step::Expire { who } => Item::SessionExpire { session: sessions[who % sessions.len()] },
         Step::Reap { object } => Item::Reap { volume: V, object: *object },
     };
@@ -178,6 +180,8 @@ fn holds(memory: &Memory, before: Tid, guard: &Guard) -> bool {
 /// Judges what `entry` did, item by item: by the records just before each item, and just after it.
 struct Judge {
     sessions: BTreeMap<SessionId, (NodeId, u64, Seq)>,
+    /// The latest life of each node.
+    lives: BTreeMap<NodeId, u64>,
     /// What each open session has been told.
     outcomes: BTreeMap<(SessionId, Seq), Outcome>,
     committed: usize,
@@ -188,7 +192,7 @@ impl Judge {
     fn of(world: &World) -> Judge {
         let sessions = world.state.sessions.iter();
         let sessions = sessions.map(|(id, session)| (*id, (session.node, session.incarnation, session.next))).collect();
-        Judge { sessions, outcomes: BTreeMap::new(), committed: 0, refused: 0 }
+        Judge { sessions, lives: world.state.incarnations.clone(), outcomes: BTreeMap::new(), committed: 0, refused: 0 }
     }
 
     fn judge(&mut self, world: &World, entry: &Entry, outcomes: &[(SessionId, Seq, Outcome)]) {
@@ -199,7 +203,7 @@ impl Judge {
             let after = Model::of(&world.memory.at(tid));
             let expected = match item {
                 Item::Request(request) => self.request(world, tid, request, &before, &mut outcomes),
-                Item::SessionOpen { node, incarnation } => self.open(tid, *node, *incarnation, before.clone()),
+                Item::SessionOpen { node, incarnation, .. } => self.open(tid, *node, *incarnation, before.clone()),
                 Item::SessionExpire { session } => self.end(*session, before.clone()),
                 _ => before,
             };
@@ -226,7 +230,7 @@ impl Judge {
         assert_eq!((*session, *seq), (request.session, request.seq));
         assert_eq!(self.outcomes.insert((*session, *seq), outcome.clone()), None, "invariant 2: once");
         match &request.body {
-            RequestBody::AllocateObjects => before.clone(),
+            RequestBody::AllocateObjects | RequestBody::Lease { .. } | RequestBody::Yield { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();
                 orphans.iter().for_each(|(_, object)| after.release(*object, *session));
@@ -250,6 +254,10 @@ impl Judge {
     }
 
     fn open(&mut self, tid: Tid, node: NodeId, incarnation: u64, mut model: Model) -> Model {
+        if self.lives.get(&node).is_some_and(|latest| incarnation < *latest) {
+            return model;
+        }
+        self.lives.insert(node, incarnation);
         let known = self.sessions.iter().find(|(_, (at, _, _))| *at == node).map(|(id, (_, life, _))| (*id, *life));
         match known {
             Some((_, life)) if life == incarnation => return model,

@@ -1,11 +1,14 @@
 //! Sessions: their numbers, their ends, and what of them is kept.
 
 use super::world::*;
+use gavel_lease::LeaseTable;
+use gavel_lease::table::{Existing, LEASES_MAX};
 use gavel_txn::State;
+use gavel_txn::apply::{LEASE_RANGES_MAX, NODES_MAX};
 use gavel_txn::state::{DIGEST_EVERY, STATE_BYTES_MAX};
 use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
-use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid};
-use gavel_wire::{Entry, Item, Outcome, Request, RequestBody};
+use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid};
+use gavel_wire::{Entry, Item, Mode, Outcome, Request, RequestBody, Want};
 
 fn numbered(session: SessionId, seq: u64, seen: u64) -> Item {
     Item::Request(Request { session, seq: Seq(seq), seen: Seq(seen), body: commit(vec![], vec![]) })
@@ -83,7 +86,7 @@ fn a_node_has_one_session_and_one_life() {
     let mut world = World::new();
     let first = world.open(2, 7);
     assert_eq!(world.open(2, 7), first, "asked for again");
-    let applied = world.item(Item::SessionOpen { node: NodeId(2), incarnation: 8 });
+    let applied = world.item(Item::SessionOpen { node: NodeId(2), incarnation: 8, term_ms: 5_000 });
     assert_eq!(applied.ended, [first]);
     assert_eq!(applied.opened, [(SessionId(world.state.tid.0), NodeId(2), 8)]);
 }
@@ -91,7 +94,7 @@ fn a_node_has_one_session_and_one_life() {
 #[test]
 fn a_full_house_opens_no_more_until_somebody_leaves() {
     let mut world = World::new();
-    let open = |node| Item::SessionOpen { node: NodeId(node), incarnation: 1 };
+    let open = |node| Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000 };
     world.entry((2..2 + SESSIONS_MAX as u64 * 2).map(open).collect());
     assert_eq!(world.state.sessions.len(), SESSIONS_MAX);
     assert_eq!(world.item(open(9999)).opened, []);
@@ -159,6 +162,24 @@ fn digests_do_not_pile_up() {
     assert_eq!(world.state.digests.len(), 64);
 }
 
+/// The most ranges that can be cut, with names as long as they can be at both ends, and as many holders as there can be.
+fn fill(leases: &mut LeaseTable) {
+    let existing = Existing { first_free: ObjectId(u64::MAX), theirs: &[] };
+    let name = |i: usize| Key::dirent(V, ObjectId(u64::MAX - 9), format!("{i:0>255}").as_bytes());
+    let mut names: Vec<Key> = (0..2 * LEASES_MAX).map(name).collect();
+    names.sort_unstable();
+    let all = Want { range: KeyRange::volume(V), mode: Mode::Shared, urgent: false };
+    for session in 1..=16 {
+        leases.grant(SessionId(u64::MAX - session), &all, Tid(1), existing).unwrap();
+    }
+    for names in names.chunks(LEASE_RANGES_MAX) {
+        let cut: Vec<KeyRange> = names.iter().map(KeyRange::one).collect();
+        // It refuses when it is full.
+        let _ = leases.give_up(SessionId(u64::MAX - 1), &cut, None);
+    }
+    assert!(leases.len() > LEASES_MAX);
+}
+
 /// The largest state that requests make: all sessions there can be, none of which acknowledges anything. Numbers take the
 /// bytes that they take in this century, for sessions of up to 2^35 requests (a year of a thousand in a second).
 #[test]
@@ -167,11 +188,20 @@ fn the_fullest_state_is_within_its_bound() {
     let late = (1u64 << 35) - SESSION_WINDOW_MAX;
     let outcome = Outcome::Committed { tid: Tid(4_000_000_000_000_000_000) };
     let outcomes = (0..SESSION_WINDOW_MAX).map(|i| (Seq(late + i), outcome.clone())).collect();
-    let session = gavel_txn::Session { node: NodeId(1), incarnation: u64::MAX, next: Seq(1 << 35), outcomes };
+    let session = gavel_txn::Session {
+        node: NodeId(1),
+        incarnation: u64::MAX,
+        term_ms: u32::MAX,
+        blocks: vec![ObjectId(u64::MAX); 2],
+        next: Seq(1 << 35),
+        outcomes,
+    };
     for i in 0..SESSIONS_MAX as u64 {
         let session = gavel_txn::Session { node: NodeId(i + 1), ..session.clone() };
         state.sessions.insert(SessionId(state.tid.0 - i), session);
     }
+    state.incarnations = (0..NODES_MAX as u64).map(|i| (NodeId(u64::MAX - i), u64::MAX)).collect();
+    fill(&mut state.leases);
     state.digests = (0..64).map(|i| (LogIndex(late + i), [7; 32])).collect();
     let bytes = state.encode();
     assert!(bytes.len() <= STATE_BYTES_MAX, "{}", bytes.len());

@@ -68,10 +68,14 @@ impl Trace {
                     RequestBody::Release { orphans } => {
                         format!("release {:?}", orphans.iter().map(|(_, object)| object.0).collect::<Vec<_>>())
                     }
+                    RequestBody::Lease { wants } => format!("lease {wants:?}"),
+                    RequestBody::Yield { ranges, .. } => format!("yield {ranges:?}"),
                 };
                 format!("{} #{seq} (seen below #{seen}): {body}", self.session(*session))
             }
-            Item::SessionOpen { node, incarnation } => format!("open a session for node {node}, life {incarnation}"),
+            Item::SessionOpen { node, incarnation, .. } => {
+                format!("open a session for node {node}, life {incarnation}")
+            }
             Item::SessionExpire { session } => format!("expire {}", self.session(*session)),
             Item::Reap { object, .. } => format!("reap {object}"),
             other => format!("{other:?}"),
@@ -82,6 +86,7 @@ impl Trace {
         match outcome {
             Outcome::Committed { tid } => format!("is committed at {}", Trace::tid(*tid)),
             Outcome::Allocated { first, count } => format!("is given objects {first} and on, {count}"),
+            Outcome::Refused { refusal: Refusal::Leased } => "is refused: leased to another".into(),
             Outcome::Refused { refusal: Refusal::BadPlan } => "is refused: bad plan".into(),
             Outcome::Refused { refusal: Refusal::Conflict { guard } } => format!("is refused: guard {guard} is broken"),
         }
@@ -126,7 +131,7 @@ fn request(session: SessionId, seq: u64, seen: u64, body: RequestBody) -> Item {
 #[test]
 fn the_life_of_a_request() {
     let mut trace = Trace::new();
-    trace.entry("another node comes", vec![Item::SessionOpen { node: NodeId(2), incarnation: 1 }]);
+    trace.entry("another node comes", vec![Item::SessionOpen { node: NodeId(2), incarnation: 1, term_ms: 5_000 }]);
     let (one, two) = (trace.sessions[0], trace.sessions[1]);
     let read = trace.world.state.tid;
     let free = || Guard::Empty { range: KeyRange::one(&Key::dirent(V, ROOT, b"name")) };
@@ -156,7 +161,7 @@ fn the_life_of_a_request() {
 #[test]
 fn the_life_of_a_session() {
     let mut trace = Trace::new();
-    let open = |incarnation| Item::SessionOpen { node: NodeId(2), incarnation };
+    let open = |incarnation| Item::SessionOpen { node: NodeId(2), incarnation, term_ms: 5_000 };
     let write = |value: &[u8]| commit(vec![], vec![put_xattr(FILE, "user.a", value)]);
     trace.entry("a node comes", vec![open(7)]);
     trace.entry("its question was sent twice", vec![open(7)]);
@@ -178,7 +183,7 @@ fn the_life_of_an_orphan() {
     let mut trace = Trace::new();
     trace.entry(
         "two more nodes come",
-        [2, 3].map(|node| Item::SessionOpen { node: NodeId(node), incarnation: 1 }).into(),
+        [2, 3].map(|node| Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000 }).into(),
     );
     let (one, two, three) = (trace.sessions[0], trace.sessions[1], trace.sessions[2]);
     let extents = (0..2).map(|i| put_extent(FILE, i * 10, 5, Content::Zeros));

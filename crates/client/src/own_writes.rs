@@ -1,0 +1,88 @@
+//! This node's own commits on their way.
+//!
+//! No lease of its own is in the way of a node's commit. But others may see the commit applied before this node's replica
+//! has it: until then, the node must not answer for what it writes, nor may its fronts keep it.
+
+use crate::leases::Usable;
+use crate::session::Token;
+use gavel_lease::RangeSet;
+use gavel_types::{KeyRange, Moment};
+use std::collections::BTreeMap;
+
+/// What this node has written is not kept by its fronts for so long: it is likely to be written again.
+pub(crate) const QUIET_NS: u64 = 1_000_000_000;
+/// Most ranges that are quiet; with more, nothing at all is kept for that time.
+const QUIET_MAX: usize = 1024;
+
+#[derive(Debug)]
+struct Write {
+    ranges: Vec<KeyRange>,
+    /// The fronts have to forget this first.
+    waits_for: Option<u64>,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct OwnWrites {
+    under_way: BTreeMap<Token, Write>,
+    /// What was written lately, by its start, and until when it is quiet.
+    quiet: BTreeMap<Box<[u8]>, (KeyRange, Moment)>,
+    all_quiet_until: Option<Moment>,
+}
+
+impl OwnWrites {
+    /// `objects` are what `ranges` are parts of.
+    pub(crate) fn begin(
+        &mut self,
+        now: Moment,
+        token: Token,
+        ranges: Vec<KeyRange>,
+        objects: RangeSet,
+        waits_for: Option<u64>,
+    ) {
+        let until = Moment(now.0 + QUIET_NS);
+        for object in objects.ranges() {
+            if self.quiet.len() < QUIET_MAX || self.quiet.contains_key(&object.start) {
+                self.quiet.insert(object.start.clone(), (object.clone(), until));
+            } else {
+                self.all_quiet_until = Some(until);
+            }
+        }
+        self.under_way.insert(token, Write { ranges, waits_for });
+    }
+
+    pub(crate) fn forgotten(&mut self, id: u64) {
+        for write in self.under_way.values_mut().filter(|write| write.waits_for == Some(id)) {
+            write.waits_for = None;
+        }
+    }
+
+    pub(crate) fn may_ship(&self, token: Token) -> bool {
+        self.under_way.get(&token).is_none_or(|write| write.waits_for.is_none())
+    }
+
+    /// True if that changes what may be answered.
+    pub(crate) fn end(&mut self, token: Token) -> bool {
+        self.under_way.remove(&token).is_some()
+    }
+
+    /// True if that changes what may be kept.
+    pub(crate) fn on_tick(&mut self, now: Moment) -> bool {
+        let before = self.quiet.len();
+        self.quiet.retain(|_, (_, until)| *until > now);
+        self.all_quiet_until.take_if(|until| *until <= now).is_some() || self.quiet.len() != before
+    }
+
+    pub(crate) fn take_out_of(&self, usable: &mut Usable) {
+        for range in self.under_way.values().flat_map(|write| &write.ranges) {
+            usable.reads.remove(range);
+            usable.keeps.remove(range);
+        }
+        for (range, _) in self.quiet.values() {
+            usable.keeps.remove(range);
+        }
+        if self.all_quiet_until.is_some() {
+            usable.keeps = RangeSet::default();
+        }
+    }
+}
