@@ -23,6 +23,8 @@ pub(crate) const NOT_SUPPORTED: Errno = Errno::EOPNOTSUPP;
 pub(crate) const NO_SUCH_OFFSET: Errno = Errno::ENXIO;
 /// The caller's buffer is too small for an attribute or a list of names.
 pub(crate) const BUFFER_TOO_SMALL: Errno = Errno::ERANGE;
+/// There is no such name.
+pub(crate) const NO_SUCH_NAME: Errno = Errno::ENOENT;
 /// The file that `open(O_CREAT)` was to make has come up meanwhile: the kernel walks the path again, without its
 /// caches, checks the permissions of what is there now, and opens that.
 pub(crate) const WALK_AGAIN: Errno = Errno::ESTALE;

@@ -12,7 +12,7 @@ const BACKGROUND_MAX: u16 = 64;
 const CONGESTED: u16 = BACKGROUND_MAX / 4 * 3;
 
 /// What is asked for, if the kernel has it. fuser adds `ASYNC_READ`, `BIG_WRITES`, `MAX_PAGES` and `INIT_EXT`.
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -21,19 +21,34 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_CACHE_SYMLINKS,
 ];
 
 /// What was agreed on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Agreed {
-    /// How files are opened.
-    pub(crate) open: FopenFlags,
+    /// How files are opened whose pages may not be kept.
+    uncached: FopenFlags,
 }
 
 impl Agreed {
     /// Before the kernel was asked.
     pub(crate) fn nothing() -> Agreed {
-        Agreed { open: FopenFlags::empty() }
+        Agreed { uncached: FopenFlags::empty() }
+    }
+
+    /// Can files be opened so that pages are kept for some opens and not for others?
+    pub(crate) fn caches(self) -> bool {
+        self.uncached.contains(FopenFlags::FOPEN_DIRECT_IO)
+    }
+
+    /// How to open a file of which pages may be kept, if they may (and are those that are there already still good?).
+    pub(crate) fn open(self, cached: Option<bool>) -> FopenFlags {
+        match cached {
+            None => self.uncached,
+            Some(false) => FopenFlags::empty(),
+            Some(true) => FopenFlags::FOPEN_KEEP_CACHE,
+        }
     }
 }
 
@@ -50,7 +65,7 @@ pub(crate) fn agree(config: &mut KernelConfig, readdirplus: bool) -> Agreed {
     let _ = config.set_max_write(WRITE_BYTES_MAX as u32);
     let _ = config.set_max_background(BACKGROUND_MAX);
     let _ = config.set_congestion_threshold(CONGESTED);
-    Agreed { open: open_flags(offered) }
+    Agreed { uncached: open_flags(offered) }
 }
 
 /// Reads and writes pass the kernel's page cache by, which nobody would invalidate. Where the kernel cannot map such a
@@ -68,9 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_ever_opened_with_pages_kept() {
+    fn pages_are_kept_only_for_who_may() {
         for offered in [InitFlags::empty(), InitFlags::all()] {
-            assert!(!open_flags(offered).contains(FopenFlags::FOPEN_KEEP_CACHE));
+            let agreed = Agreed { uncached: open_flags(offered) };
+            assert!(!agreed.open(None).contains(FopenFlags::FOPEN_KEEP_CACHE));
+            assert_eq!(agreed.caches(), offered == InitFlags::all());
+            assert_eq!(agreed.open(Some(true)), FopenFlags::FOPEN_KEEP_CACHE);
+            assert!(agreed.open(Some(false)).is_empty(), "the kernel drops what is there");
         }
         assert!(open_flags(InitFlags::all()).contains(FopenFlags::FOPEN_DIRECT_IO));
         assert!(!WANTED.contains(&InitFlags::FUSE_WRITEBACK_CACHE));

@@ -2,11 +2,11 @@
 //!
 //! A mount turns each request of the kernel into a [`TreeRequest`](gavel_client::tree::TreeRequest), hands it to a
 //! [`Tree`](gavel_client::tree::Tree) with a callback that owns the reply, and returns its thread to the kernel at
-//! once. It keeps no state of names or handles (only counts of what is open): an inode number is an object id, a directory offset is a
+//! once. It keeps no state of names or handles (only counts of what is open and of inodes that the kernel may have): an inode number is an object id, a directory offset is a
 //! cookie, and a file handle says nothing. `docs/protocols/mount.md` has the tables.
 //!
 //! What this room is not: it decides nothing about files (that is `gavel-fs`), nothing about commits, and it caches
-//! nothing. It is the only home of FUSE, and the only maker of errno.
+//! nothing (the kernel does). It is the only home of FUSE, and the only maker of errno.
 //!
 //! - [`mounted`]: a mount from beginning to end, and what can go wrong with it
 //! - [`table`]: the mounts of this machine: which are ours, which are dead, and how they go away
@@ -23,7 +23,8 @@
 //! 3. Each open that the kernel was told of is [opened](gavel_client::tree::Tree::opened) once more than
 //!    [closed](gavel_client::tree::Tree::closed), until its release or the end of
 //!    the connection.
-//! 4. The kernel is never allowed to keep an entry, an attribute or (but for mappings) a page.
+//! 4. The kernel keeps a name, an attribute or (but for mappings) a page only as the tree's answer allows, and has forgotten it when
+//!    the tree is told so.
 
 mod attr;
 mod device;

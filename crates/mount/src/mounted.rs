@@ -7,13 +7,13 @@
 //! ```
 
 use crate::device;
-use crate::front::Front;
+use crate::front::{Forgetter, Front};
 use crate::table::{self, MountEntry, UnmountError, Unmounted};
 use fuser::{Config, Session, SessionACL};
-use gavel_client::tree::Tree;
+use gavel_client::tree::{Forget, Tree};
 use parking_lot::{Condvar, Mutex};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,8 +48,11 @@ pub struct MountOptions {
     pub programs: bool,
     /// Covers a directory that has names in it.
     pub allow_non_empty: bool,
-    /// Listings bring attributes. The kernel may not keep them in this stage, so they are read in vain.
+    /// Listings bring attributes. The kernel may not keep those, so they are read in vain.
     pub readdirplus: bool,
+    /// The kernel may keep names and attributes for as long as the tree says, if it can forget them all at once (Linux 6.16).
+    /// It then takes other filesystems that are mounted inside this one off when it is made to forget.
+    pub keep_names: bool,
     /// Threads that read the kernel's requests, 1 to 16; by default one for each core, and two at least.
     pub threads: Option<usize>,
 }
@@ -67,6 +70,7 @@ impl MountOptions {
             programs: true,
             allow_non_empty: false,
             readdirplus: false,
+            keep_names: true,
             threads: None,
         }
     }
@@ -193,9 +197,17 @@ impl Mounted {
         check_name(&options.fsname)?;
         let path = prepare(&options)?;
         let device = device::attach(&path, &options)?;
-        let front = Front::new(tree, options.readdirplus);
+        let (forgetter, jobs) = Forgetter::new();
+        let front = Front::new(tree.clone(), forgetter.clone(), options.readdirplus);
         let handshake = |cause| MountError::Handshake { path: path.clone(), cause };
-        let session = start(front, device, &options);
+        let session = start(front, device, &options).and_then(|session| {
+            // Not a clone of the connection (`FUSE_DEV_IOC_CLONE`): it reads no requests.
+            let device = session.as_fd().try_clone_to_owned()?;
+            forgetter.start(jobs, device, options.keep_names)?;
+            let forgetter: Arc<dyn Forget> = forgetter;
+            tree.attach(Arc::downgrade(&forgetter));
+            Ok(session)
+        });
         match session.and_then(|session| Mounted::run(session, &path)) {
             Ok(mounted) => Ok(mounted),
             Err(cause) => {

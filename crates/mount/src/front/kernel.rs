@@ -29,17 +29,27 @@ impl Filesystem for Front {
     }
 
     fn destroy(&mut self) {
-        self.door.opens.end();
+        self.door.end();
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let operation = Operation::Lookup { parent: object(parent), name: bytes_of(name) };
-        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+        let (door, since) = (self.door.clone(), self.door.known().moment());
+        let request = TreeRequest::Lookup { parent: object(parent), name: bytes_of(name) };
+        self.door.start(caller(req), request, 0, move |answered| {
+            replies::looked_up(door.known(), since, reply, answered);
+        });
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
+        self.door.known().dropped(object(ino), lookups);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let id = object(ino);
-        self.operate(req, Operation::Getattr { object: id }, move |answered| replies::attr(id, reply, answered));
+        let door = self.door.clone();
+        self.operate(req, Operation::Getattr { object: id }, move |answered| {
+            replies::attr(door.known(), id, reply, answered);
+        });
     }
 
     fn setattr(
@@ -71,7 +81,9 @@ impl Filesystem for Front {
             kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && loses_suidgid(req)),
         };
         let id = object(ino);
-        self.operate(req, Operation::Setattr { object: id, set }, move |answered| replies::attr(id, reply, answered));
+        self.operate(req, Operation::Setattr { object: id, set }, move |answered| {
+            replies::attr_once(id, reply, answered);
+        });
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -84,13 +96,13 @@ impl Filesystem for Front {
         let (parent, name) = (object(parent), bytes_of(name));
         let (mode, umask) = (permissions(mode), permissions(umask));
         let operation = Operation::Mknod { parent, name, kind, mode, umask, rdev };
-        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+        self.make(req, operation, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (mode, umask) = (permissions(mode), permissions(umask));
         let operation = Operation::Mkdir { parent: object(parent), name: bytes_of(name), mode, umask };
-        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+        self.make(req, operation, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -106,7 +118,7 @@ impl Filesystem for Front {
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes().into();
         let operation = Operation::Symlink { parent: object(parent), name: bytes_of(name), target };
-        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+        self.make(req, operation, reply);
     }
 
     fn rename(
@@ -133,7 +145,7 @@ impl Filesystem for Front {
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let operation = Operation::Link { object: object(ino), parent: object(newparent), name: bytes_of(newname) };
-        self.operate(req, operation, move |answered| replies::entry(reply, answered));
+        self.make(req, operation, reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -164,8 +176,7 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let request = TreeRequest::Read { object: object(ino), offset, len };
-        self.door.start(caller(req), request, len as usize, move |answered| replies::data(reply, answered));
+        self.read_bytes(req, object(ino), offset, len, reply);
     }
 
     fn write(
@@ -189,7 +200,7 @@ impl Filesystem for Front {
             data: data.to_vec(),
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        self.door.start(caller(req), request, data.len(), move |answered| replies::written(reply, answered));
+        self.write_bytes(req, object(ino), request, data.len(), !from_mapping, reply);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

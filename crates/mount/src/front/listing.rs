@@ -7,7 +7,9 @@
 //! cookie skips it. All but the last of such names carry the offset just before their cookie, so that going on there
 //! lists them again: a name twice (once in 2^63 names) instead of never.
 
-use super::replies::{GENERATION, NO_TIME};
+use super::keeping::NO_TIME;
+use super::known::Known;
+use super::replies::GENERATION;
 use super::{Door, Front, caller};
 use crate::attr::{bare_directory, file_attr, file_type, inode, object};
 use crate::errno;
@@ -68,7 +70,7 @@ trait Page: Send + 'static {
     /// Adds a directory of which only the inode number matters; true if it did not fit.
     fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool;
     /// Adds a name with its attributes, as far as they were asked for; true if it did not fit.
-    fn add_name(&mut self, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool;
+    fn add_name(&mut self, known: &Known, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool;
     fn send(self);
     fn refuse(self, errno: Errno);
     /// Are attributes asked for?
@@ -82,7 +84,7 @@ impl Page for ReplyDirectory {
         self.add(inode(id), offset, fuser::FileType::Directory, name)
     }
 
-    fn add_name(&mut self, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
+    fn add_name(&mut self, _: &Known, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
         self.add(inode(name.object), offset, file_type(name.kind), OsStr::from_bytes(&name.name))
     }
 
@@ -102,10 +104,16 @@ impl Page for ReplyDirectoryPlus {
         self.add(inode(id), offset, name, &NO_TIME, &bare_directory(id), GENERATION)
     }
 
-    fn add_name(&mut self, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool {
+    fn add_name(&mut self, known: &Known, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool {
         let Some(attr) = attr else { return false }; // it vanished: it is no longer a name of this directory
         let attr: FileAttr = file_attr(name.object, attr);
-        self.add(attr.ino, offset, OsStr::from_bytes(&name.name), &NO_TIME, &attr, GENERATION)
+        // Names of this reply would escape a forget that comes while it is under way (the kernel reads the epoch behind
+        // it), and fuser has one time for both, so nothing of it is kept. The kernel counts it as a look-up.
+        let full = self.add(attr.ino, offset, OsStr::from_bytes(&name.name), &NO_TIME, &attr, GENERATION);
+        if !full {
+            known.looked_up(name.object, known.moment());
+        }
+        full
     }
 
     fn send(self) {
@@ -165,7 +173,7 @@ fn fill<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u
     let dots = added;
     for (i, name) in names.iter().enumerate() {
         let attr = answer.listed.get(i).and_then(Option::as_ref);
-        full = full || reply.add_name(name, attr, offset_behind(&names, i));
+        full = full || reply.add_name(door.known(), name, attr, offset_behind(&names, i));
         if full {
             break;
         }

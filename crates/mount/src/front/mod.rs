@@ -1,24 +1,35 @@
 //! The requests of the kernel: each becomes a request to the tree, with the reply in its callback.
 //!
 //! - `kernel`: the kernel's calls, one short method each
+//! - `content`: bytes of files
 //! - `opening`: what opens and closes objects
 //! - `opens`: what the kernel holds open
 //! - `listing`: directories, page by page
 //! - `replies`: the tree's answers in the kernel's forms
+//! - `keeping`: for how long the kernel may keep them
+//! - `known`: what the kernel may know
+//! - `forget`: making it forget
 
+mod content;
+mod forget;
+mod keeping;
 mod kernel;
+mod known;
 mod listing;
 mod opening;
 mod opens;
 mod replies;
 
+pub(crate) use forget::Forgetter;
+
 use crate::errno;
 use crate::gate::Gate;
 use crate::init::Agreed;
-use fuser::{Errno, Request};
+use fuser::{Errno, ReplyEntry, Request};
 use gavel_client::tree::{Answer, Tree, TreeError, TreeRequest};
 use gavel_fs::Operation;
 use gavel_fs::operation::Caller;
+use known::Known;
 use listing::PageSize;
 use opens::Opens;
 use std::ffi::OsStr;
@@ -37,17 +48,18 @@ struct Door {
     tree: Arc<dyn Tree>,
     opens: Opens,
     gate: Arc<Gate>,
+    forgetter: Arc<Forgetter>,
     page: PageSize,
     page_plus: PageSize,
 }
 
 impl Front {
     /// The front of `tree`. `readdirplus`: listings bring attributes.
-    pub(crate) fn new(tree: Arc<dyn Tree>, readdirplus: bool) -> Front {
+    pub(crate) fn new(tree: Arc<dyn Tree>, forgetter: Arc<Forgetter>, readdirplus: bool) -> Front {
         let gate = Arc::new(Gate::default());
         let (page, page_plus) = (PageSize::names(), PageSize::names_with_attributes());
         let opens = Opens::new(tree.clone());
-        let door = Door { tree, opens, gate, page, page_plus };
+        let door = Door { tree, opens, gate, forgetter, page, page_plus };
         Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus }
     }
 
@@ -60,9 +72,25 @@ impl Front {
     ) {
         self.door.start(caller(req), TreeRequest::Operation(operation), 0, answered);
     }
+
+    /// Starts an operation that makes a name.
+    fn make(&self, req: &Request, operation: Operation, reply: ReplyEntry) {
+        let door = self.door.clone();
+        self.operate(req, operation, move |answered| replies::made(door.known(), reply, answered));
+    }
 }
 
 impl Door {
+    fn known(&self) -> &Known {
+        self.forgetter.known()
+    }
+
+    /// The connection to the kernel has ended.
+    fn end(&self) {
+        self.opens.end();
+        self.forgetter.end();
+    }
+
     /// Starts a request; `bytes` is what it writes or asks to read. `answered` is called exactly once.
     fn start(
         &self,

@@ -4,7 +4,8 @@
 //! the two finds the object held. Only the answer names what `create` has made: there the tree is told from within
 //! the callback, before the kernel hears of the object.
 
-use super::replies::{self, GENERATION, NO_TIME};
+use super::keeping::NO_TIME;
+use super::replies::{self, GENERATION};
 use super::{Front, bytes_of, caller};
 use crate::attr::{object, permissions};
 use crate::errno;
@@ -16,15 +17,22 @@ use std::ffi::OsStr;
 
 /// Handles say nothing: whatever an open needs to know comes with each request.
 const NO_HANDLE: FileHandle = FileHandle(0);
+/// Pages are kept for opens with none of these.
+const CACHED_OPEN_MASK: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_DIRECT;
 
 impl Front {
     pub(super) fn open_file(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (id, door, open) = (object(ino), self.door.clone(), self.agreed.open);
+        let (id, door, agreed) = (object(ino), self.door.clone(), self.agreed);
+        let since = self.door.known().moment();
+        let may_cache = agreed.caches() && flags.0 & CACHED_OPEN_MASK == libc::O_RDONLY;
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let operation = Operation::Open { object: id, truncate, kill_suidgid: truncate && loses_suidgid(req) };
         door.opens.open(id);
         self.operate(req, operation, move |answered| match answered {
-            Ok(_) => reply.opened(NO_HANDLE, open),
+            Ok(answer) => {
+                let cached = if may_cache && answer.keep.bytes { door.known().open_cached(id, since) } else { None };
+                reply.opened(NO_HANDLE, agreed.open(cached));
+            }
             Err(errno) => {
                 door.opens.close(id);
                 reply.error(errno);
@@ -51,10 +59,12 @@ impl Front {
             exclusive: true,
             truncate: false,
         };
-        let (door, open) = (self.door.clone(), self.agreed.open);
+        let (door, open) = (self.door.clone(), self.agreed.open(None));
         self.operate(req, operation, move |answered| match answered.and_then(replies::found) {
             Ok((id, attr)) => {
                 door.opens.open(id);
+                door.known().looked_up(id, door.known().moment());
+                // fuser has one time for the name and the attributes here, and the latter may not be kept.
                 reply.created(&NO_TIME, &attr, GENERATION, NO_HANDLE, open);
             }
             Err(Errno::EEXIST) if !exclusive => reply.error(errno::WALK_AGAIN),

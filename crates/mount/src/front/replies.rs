@@ -1,19 +1,22 @@
-//! The tree's answers in the kernel's forms. Times to live are zero throughout: the kernel asks again each time.
+//! The tree's answers in the kernel's forms.
+//!
+//! Attributes are kept only where the kernel throws them away if they were to be forgotten while the reply was under way: that
+//! is for GETATTR and LOOKUP. It looks at nothing of the kind when it takes those of SETATTR, LINK or of what is made.
 
-use crate::attr::file_attr;
+use super::keeping::{self, NO_TIME};
+use super::known::{Known, Moment};
+use crate::attr::{bare_directory, file_attr};
 use crate::errno;
 use fuser::{
     Errno, FileAttr, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite,
     ReplyXattr,
 };
-use gavel_client::tree::{Answer, Space};
+use gavel_client::tree::{Answer, Keep, Space};
 use gavel_fs::Reply;
 use gavel_types::ObjectId;
 use gavel_types::limits::NAME_BYTES_MAX;
 use std::time::Duration;
 
-/// How long the kernel may keep entries and attributes: not at all.
-pub(super) const NO_TIME: Duration = Duration::ZERO;
 /// Object ids are never reused, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
 
@@ -41,22 +44,63 @@ pub(super) fn found(answer: Answer) -> Result<(ObjectId, FileAttr), Errno> {
     Ok((object, file_attr(object, &attr)))
 }
 
-pub(super) fn entry(reply: ReplyEntry, answered: Answered) {
+/// A name, or that there is none. `since` is from before the request.
+pub(super) fn looked_up(known: &Known, since: Moment, reply: ReplyEntry, answered: Answered) {
+    let keep = match answered {
+        Ok(Answer { attr: None, keep, .. }) => return absent(known, keep, reply),
+        Ok(ref answer) => answer.keep,
+        Err(_) => Keep::default(),
+    };
     match answered.and_then(found) {
-        Ok((_, attr)) => reply.entry(&NO_TIME, &attr, GENERATION),
+        Ok((object, attr)) => {
+            let undisturbed = known.looked_up(object, since);
+            let attrs = if undisturbed { keeping::attrs(known, keep) } else { NO_TIME };
+            reply.entry_with_ttls(&attrs, &keeping::names(known, keep), &attr, GENERATION);
+        }
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// There is no such name: the kernel takes inode number 0 for "and for so long there is none".
+fn absent(known: &Known, keep: Keep, reply: ReplyEntry) {
+    let names = keeping::names(known, keep);
+    if names == NO_TIME {
+        return reply.error(errno::NO_SUCH_NAME);
+    }
+    reply.entry_with_ttls(&NO_TIME, &names, &bare_directory(ObjectId(0)), GENERATION);
+}
+
+/// A name that was made.
+pub(super) fn made(known: &Known, reply: ReplyEntry, answered: Answered) {
+    let keep = answered.as_ref().map_or(Keep::default(), |answer| answer.keep);
+    match answered.and_then(found) {
+        Ok((object, attr)) => {
+            known.looked_up(object, known.moment());
+            reply.entry_with_ttls(&NO_TIME, &keeping::names(known, keep), &attr, GENERATION);
+        }
         Err(errno) => reply.error(errno),
     }
 }
 
 /// The attributes of `object`, which the request named: the answer need not.
-pub(super) fn attr(object: ObjectId, reply: ReplyAttr, answered: Answered) {
+pub(super) fn attr(known: &Known, object: ObjectId, reply: ReplyAttr, answered: Answered) {
+    let keep = answered.as_ref().map_or(Keep::default(), |answer| answer.keep);
+    attr_for(keeping::attrs(known, keep), object, reply, answered);
+}
+
+/// The same, not to be kept.
+pub(super) fn attr_once(object: ObjectId, reply: ReplyAttr, answered: Answered) {
+    attr_for(NO_TIME, object, reply, answered);
+}
+
+fn attr_for(time: Duration, object: ObjectId, reply: ReplyAttr, answered: Answered) {
     let attr = answered.and_then(|answer| match (answer.attr, &answer.reply) {
         (Some(attr), _) => Ok(attr),
         (None, Reply::Attr(_, attr)) => Ok(*attr),
         (None, other) => Err(unexpected(other)),
     });
     match attr {
-        Ok(attr) => reply.attr(&NO_TIME, &file_attr(object, &attr)),
+        Ok(attr) => reply.attr(&time, &file_attr(object, &attr)),
         Err(errno) => reply.error(errno),
     }
 }

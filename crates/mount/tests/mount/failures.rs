@@ -43,7 +43,7 @@ impl Tree for Tampered {
     }
 }
 
-fn tampered(
+pub fn tampered(
     between: impl Fn(&RamTree, &TreeRequest, Answered) -> Option<Answered> + Send + Sync + 'static,
 ) -> Option<Fixture> {
     let inner = RamTree::with_thread();

@@ -4,9 +4,11 @@ mod attributes;
 mod failures;
 mod files;
 mod fixture;
+mod keeping;
 mod lifecycle;
 mod listings;
 mod mapping;
 mod names;
+mod races;
 #[path = "../ram/mod.rs"]
 mod ram;

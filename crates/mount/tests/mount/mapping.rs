@@ -6,15 +6,33 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-const PAGES: usize = 64 * 1024;
+pub const PAGES: usize = 64 * 1024;
 
-/// A file mapped shared for reading and writing.
-struct Mapping(*mut libc::c_void);
+/// A file mapped shared.
+pub struct Mapping(*mut libc::c_void);
+
+// SAFETY: what is shared is only read, each byte at once.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(file: &File) -> Mapping {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a fresh mapping, at an address of the kernel's choice, of a file that is open for both.
+        Mapping::with(file, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// Only for reading.
+    pub fn reading(file: &File) -> Mapping {
+        Mapping::with(file, libc::PROT_READ)
+    }
+
+    /// The byte at `offset`, as it is now.
+    pub fn byte(&self, offset: usize) -> u8 {
+        assert!(offset < PAGES);
+        // SAFETY: inside of the mapping, and the file is at least as long. Volatile: others change it.
+        unsafe { self.0.cast::<u8>().add(offset).read_volatile() }
+    }
+
+    fn with(file: &File, access: i32) -> Mapping {
+        // SAFETY: a fresh mapping, at an address of the kernel's choice, of a file that is open for this.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), PAGES, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         assert_ne!(address, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
         Mapping(address)

@@ -1,11 +1,13 @@
 //! A tree in memory: real operations and the real commit rule behind a real mount, without a cluster.
 
+pub mod kept;
 mod world;
 
 use gavel_client::tree::{Answer, Answered, Forget, Keep, Space, Tree, TreeError, TreeRequest};
 use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply, Stop};
 use gavel_types::{ObjectId, VolumeId};
+use kept::Keeping;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use world::World;
@@ -16,6 +18,7 @@ const BYTES_TOTAL: u64 = 1 << 40;
 /// One volume, in memory.
 pub struct RamTree {
     world: Mutex<World>,
+    keeping: Keeping,
     /// To the thread that answers; none if requests are answered where they come in.
     jobs: Option<Sender<Job>>,
 }
@@ -30,14 +33,15 @@ impl RamTree {
     /// Answers on the threads that ask.
     #[allow(dead_code)] // each user of this module uses one of the two
     pub fn new() -> Arc<RamTree> {
-        Arc::new(RamTree { world: Mutex::new(World::new()), jobs: None })
+        Arc::new(RamTree { world: Mutex::new(World::new()), keeping: Keeping::default(), jobs: None })
     }
 
     /// Answers on a thread of its own, as a node does.
     #[allow(dead_code)]
     pub fn with_thread() -> Arc<RamTree> {
         let (jobs, receiver) = channel();
-        let tree = Arc::new(RamTree { world: Mutex::new(World::new()), jobs: Some(jobs) });
+        let world = Mutex::new(World::new());
+        let tree = Arc::new(RamTree { world, keeping: Keeping::default(), jobs: Some(jobs) });
         let weak = Arc::downgrade(&tree);
         std::thread::spawn(move || serve(&receiver, &weak));
         tree
@@ -60,17 +64,23 @@ impl RamTree {
     }
 
     fn answer(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+        // With the world locked: what is changed behind the mount's back is changed before or after, and the answer
+        // says so.
         let mut world = self.world();
+        let keep = self.keeping.count(&request);
+        let answer = Self::answer_from(&mut world, caller, request)?;
+        Ok(Answer { keep, ..answer })
+    }
+
+    fn answer_from(world: &mut World, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
         match request {
-            TreeRequest::Operation(operation) => operate(&mut world, caller, operation),
-            TreeRequest::Lookup { parent, name } => {
-                match operate(&mut world, caller, Operation::Lookup { parent, name }) {
-                    Err(TreeError::Fs(FsError::NotFound)) => Ok(plain(Reply::Empty)),
-                    answered => answered,
-                }
-            }
+            TreeRequest::Operation(operation) => operate(world, caller, operation),
+            TreeRequest::Lookup { parent, name } => match operate(world, caller, Operation::Lookup { parent, name }) {
+                Err(TreeError::Fs(FsError::NotFound)) => Ok(plain(Reply::Empty)),
+                answered => answered,
+            },
             TreeRequest::Read { object, offset, len } => {
-                let reply = run(&mut world, caller, &Operation::Read { object, offset, len })?;
+                let reply = run(world, caller, &Operation::Read { object, offset, len })?;
                 let Reply::Data(pieces) = reply else { panic!("{reply:?} is no answer to a read") };
                 Ok(Answer { data: world.bytes(&pieces), ..plain(Reply::Empty) })
             }
@@ -78,10 +88,10 @@ impl RamTree {
                 let len = data.len() as u32;
                 let content = world.store(data);
                 let operation = Operation::Write { object, offset, append, len, content, kill_suidgid };
-                operate(&mut world, caller, operation)
+                operate(world, caller, operation)
             }
             TreeRequest::ReaddirPlus { object, after, limit } => {
-                let reply = run(&mut world, caller, &Operation::Readdir { object, after, limit })?;
+                let reply = run(world, caller, &Operation::Readdir { object, after, limit })?;
                 let Reply::Listing { names, .. } = &reply else { panic!("{reply:?} is no answer to a readdir") };
                 let listed = names.iter().map(|name| world.attr(name.object)).collect();
                 Ok(Answer { listed, ..plain(reply) })
@@ -97,7 +107,9 @@ impl RamTree {
 }
 
 impl Tree for RamTree {
-    fn attach(&self, _: Weak<dyn Forget>) {}
+    fn attach(&self, front: Weak<dyn Forget>) {
+        self.keeping.attach(front);
+    }
 
     fn volume(&self) -> VolumeId {
         world::VOLUME

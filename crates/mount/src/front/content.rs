@@ -1,0 +1,58 @@
+//! Bytes of files.
+//!
+//! A write passes the kernel's pages by. The kernel drops those of its range *before* it sends the request; what a reader
+//! makes it fetch again before the commit has the old bytes. So they are dropped once more behind the commit, before the writer
+//! is answered, of files of which pages were ever kept.
+
+use super::known::Pages;
+use super::replies;
+use super::{Front, caller};
+use fuser::{ReplyData, ReplyWrite, Request};
+use gavel_client::tree::TreeRequest;
+use gavel_fs::Reply;
+use gavel_types::ObjectId;
+
+impl Front {
+    pub(super) fn read_bytes(&self, req: &Request, object: ObjectId, offset: u64, len: u32, reply: ReplyData) {
+        let door = self.door.clone();
+        let request = TreeRequest::Read { object, offset, len };
+        self.door.start(caller(req), request, len as usize, move |answered| {
+            let read = answered.is_ok();
+            replies::data(reply, answered);
+            // A file that is open since before its pages were revoked: they are used once, and not kept.
+            if read && door.known().pages(object) == Pages::Revoked {
+                door.forgetter.drop_pages(object, offset, len.into(), Box::new(|| ()));
+            }
+        });
+    }
+
+    /// `direct`: the bytes come from a program, not from the kernel's pages.
+    pub(super) fn write_bytes(
+        &self,
+        req: &Request,
+        object: ObjectId,
+        request: TreeRequest,
+        len: usize,
+        direct: bool,
+        reply: ReplyWrite,
+    ) {
+        let (door, agreed) = (self.door.clone(), self.agreed);
+        self.door.start(caller(req), request, len, move |answered| {
+            let written = match &answered {
+                Ok(answer) => match answer.reply {
+                    Reply::Written { len, offset } => Some((offset, len)),
+                    _ => None,
+                },
+                Err(_) => None,
+            };
+            match written {
+                // Only where writes hold no page: dropping one waits for whoever does.
+                Some((offset, len)) if direct && agreed.caches() && door.known().pages(object) != Pages::Uncached => {
+                    let then = Box::new(move || replies::written(reply, answered));
+                    door.forgetter.drop_pages(object, offset, len, then);
+                }
+                _ => replies::written(reply, answered),
+            }
+        });
+    }
+}

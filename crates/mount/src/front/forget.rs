@@ -1,0 +1,362 @@
+//! Making the kernel forget.
+//!
+//! One thread for each mount does it, and nothing else: the kernel waits in there for the locks of pages, and those are held by
+//! requests that the threads of this process have to answer. It holds no lock of ours meanwhile.
+//!
+//! ```text
+//!   node ──forget──> [jobs] ──batch──> names: INC_EPOCH ──> objects: INVAL_INODE, each until it is certain ──> forgotten
+//!   end of the mount ──> the device is closed, and everything is forgotten at once
+//! ```
+//!
+//! `docs/protocols/mount.md` has the argument why nothing comes back.
+
+use super::known::Known;
+use gavel_client::tree::{Forget, Kept};
+use gavel_types::ObjectId;
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Most jobs that are done as one.
+const BATCH_MAX: usize = 4096;
+/// How often, and how long apart, the kernel is asked for an inode that it must have seen or given back soon: 2 s in all. Its
+/// threads need microseconds, unless the machine is overloaded.
+const TRIES_MAX: u32 = 2000;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// `FUSE_NOTIFY_INVAL_INODE`: attributes and a range of pages.
+const NOTIFY_INVAL_INODE: u32 = 2;
+/// `FUSE_NOTIFY_INC_EPOCH` (Linux 6.16): all names. fuser 0.18 does not know it.
+const NOTIFY_INC_EPOCH: u32 = 8;
+const HEADER_BYTES: usize = 16;
+const INVAL_INODE_BYTES: usize = HEADER_BYTES + 24;
+
+type Then = Box<dyn FnOnce() + Send>;
+
+enum Job {
+    Forget {
+        kept: Vec<Kept>,
+        forgotten: Then,
+    },
+    /// Pages of a range, and then something else.
+    Pages {
+        object: ObjectId,
+        offset: u64,
+        len: u64,
+        then: Then,
+    },
+    /// The connection has ended.
+    End,
+}
+
+/// What a node tells a mount to forget.
+pub(crate) struct Forgetter {
+    known: Arc<Known>,
+    jobs: Sender<Job>,
+}
+
+/// Jobs that nobody works on yet.
+pub(crate) struct Jobs(Receiver<Job>);
+
+impl Forget for Forgetter {
+    fn forget(&self, kept: Vec<Kept>, forgotten: Then) {
+        self.known.forget(&kept);
+        self.send(Job::Forget { kept, forgotten });
+    }
+}
+
+impl Forgetter {
+    pub(crate) fn new() -> (Arc<Forgetter>, Jobs) {
+        let (jobs, receiver) = channel();
+        (Arc::new(Forgetter { known: Arc::new(Known::new()), jobs }), Jobs(receiver))
+    }
+
+    pub(super) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Has the kernel drop pages of a range, if it has any; `then` is called behind that. Never waits.
+    pub(super) fn drop_pages(&self, object: ObjectId, offset: u64, len: u64, then: Then) {
+        self.send(Job::Pages { object, offset, len, then });
+    }
+
+    /// Starts the thread. `device` is the connection to the kernel. Unless `keep`, or if the kernel cannot forget all
+    /// names at once, names and attributes are never kept.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub(crate) fn start(&self, jobs: Jobs, device: OwnedFd, keep: bool) -> std::io::Result<()> {
+        match keep.then(|| device.inc_epoch()) {
+            None => {}
+            Some(Ok(())) => self.known.allow(),
+            Some(Err(errno)) => tracing::info!(
+                %errno,
+                "the kernel cannot forget all names at once (Linux 6.16 can): it keeps no names and attributes"
+            ),
+        }
+        let worker = Worker { device: Some(device), known: self.known.clone() };
+        std::thread::Builder::new().name("gavel-forget".into()).spawn(move || worker.run(&jobs.0))?;
+        Ok(())
+    }
+
+    /// The connection to the kernel has ended.
+    pub(super) fn end(&self) {
+        self.known.end();
+        self.send(Job::End);
+    }
+
+    fn send(&self, job: Job) {
+        // The thread lives as long as this does, unless it never started: then there is no mount, and nothing is kept.
+        if let Err(std::sync::mpsc::SendError(Job::Forget { forgotten: then, .. } | Job::Pages { then, .. })) =
+            self.jobs.send(job)
+        {
+            then();
+        }
+    }
+}
+
+/// The kernel's end of a connection.
+trait Kernel: Send + 'static {
+    /// All names, and all absences of names, that the kernel has or is about to take from replies to requests that it has
+    /// sent already.
+    fn inc_epoch(&self) -> Result<(), Errno>;
+
+    /// Attributes of an object, and its pages from `offset` on, `len` bytes (all if 0). False if the kernel has no such inode.
+    fn inval_inode(&self, object: ObjectId, offset: i64, len: i64) -> Result<bool, Errno>;
+}
+
+struct Worker<K> {
+    /// None when the connection has ended.
+    device: Option<K>,
+    known: Arc<Known>,
+}
+
+impl<K: Kernel> Worker<K> {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
+            self.work(batch);
+        }
+    }
+
+    fn work(&mut self, batch: Vec<Job>) {
+        if batch.iter().any(|job| matches!(job, Job::End)) {
+            self.device = None;
+        }
+        let names = |job: &Job| matches!(job, Job::Forget { kept, .. } if kept.contains(&Kept::Names));
+        // All jobs of the batch came before this: one epoch is enough for them.
+        let names = if batch.iter().any(names) { self.forget_names() } else { Ok(()) };
+        let mut done = BTreeSet::new();
+        for job in batch {
+            match job {
+                Job::Forget { kept, forgotten } => match self.forget(&kept, names, &mut done) {
+                    Ok(()) => forgotten(),
+                    // Not called: the node must not believe it. It lets its right run out instead.
+                    Err(errno) => tracing::error!(%errno, "the kernel does not forget what it may no longer keep"),
+                },
+                Job::Pages { object, offset, len, then } => {
+                    if let Err(errno) = self.drop_pages(object, offset, len) {
+                        tracing::error!(%errno, %object, "the kernel does not drop pages that were written");
+                    }
+                    then();
+                }
+                Job::End => {}
+            }
+        }
+    }
+
+    fn forget(&self, kept: &[Kept], names: Result<(), Errno>, done: &mut BTreeSet<ObjectId>) -> Result<(), Errno> {
+        for kept in kept {
+            match kept {
+                Kept::Names => names?,
+                Kept::Object(object) if done.contains(object) => {}
+                Kept::Object(object) => {
+                    self.forget_object(*object)?;
+                    done.insert(*object);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_names(&self) -> Result<(), Errno> {
+        match &self.device {
+            Some(device) if self.known.keeps() => unless_ended(device.inc_epoch()),
+            _ => Ok(()), // none were kept
+        }
+    }
+
+    fn forget_object(&self, object: ObjectId) -> Result<(), Errno> {
+        let Some(device) = &self.device else { return Ok(()) };
+        for _ in 0..TRIES_MAX {
+            // Looked at before: a kernel that has it then shows it now, or gives it back.
+            let held = self.known.holds(object);
+            if unless_ended(device.inval_inode(object, 0, 0))? || !held {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        tracing::warn!(%object, "the kernel neither has this inode nor gives it back");
+        self.known.give_up(object);
+        Ok(())
+    }
+
+    fn drop_pages(&self, object: ObjectId, offset: u64, len: u64) -> Result<(), Errno> {
+        let Some(device) = &self.device else { return Ok(()) };
+        // To the end of the file for ranges that the kernel cannot say: lengths of 0 mean that.
+        let (offset, len) = match (i64::try_from(offset), i64::try_from(len)) {
+            (Ok(offset), Ok(len)) if offset.checked_add(len).is_some() => (offset, len),
+            (Ok(offset), _) => (offset, 0),
+            _ => (0, 0),
+        };
+        unless_ended(device.inval_inode(object, offset, len)).map(|_| ())
+    }
+}
+
+/// The end of a connection is as good as forgetting all.
+fn unless_ended<T: Default>(result: Result<T, Errno>) -> Result<T, Errno> {
+    match result {
+        Err(Errno::NODEV | Errno::NOTCONN | Errno::PERM) => Ok(T::default()),
+        result => result,
+    }
+}
+
+impl Kernel for OwnedFd {
+    fn inc_epoch(&self) -> Result<(), Errno> {
+        notify(self, &header(HEADER_BYTES, NOTIFY_INC_EPOCH))
+    }
+
+    fn inval_inode(&self, object: ObjectId, offset: i64, len: i64) -> Result<bool, Errno> {
+        let mut message = [0; INVAL_INODE_BYTES];
+        message[..HEADER_BYTES].copy_from_slice(&header(INVAL_INODE_BYTES, NOTIFY_INVAL_INODE));
+        message[16..24].copy_from_slice(&object.0.to_ne_bytes());
+        message[24..32].copy_from_slice(&offset.to_ne_bytes());
+        message[32..40].copy_from_slice(&len.to_ne_bytes());
+        match notify(self, &message) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// The head of a message that answers nothing: its length, which notification it is, and 0 for the request.
+fn header(bytes: usize, code: u32) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&(bytes as u32).to_ne_bytes());
+    header[4..8].copy_from_slice(&code.to_ne_bytes());
+    header
+}
+
+fn notify(device: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
+    loop {
+        match rustix::io::write(device, message) {
+            Err(Errno::INTR) => {}
+            result => return result.map(|_| ()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    #[test]
+    fn without_a_kernel_everything_is_forgotten_on_the_forgetting_thread() {
+        let (forgetter, jobs) = Forgetter::new();
+        let (sender, told) = channel();
+        let nowhere = rustix::fs::open("/dev/null", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty());
+        forgetter.start(jobs, nowhere.expect("opens"), false).expect("starts");
+        forgetter.end();
+        for kept in [vec![Kept::Names], vec![Kept::Object(ObjectId(20)), Kept::Names], Vec::new()] {
+            let sender = sender.clone();
+            forgetter.forget(kept, Box::new(move || sender.send(std::thread::current().id()).expect("is heard")));
+            let by = told.recv_timeout(Duration::from_secs(10)).expect("is forgotten");
+            assert_ne!(by, std::thread::current().id());
+        }
+        assert!(!forgetter.known().keeps());
+    }
+
+    const FILE: ObjectId = ObjectId(20);
+
+    /// A kernel that has some inodes, and notes what it is told.
+    #[derive(Clone, Default)]
+    struct Noted(Arc<Mutex<(BTreeSet<ObjectId>, Vec<String>)>>);
+
+    impl Kernel for Noted {
+        fn inc_epoch(&self) -> Result<(), Errno> {
+            self.0.lock().1.push("epoch".into());
+            Ok(())
+        }
+
+        fn inval_inode(&self, object: ObjectId, offset: i64, len: i64) -> Result<bool, Errno> {
+            let mut noted = self.0.lock();
+            noted.1.push(format!("{} {offset}+{len}", object.0));
+            Ok(noted.0.contains(&object))
+        }
+    }
+
+    fn worker() -> (Worker<Noted>, Noted) {
+        let noted = Noted::default();
+        let known = Arc::new(Known::new());
+        known.allow();
+        (Worker { device: Some(noted.clone()), known }, noted)
+    }
+
+    #[test]
+    fn what_is_wanted_often_is_done_once() {
+        let (mut worker, noted) = worker();
+        let (sender, told) = channel();
+        let job = |kept: &[Kept]| {
+            let sender = sender.clone();
+            Job::Forget { kept: kept.into(), forgotten: Box::new(move || sender.send(()).expect("is heard")) }
+        };
+        let file = || Kept::Object(FILE);
+        worker.work(vec![job(&[file()]), job(&[Kept::Names, file()]), job(&[]), job(&[Kept::Names])]);
+        assert_eq!(noted.0.lock().1, ["epoch", "20 0+0"]);
+        assert_eq!(told.try_iter().count(), 4);
+    }
+
+    #[test]
+    fn an_inode_that_a_reply_is_bringing_is_waited_for() {
+        for brought in [true, false] {
+            let (worker, noted) = worker();
+            worker.known.looked_up(FILE, worker.known.moment());
+            let known = worker.known.clone();
+            std::thread::scope(|scope| {
+                let forgetting = scope.spawn(|| worker.forget_object(FILE));
+                while noted.0.lock().1.len() < 3 {
+                    std::thread::yield_now();
+                }
+                assert!(!forgetting.is_finished(), "the reply may still bring what is to be forgotten");
+                match brought {
+                    true => drop(noted.0.lock().0.insert(FILE)),
+                    false => known.dropped(FILE, 1),
+                }
+                assert_eq!(forgetting.join().expect("ends"), Ok(()));
+            });
+            assert_eq!(known.holds(FILE), brought);
+        }
+    }
+
+    #[test]
+    fn ranges_that_the_kernel_cannot_say_reach_to_the_end() {
+        let (worker, noted) = worker();
+        for (offset, len) in [(5, 7), (u64::MAX, 1), (5, u64::MAX), (i64::MAX as u64, 1)] {
+            worker.drop_pages(FILE, offset, len).expect("is told");
+        }
+        assert_eq!(noted.0.lock().1, ["20 5+7", "20 0+0", "20 5+0", "20 9223372036854775807+0"]);
+    }
+
+    #[test]
+    fn messages_are_laid_out_as_the_kernel_reads_them() {
+        let header = header(HEADER_BYTES, NOTIFY_INC_EPOCH);
+        assert_eq!(header[..4], 16u32.to_ne_bytes());
+        assert_eq!(header[4..8], 8i32.to_ne_bytes());
+        assert_eq!(header[8..], [0; 8]);
+    }
+}

@@ -1,0 +1,197 @@
+//! What the kernel may know: inodes, and pages of files.
+//!
+//! The kernel answers "forget this inode" with "I do not have it", and may still be about to take it from a reply that
+//! it has not looked at yet. Its own count of look-ups settles that: each reply that brings an inode is counted before it is
+//! written, and taken back when the kernel says that it has dropped the inode. What is not counted is nowhere.
+
+use gavel_client::tree::Kept;
+use gavel_types::ObjectId;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Replies about different objects seldom meet in one of these.
+const SHARDS: usize = 64;
+
+/// Inodes by object. Grows and shrinks with the kernel's own cache of inodes, and takes a tenth of its room.
+pub(super) struct Known {
+    /// How often something had to be forgotten.
+    forgets: AtomicU64,
+    /// May names and attributes be kept at all? Not before the kernel has shown how it forgets them.
+    keeps: AtomicBool,
+    /// The connection has ended: the kernel keeps nothing.
+    ended: AtomicBool,
+    shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
+}
+
+#[derive(Default)]
+struct Inode {
+    /// Replies that brought it, less those that the kernel has given back.
+    lookups: u64,
+    pages: Pages,
+}
+
+/// What the kernel has of a file's bytes because it was opened so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Pages {
+    /// Nothing (mappings aside, which have the pages that they touch however the file is open).
+    #[default]
+    Uncached,
+    /// Pages that may be kept.
+    Kept,
+    /// They had to be forgotten since. A file that is open since before still brings new ones, which nobody vouches for.
+    Revoked,
+}
+
+/// A moment in the row of forgets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Moment(u64);
+
+impl Known {
+    pub(super) fn new() -> Known {
+        Known {
+            forgets: AtomicU64::new(0),
+            keeps: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// Now. Taken before a request is given to the tree.
+    pub(super) fn moment(&self) -> Moment {
+        Moment(self.forgets.load(Ordering::SeqCst))
+    }
+
+    /// Has nothing had to be forgotten since?
+    fn undisturbed(&self, since: Moment) -> bool {
+        self.moment() == since
+    }
+
+    /// May names and attributes be kept?
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps.load(Ordering::SeqCst)
+    }
+
+    /// They may: the kernel can forget them.
+    pub(super) fn allow(&self) {
+        self.keeps.store(true, Ordering::SeqCst);
+    }
+
+    /// A reply that brings the object is about to be written. True if the attributes in it may be kept.
+    pub(super) fn looked_up(&self, object: ObjectId, since: Moment) -> bool {
+        self.shard(object).lock().entry(object).or_default().lookups += 1;
+        // Counted first: who forgets after this look sees the count, and waits for the inode to appear. What was
+        // forgotten before it may be older than the answer, or not: no matter, it is not kept.
+        self.undisturbed(since)
+    }
+
+    /// The kernel gives `lookups` of them back.
+    pub(super) fn dropped(&self, object: ObjectId, lookups: u64) {
+        let mut shard = self.shard(object).lock();
+        if let Some(inode) = shard.get_mut(&object) {
+            inode.lookups = inode.lookups.saturating_sub(lookups);
+            if inode.lookups == 0 {
+                shard.remove(&object);
+            }
+        }
+    }
+
+    /// Can the kernel have the object, or come to have it from a reply that is written?
+    pub(super) fn holds(&self, object: ObjectId) -> bool {
+        !self.ended() && self.shard(object).lock().contains_key(&object)
+    }
+
+    /// Gives the object up as one that the kernel never came to have.
+    pub(super) fn give_up(&self, object: ObjectId) {
+        self.shard(object).lock().remove(&object);
+    }
+
+    /// The object is being opened by who was told that bytes may be kept. If they may: are those that the kernel has
+    /// kept already still good? They are not if they came in while nobody vouched for them.
+    pub(super) fn open_cached(&self, object: ObjectId, since: Moment) -> Option<bool> {
+        let mut shard = self.shard(object).lock();
+        let inode = shard.get_mut(&object)?;
+        // Under the lock: a forget that this does not see comes to the lock behind it, and revokes.
+        self.undisturbed(since).then(|| std::mem::replace(&mut inode.pages, Pages::Kept) == Pages::Kept)
+    }
+
+    pub(super) fn pages(&self, object: ObjectId) -> Pages {
+        self.shard(object).lock().get(&object).map_or(Pages::Uncached, |inode| inode.pages)
+    }
+
+    /// These have to be forgotten: answers that are under way bring no more of them.
+    pub(super) fn forget(&self, kept: &[Kept]) {
+        self.forgets.fetch_add(1, Ordering::SeqCst);
+        for kept in kept {
+            if let Kept::Object(object) = kept
+                && let Some(inode) = self.shard(*object).lock().get_mut(object)
+                && inode.pages == Pages::Kept
+            {
+                inode.pages = Pages::Revoked;
+            }
+        }
+    }
+
+    /// The connection to the kernel has ended.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    fn shard(&self, object: ObjectId) -> &Mutex<BTreeMap<ObjectId, Inode>> {
+        // Objects made together have neighbouring numbers.
+        &self.shards[(object.0 % SHARDS as u64) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: ObjectId = ObjectId(20);
+
+    #[test]
+    fn an_answer_that_was_under_way_when_something_was_forgotten_keeps_nothing() {
+        let known = Known::new();
+        let before = known.moment();
+        assert!(known.looked_up(FILE, before));
+        known.forget(&[Kept::Names]);
+        assert!(!known.looked_up(FILE, before));
+        assert_eq!(known.open_cached(FILE, before), None);
+        assert_eq!(known.pages(FILE), Pages::Uncached);
+        assert!(known.looked_up(FILE, known.moment()));
+    }
+
+    #[test]
+    fn an_inode_is_held_until_the_kernel_has_given_every_look_up_back() {
+        let known = Known::new();
+        assert!(!known.holds(FILE));
+        for _ in 0..3 {
+            known.looked_up(FILE, known.moment());
+        }
+        known.dropped(FILE, 2);
+        assert!(known.holds(FILE));
+        known.dropped(FILE, 1);
+        assert!(!known.holds(FILE));
+        known.dropped(ObjectId::ROOT, 1); // never counted
+        known.looked_up(FILE, known.moment());
+        known.end();
+        assert!(!known.holds(FILE), "a kernel that is gone holds nothing");
+    }
+
+    #[test]
+    fn kept_pages_are_good_until_they_are_revoked() {
+        let known = Known::new();
+        assert_eq!(known.open_cached(FILE, known.moment()), None, "not an inode of the kernel's");
+        known.looked_up(FILE, known.moment());
+        assert_eq!(known.open_cached(FILE, known.moment()), Some(false), "a mapping may have left some");
+        assert_eq!(known.open_cached(FILE, known.moment()), Some(true));
+        known.forget(&[Kept::Object(FILE)]);
+        assert_eq!(known.pages(FILE), Pages::Revoked);
+        assert_eq!(known.open_cached(FILE, known.moment()), Some(false));
+        assert_eq!(known.pages(FILE), Pages::Kept);
+    }
+}

@@ -1,0 +1,301 @@
+//! What the kernel keeps, and that it forgets it.
+
+use crate::fixture::{Fixture, eventually, is_root, shell};
+use crate::mapping::{Mapping, PAGES};
+use crate::ram::kept::ALL;
+use gavel_client::tree::{Kept, TreeRequest};
+use gavel_fs::Operation;
+use gavel_fs::operation::{RenameMode, SetAttr};
+use gavel_types::ObjectId;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// Can this kernel forget all names at once?
+fn keeps_names() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let keeps = version >= (6, 16);
+    if !keeps {
+        eprintln!("skipped: this kernel cannot forget all names at once");
+    }
+    keeps
+}
+
+/// A mount with a file in it, and everything may be kept from now on.
+fn keeping() -> Option<(Fixture, ObjectId)> {
+    let fixture = Fixture::new().filter(|_| keeps_names())?;
+    fs::write(fixture.path("file"), vec![b'.'; PAGES]).expect("writes");
+    fixture.tree.keep(ALL);
+    let id = inode(&fixture.path("file"));
+    Some((fixture, id))
+}
+
+pub fn inode(path: &Path) -> ObjectId {
+    ObjectId(fs::metadata(path).expect("is there").ino())
+}
+
+pub fn rename(from: &str, to: &str) -> TreeRequest {
+    let (parent, new_parent) = (ObjectId::ROOT, ObjectId::ROOT);
+    let (name, new_name) = (from.as_bytes().into(), to.as_bytes().into());
+    TreeRequest::Operation(Operation::Rename { parent, name, new_parent, new_name, mode: RenameMode::Replace })
+}
+
+pub fn chmod(object: ObjectId, mode: u16) -> TreeRequest {
+    let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
+    TreeRequest::Operation(Operation::Setattr { object, set })
+}
+
+pub fn write(object: ObjectId, offset: u64, data: &[u8]) -> TreeRequest {
+    TreeRequest::Write { object, offset, append: false, data: data.into(), kill_suidgid: false }
+}
+
+fn byte(file: &File, offset: usize) -> u8 {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset as u64).expect("reads");
+    byte[0]
+}
+
+/// How often the tree was asked for each of these by `what`.
+fn asked<const N: usize>(fixture: &Fixture, kinds: [&str; N], what: impl FnOnce()) -> [usize; N] {
+    let before = kinds.map(|kind| fixture.tree.asked(kind));
+    what();
+    std::array::from_fn(|i| fixture.tree.asked(kinds[i]) - before[i])
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("is there").permissions().mode() & 0o7777
+}
+
+#[test]
+fn names_are_kept_until_they_are_forgotten() {
+    let Some((fixture, id)) = keeping() else { return };
+    let (file, moved) = (fixture.path("file"), fixture.path("moved"));
+    assert!(file.exists() && !moved.exists());
+    let kept = asked(&fixture, ["lookup", "getattr"], || {
+        for _ in 0..10 {
+            assert!(file.exists() && !moved.exists());
+        }
+    });
+    assert_eq!(kept, [0, 0], "both the name and the absence of the other");
+    fixture.tree.behind(rename("file", "moved"));
+    assert!(file.exists() && !moved.exists(), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Names, Kept::Object(ObjectId::ROOT)]);
+    assert!(!file.exists());
+    assert_eq!(inode(&moved), id);
+    let asked = asked(&fixture, ["lookup"], || assert!(moved.exists() && moved.exists()));
+    assert_eq!(asked, [2], "nothing is kept any more");
+    fixture.finish();
+}
+
+#[test]
+fn attributes_are_kept_until_they_are_forgotten() {
+    let Some((fixture, id)) = keeping() else { return };
+    let (path, root) = (fixture.path("file"), fixture.dir.path());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+    assert_eq!((mode(&path), mode(root)), (0o640, 0o755));
+    let requests = asked(&fixture, ["lookup", "getattr"], || {
+        assert_eq!((mode(&path), mode(root)), (0o640, 0o755));
+    });
+    assert_eq!(requests, [0, 0]);
+    let open = File::open(&path).expect("opens");
+    fixture.tree.behind(chmod(id, 0o600));
+    fixture.tree.behind(chmod(ObjectId::ROOT, 0o711));
+    assert_eq!((mode(&path), mode(root)), (0o640, 0o755), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Object(id), Kept::Object(ObjectId::ROOT), Kept::Object(ObjectId(1 << 40))]);
+    assert_eq!(open.metadata().expect("is open").permissions().mode() & 0o7777, 0o600);
+    assert_eq!((mode(&path), mode(root)), (0o600, 0o711));
+    drop(open);
+    fixture.finish();
+}
+
+#[test]
+fn what_this_mount_changes_shows_at_once() {
+    let Some((fixture, _)) = keeping() else { return };
+    let (path, other) = (fixture.path("file"), fixture.path("other"));
+    assert!(!other.exists());
+    let nlink = || fs::metadata(&path).expect("is there").nlink();
+    let size = || fs::metadata(&path).expect("is there").len();
+    let root_size = || fs::metadata(fixture.dir.path()).expect("is there").len();
+    assert_eq!((nlink(), size(), root_size()), (1, PAGES as u64, 1));
+    fs::hard_link(&path, &other).expect("links");
+    assert_eq!((nlink(), root_size(), inode(&other)), (2, 2, inode(&path)));
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o604)).expect("chmod");
+    assert_eq!(mode(&path), 0o604);
+    let writer = OpenOptions::new().append(true).open(&other).expect("opens");
+    io::Write::write_all(&mut &writer, b"more").expect("writes");
+    assert_eq!(size(), PAGES as u64 + 4);
+    writer.set_len(3).expect("truncates");
+    assert_eq!((size(), fs::read(&path).expect("reads")), (3, b"...".to_vec()));
+    fs::rename(&other, fixture.path("third")).expect("renames");
+    assert!(!other.exists() && fixture.path("third").exists());
+    fs::remove_file(fixture.path("third")).expect("removes");
+    assert_eq!((nlink(), root_size()), (1, 1));
+    drop(writer);
+    for name in ["made", "made again"] {
+        fs::create_dir(&other).expect(name);
+        assert!(other.is_dir(), "{name}");
+        fs::remove_dir(&other).expect(name);
+        assert!(!other.exists(), "{name}");
+    }
+    fixture.finish();
+}
+
+#[test]
+fn bytes_are_kept_until_they_are_forgotten() {
+    let Some((fixture, id)) = keeping() else { return };
+    let path = fixture.path("file");
+    assert_eq!(fs::read(&path).expect("reads"), vec![b'.'; PAGES]);
+    let again = |expected: u8| assert!(fs::read(&path).expect("reads").iter().all(|byte| *byte == expected));
+    // Pages of the first open were let in by it: only opens behind that know them to be good.
+    again(b'.');
+    let requests = asked(&fixture, ["read"], || (0..10).for_each(|_| again(b'.')));
+    assert_eq!(requests, [0], "over ten opens");
+    let open = File::open(&path).expect("opens");
+    let mapping = Mapping::reading(&open);
+    assert_eq!((byte(&open, 9), mapping.byte(9000)), (b'.', b'.'));
+    fixture.tree.behind(write(id, 0, &[b'!'; PAGES]));
+    assert_eq!((byte(&open, 9), mapping.byte(9000)), (b'.', b'.'), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Object(id)]);
+    assert_eq!((byte(&open, 9), mapping.byte(9000)), (b'!', b'!'));
+    again(b'!');
+    // The file that is open since before lets pages in that nobody vouches for.
+    for round in *b"abc" {
+        fixture.tree.behind(write(id, 0, &[round; PAGES]));
+        // First: a read of the file would find the new mtime, and drop the page.
+        eventually("its mapping shows it", || mapping.byte(9000) == round);
+        assert_eq!(byte(&open, 9), round);
+        again(round);
+    }
+    drop((mapping, open));
+    fixture.finish();
+}
+
+#[test]
+fn listings_show_what_others_made() {
+    let Some((fixture, _)) = keeping() else { return };
+    let list = || shell(fixture.dir.path(), "ls");
+    assert_eq!((list(), list()), ("file\n".into(), "file\n".into()));
+    fixture.tree.behind(rename("file", "moved"));
+    fixture.tree.forget(vec![Kept::Names, Kept::Object(ObjectId::ROOT)]);
+    assert_eq!(list(), "moved\n");
+    fixture.finish();
+}
+
+#[test]
+fn a_writer_and_a_reader_that_keeps_pages_have_one_file_open_at_once() {
+    let Some((fixture, id)) = keeping() else { return };
+    let path = fixture.path("file");
+    drop(File::open(&path).expect("opens"));
+    let reader = File::open(&path).expect("opens");
+    let mapping = Mapping::reading(&reader);
+    let writer = OpenOptions::new().read(true).write(true).open(&path).expect("opens while pages are kept");
+    for round in *b"xyz" {
+        assert_eq!(byte(&reader, 5000), byte(&writer, 5000));
+        writer.write_all_at(&[round; PAGES / 2], 4096).expect("writes while pages are kept");
+        assert_eq!([byte(&reader, 5000), byte(&writer, 5000), mapping.byte(5000)], [round; 3]);
+        let late = File::open(&path).expect("opens");
+        assert_eq!((byte(&late, 5000), byte(&late, 1)), (round, b'.'));
+    }
+    std::thread::scope(|scope| {
+        for round in 0..4u8 {
+            let (writer, path) = (&writer, &path);
+            scope.spawn(move || {
+                for i in 0..200 {
+                    writer.write_all_at(&[round], i).expect("writes");
+                    drop(File::open(path).expect("opens among writes"));
+                }
+            });
+        }
+    });
+    let ends = fs::read(&path).expect("reads");
+    assert_eq!((0..200).map(|i| byte(&reader, i)).collect::<Vec<_>>(), ends[..200]);
+    assert_eq!((0..200).map(|i| mapping.byte(i)).collect::<Vec<_>>(), ends[..200]);
+    fixture.tree.behind(write(id, 5000, b"?"));
+    fixture.tree.forget(vec![Kept::Object(id)]);
+    assert_eq!([byte(&reader, 5000), byte(&writer, 5000), mapping.byte(5000)], [b'?'; 3]);
+    drop((mapping, reader, writer));
+    fixture.finish();
+}
+
+#[test]
+fn targets_of_symlinks_are_kept() {
+    let Some((fixture, _)) = keeping() else { return };
+    std::os::unix::fs::symlink("file", fixture.path("link")).expect("links");
+    let read = || assert_eq!(fs::read_link(fixture.path("link")).expect("reads"), Path::new("file"));
+    read();
+    assert_eq!(asked(&fixture, ["readlink"], || (0..5).for_each(|_| read())), [0]);
+    fixture.tree.forget(vec![Kept::Names]);
+    read();
+    fixture.finish();
+}
+
+#[test]
+fn a_kernel_that_cannot_forget_names_keeps_none() {
+    let Some(fixture) = Fixture::with(|options| options.keep_names = false) else { return };
+    fs::write(fixture.path("file"), "x").expect("writes");
+    fixture.tree.keep(ALL);
+    let look = || assert!(fixture.path("file").exists() && !fixture.path("moved").exists());
+    look();
+    assert_eq!(asked(&fixture, ["lookup"], look), [2]);
+    let id = inode(&fixture.path("file"));
+    fixture.tree.behind(rename("file", "moved"));
+    assert!(!fixture.path("file").exists());
+    assert_eq!(inode(&fixture.path("moved")), id);
+    fixture.tree.forget(vec![Kept::Names, Kept::Object(id)]);
+    fixture.finish();
+}
+
+#[test]
+fn after_the_end_of_a_mount_everything_is_forgotten() {
+    let Some((fixture, id)) = keeping() else { return };
+    let (tree, front) = (fixture.tree.clone(), fixture.tree.front().expect("it is mounted"));
+    fixture.finish();
+    let (sender, forgotten) = std::sync::mpsc::channel();
+    front.forget(vec![Kept::Names, Kept::Object(id)], Box::new(move || sender.send(()).expect("is heard")));
+    forgotten.recv_timeout(std::time::Duration::from_secs(1)).expect("at once");
+    drop(front);
+    eventually("the front is gone with the mount", || tree.front().is_none());
+}
+
+#[test]
+fn the_working_directory_stays_known_by_its_name() {
+    let Some((fixture, _)) = keeping() else { return };
+    fs::create_dir_all(fixture.path("a/b/c")).expect("makes");
+    let open = File::open(fixture.path("a/b/c")).expect("opens");
+    use std::os::fd::AsRawFd;
+    let link = format!("/proc/self/fd/{}", open.as_raw_fd());
+    let here = fixture.dir.path().canonicalize().expect("is there").join("a/b/c");
+    assert_eq!(fs::read_link(&link).expect("reads"), here);
+    fixture.tree.forget(vec![Kept::Names]);
+    assert_eq!(fs::read_link(&link).expect("reads"), here);
+    assert!(fixture.path("a/b/c").exists());
+    assert_eq!(fs::read_link(&link).expect("reads"), here);
+    drop(open);
+    fixture.finish();
+}
+
+/// What the kernel does, not what we would like: `MountOptions::keep_names` says so.
+#[test]
+fn the_kernel_takes_off_what_is_mounted_inside_when_names_are_forgotten() {
+    let Some((fixture, _)) = keeping() else { return };
+    if !is_root() {
+        return;
+    }
+    let inside = fixture.path("inside");
+    fs::create_dir(&inside).expect("makes");
+    assert!(inside.exists());
+    let mounted = || fs::read_to_string("/proc/self/mountinfo").expect("reads").contains(&*inside.to_string_lossy());
+    shell(fixture.dir.path(), "mount -t tmpfs tmpfs inside");
+    assert!(mounted());
+    fixture.tree.forget(vec![Kept::Names]);
+    assert!(inside.exists());
+    let taken_off = !mounted();
+    if !taken_off {
+        shell(fixture.dir.path(), "umount inside");
+    }
+    assert!(taken_off, "the kernel has changed: the warning in the documents can go");
+    fixture.finish();
+}

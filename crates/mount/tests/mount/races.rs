@@ -1,0 +1,330 @@
+//! What is under way while the kernel is made to forget.
+
+use crate::failures::tampered;
+use crate::fixture::{Fixture, eventually};
+use crate::keeping::{chmod, inode, rename, write};
+use crate::mapping::{Mapping, PAGES};
+use crate::ram::RamTree;
+use crate::ram::kept::ALL;
+use gavel_client::tree::{Answered, Keep, Kept, Tree, TreeRequest};
+use gavel_fs::Operation;
+use gavel_fs::operation::Caller;
+use gavel_types::ObjectId;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+type Wanted = (Way, fn(&TreeRequest) -> bool);
+type Delivery = Box<dyn FnOnce(&RamTree) + Send>;
+
+/// What is on its way: requests to the tree, or its answers.
+#[derive(Clone, Default)]
+struct Late {
+    wanted: Arc<Mutex<Option<Wanted>>>,
+    held: Arc<Mutex<Vec<Delivery>>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// Not asked yet.
+    There,
+    /// Answered.
+    Back,
+}
+
+impl Late {
+    /// The next such request is held.
+    fn hold(&self, way: Way, wanted: fn(&TreeRequest) -> bool) {
+        *self.wanted.lock().expect("sound") = Some((way, wanted));
+    }
+
+    fn between(&self, request: &TreeRequest, answered: Answered) -> Option<Answered> {
+        let mut wanted = self.wanted.lock().expect("sound");
+        let Some((way, _)) = wanted.take_if(|(_, wanted)| wanted(request)) else { return Some(answered) };
+        let held = self.held.clone();
+        let hold = move |delivery| held.lock().expect("sound").push(delivery);
+        if way == Way::Back {
+            return Some(Box::new(move |result| hold(Box::new(|_| answered(result)))));
+        }
+        let request = request.clone();
+        hold(Box::new(|tree| tree.submit(Caller::default(), request, answered)));
+        None
+    }
+
+    fn wait(&self) {
+        eventually("something is on its way", || !self.held.lock().expect("sound").is_empty());
+    }
+
+    fn deliver(&self, fixture: &Fixture) {
+        for delivery in std::mem::take(&mut *self.held.lock().expect("sound")) {
+            delivery(&fixture.tree);
+        }
+    }
+}
+
+fn late() -> Option<(Fixture, Late)> {
+    let late = Late::default();
+    let between = late.clone();
+    let fixture = tampered(move |_, request, answered| between.between(request, answered))?;
+    fs::write(fixture.path("file"), vec![b'.'; PAGES]).expect("writes");
+    Some((fixture, late))
+}
+
+fn is_lookup(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::Lookup { .. })
+}
+
+fn is_getattr(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::Operation(Operation::Getattr { object }) if *object != ObjectId::ROOT)
+}
+
+fn is_read(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::Read { .. })
+}
+
+/// The kernel drops the inodes that nobody uses (as root; otherwise it may still have them).
+fn evict() {
+    fs::write("/proc/sys/vm/drop_caches", "2").unwrap_or_else(|error| eprintln!("cannot drop caches: {error}"));
+}
+
+#[test]
+fn a_look_up_that_was_under_way_leaves_no_old_name() {
+    let Some((fixture, late)) = late() else { return };
+    for absent in [false, true] {
+        let (old, new) = if absent { ("moved", "file") } else { ("file", "moved") };
+        fixture.tree.forget(vec![Kept::Names]);
+        fixture.tree.keep(ALL);
+        late.hold(Way::Back, is_lookup);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| fixture.path("file").exists());
+            late.wait();
+            fixture.tree.behind(rename(old, new));
+            fixture.tree.forget(vec![Kept::Names, Kept::Object(ObjectId::ROOT)]);
+            late.deliver(&fixture);
+            assert_eq!(looking.join().expect("ends"), !absent, "as of when it was asked");
+        });
+        assert_eq!(fixture.path("file").exists(), absent, "the old name was kept");
+    }
+    fixture.finish();
+}
+
+#[test]
+fn attributes_that_were_under_way_are_not_kept() {
+    let Some((fixture, late)) = late() else { return };
+    let path = fixture.path("file");
+    let (id, open) = (inode(&path), File::open(&path).expect("opens"));
+    for round in [0o600, 0o640, 0o604] {
+        fixture.tree.forget(vec![Kept::Object(id)]);
+        fixture.tree.keep(ALL);
+        late.hold(Way::Back, is_getattr);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| open.metadata().expect("is open"));
+            late.wait();
+            fixture.tree.behind(chmod(id, round));
+            fixture.tree.forget(vec![Kept::Object(id)]);
+            late.deliver(&fixture);
+            asking.join().expect("ends");
+        });
+        assert_eq!(open.metadata().expect("is open").permissions().mode() & 0o7777, u32::from(round));
+    }
+    drop(open);
+    fixture.finish();
+}
+
+/// The kernel takes the attributes of these answers without asking whether they were to be forgotten meanwhile.
+#[test]
+fn attributes_of_what_this_mount_changes_and_makes_are_not_kept_at_all() {
+    let Some((fixture, late)) = late() else { return };
+    let (path, made) = (fixture.path("file"), fixture.path("made"));
+    fixture.tree.keep(ALL);
+    let open = File::open(&path).expect("opens");
+    let id = inode(&path);
+    late.hold(Way::Back, |request| matches!(request, TreeRequest::Operation(Operation::Setattr { .. })));
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| open.set_permissions(fs::Permissions::from_mode(0o611)).expect("chmod"));
+        late.wait();
+        fixture.tree.behind(chmod(id, 0o622));
+        fixture.tree.forget(vec![Kept::Object(id)]);
+        fixture.tree.keep(ALL);
+        late.deliver(&fixture);
+        changing.join().expect("ends");
+    });
+    assert_eq!(open.metadata().expect("is open").permissions().mode() & 0o7777, 0o622);
+    late.hold(Way::Back, |request| matches!(request, TreeRequest::Operation(Operation::Mkdir { .. })));
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| fs::create_dir(&made).expect("makes"));
+        late.wait();
+        let lookup = Operation::Lookup { parent: ObjectId::ROOT, name: b"made"[..].into() };
+        let found = fixture.tree.behind(TreeRequest::Operation(lookup)).reply;
+        let gavel_fs::Reply::Object(id) = found else { panic!("{found:?}") };
+        fixture.tree.behind(chmod(id, 0o733));
+        fixture.tree.forget(vec![Kept::Object(id)]);
+        fixture.tree.keep(ALL);
+        late.deliver(&fixture);
+        making.join().expect("ends");
+    });
+    assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o7777, 0o733);
+    drop(open);
+    fixture.finish();
+}
+
+#[test]
+fn attributes_of_an_inode_that_the_kernel_did_not_have_yet_are_not_kept() {
+    let Some((fixture, late)) = late() else { return };
+    let path = fixture.path("file");
+    let id = inode(&path);
+    for round in [0o600, 0o640, 0o604] {
+        fixture.tree.forget(vec![Kept::Names]);
+        evict();
+        fixture.tree.keep(ALL);
+        late.hold(Way::Back, is_lookup);
+        let open = std::thread::scope(|scope| {
+            let opening = scope.spawn(|| File::open(&path).expect("opens"));
+            late.wait();
+            fixture.tree.behind(chmod(id, round));
+            fixture.tree.forget(vec![Kept::Object(id)]);
+            late.deliver(&fixture);
+            opening.join().expect("ends")
+        });
+        assert_eq!(open.metadata().expect("is open").permissions().mode() & 0o7777, u32::from(round));
+    }
+    fixture.finish();
+}
+
+#[test]
+fn bytes_that_were_under_way_are_waited_for_and_dropped() {
+    let Some((fixture, late)) = late() else { return };
+    let path = fixture.path("file");
+    fixture.tree.keep(ALL);
+    let id = inode(&path);
+    let open = File::open(&path).expect("opens");
+    let read = || {
+        let mut byte = [0];
+        open.read_exact_at(&mut byte, 0).expect("reads");
+        byte[0]
+    };
+    late.hold(Way::Back, is_read);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(read);
+        late.wait();
+        fixture.tree.behind(write(id, 0, b"!"));
+        let forgotten = fixture.tree.take_back(vec![Kept::Object(id)]);
+        // Not this file: attributes with a new mtime make the kernel drop its pages, and whoever brings them waits too.
+        fs::write(fixture.path("other"), "x").expect("others go on while it waits for the page");
+        assert!(forgotten.try_recv().is_err(), "the page is still to come");
+        late.deliver(&fixture);
+        reading.join().expect("ends"); // with the page, or if that is gone again, with a new one
+        forgotten.recv_timeout(Duration::from_secs(10)).expect("is forgotten");
+    });
+    assert_eq!(read(), b'!');
+    drop(open);
+    fixture.finish();
+}
+
+#[test]
+fn a_page_that_was_fetched_before_a_write_of_this_mount_does_not_outlive_it() {
+    let Some((fixture, late)) = late() else { return };
+    let path = fixture.path("file");
+    fixture.tree.keep(ALL);
+    let reader = File::open(&path).expect("opens");
+    let mapping = Mapping::reading(&reader);
+    let writer = OpenOptions::new().write(true).open(&path).expect("opens");
+    for round in *b"abc" {
+        // The kernel drops the page and sends the write; before that is committed, the page comes back.
+        late.hold(Way::There, |request| matches!(request, TreeRequest::Write { .. }));
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| writer.write_all_at(&[round], 8).expect("writes"));
+            late.wait();
+            assert_ne!(mapping.byte(8), round, "it is not committed");
+            late.deliver(&fixture);
+            writing.join().expect("ends");
+        });
+        assert_eq!(mapping.byte(8), round, "the write has returned");
+        let mut byte = [0];
+        reader.read_exact_at(&mut byte, 8).expect("reads");
+        assert_eq!(byte[0], round);
+    }
+    drop((mapping, reader, writer));
+    fixture.finish();
+}
+
+/// How long a thread of the stress may stand still. Its system calls take microseconds.
+const STALL: Duration = Duration::from_secs(5);
+const STRESS: Duration = Duration::from_secs(20);
+const WORKERS: usize = 8;
+
+#[test]
+fn forgetting_goes_on_among_everything_that_takes_the_kernels_locks() {
+    let Some(fixture) = Fixture::new() else { return };
+    let dirs: Vec<_> = (0..3).map(|i| fixture.path(&format!("dir{i}"))).collect();
+    dirs.iter().for_each(|dir| fs::create_dir(dir).expect("makes"));
+    fixture.tree.keep(ALL);
+    let ids: Vec<_> = dirs.iter().map(|dir| inode(dir)).collect();
+    let (end, forgets) = (AtomicBool::new(false), AtomicU64::new(0));
+    let steps: Vec<AtomicU64> = (0..WORKERS).map(|_| AtomicU64::new(0)).collect();
+    std::thread::scope(|scope| {
+        for (i, steps) in steps.iter().enumerate() {
+            let (dirs, end) = (&dirs, &end);
+            scope.spawn(move || {
+                while !end.load(Ordering::Relaxed) {
+                    work(dirs, i, steps.fetch_add(1, Ordering::Relaxed));
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                let files = (0..20).map(|i| Kept::Object(ObjectId(ids[0].0 + i)));
+                let kept = files.chain([Kept::Names, Kept::Object(ids[1]), Kept::Object(ObjectId::ROOT)]).collect();
+                fixture.tree.forget(kept);
+                fixture.tree.keep(ALL);
+                forgets.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        watch(&steps, &forgets);
+        end.store(true, Ordering::Relaxed);
+    });
+    let all: u64 = steps.iter().map(|steps| steps.load(Ordering::Relaxed)).sum();
+    println!("{all} rounds of work, {} times forgotten", forgets.load(Ordering::Relaxed));
+    fixture.tree.keep(Keep::default());
+    drop(dirs);
+    fixture.finish();
+}
+
+/// Ends the process if one stands still: threads that wait in the kernel for each other cannot be joined.
+fn watch(steps: &[AtomicU64], forgets: &AtomicU64) {
+    let read = || steps.iter().chain([forgets]).map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let started = Instant::now();
+    let mut last: Vec<_> = read().into_iter().map(|count| (count, started)).collect();
+    while started.elapsed() < STRESS {
+        std::thread::park_timeout(Duration::from_millis(100));
+        for (i, (now, last)) in read().into_iter().zip(&mut last).enumerate() {
+            if now != last.0 {
+                *last = (now, Instant::now());
+            } else if last.1.elapsed() > STALL {
+                eprintln!("thread {i} stands still (the last one is who forgets): {:?}", read());
+                std::process::abort();
+            }
+        }
+    }
+}
+
+fn work(dirs: &[std::path::PathBuf], worker: usize, step: u64) {
+    let dir = &dirs[(step % 3) as usize];
+    let (name, other) = (dir.join(format!("f{}", step % 5)), dirs[1].join(format!("g{worker}")));
+    // All of them may fail: others remove and rename what this one looks at.
+    match (worker + step as usize) % 8 {
+        0 => drop(fs::write(&name, "data")),
+        1 => drop(fs::metadata(&name)),
+        2 => drop(fs::rename(&name, &other)),
+        3 => drop(fs::read_dir(dir).map(Iterator::count)),
+        4 => drop(fs::read(&name)),
+        5 => drop(fs::metadata(dir.join("absent"))),
+        6 => drop(fs::remove_file(&other)),
+        _ => {
+            drop(fs::create_dir(dir.join("d")));
+            drop(fs::remove_dir(dir.join("d")));
+        }
+    }
+}
