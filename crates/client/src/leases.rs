@@ -17,6 +17,8 @@ const WANT_AGAIN_NS: u64 = 500_000_000;
 const RECENT_MAX: usize = 4096;
 /// Most ranges in one request.
 const WANTS_MAX: usize = 64;
+/// What the fronts have not forgotten by then, they never will.
+const FORGET_PATIENCE_NS: u64 = 10_000_000_000;
 /// Recalls within this time are counted to see whether somebody works in a neighbourhood.
 const NEIGHBOURHOOD_NS: u64 = 1_000_000_000;
 /// Most recalls that are counted.
@@ -90,6 +92,7 @@ enum Stage {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Recalled {
     id: u64,
+    since: Moment,
     ranges: Vec<KeyRange>,
     stage: Stage,
 }
@@ -128,6 +131,12 @@ impl Leases {
             self.until = until;
             self.changed = true;
         }
+    }
+
+    /// Does a front not forget what it was told to? The session had better end then: the others wait for what it holds.
+    pub fn is_stuck(&self, now: Moment) -> bool {
+        let late = |one: &Recalled| one.stage != Stage::Yielding && now.since_ns(one.since) >= FORGET_PATIENCE_NS;
+        self.recalled.iter().any(late)
     }
 
     /// Time passes.
@@ -185,11 +194,11 @@ impl Leases {
                 self.held.within(&wide).into_iter().for_each(|range| given.insert(range));
             }
         }
-        self.begin(given)
+        self.begin(now, given)
     }
 
     /// Begins to give these ranges up, as far as they are not being given up already.
-    fn begin(&mut self, mut given: RangeSet) -> Option<ToForget> {
+    fn begin(&mut self, now: Moment, mut given: RangeSet) -> Option<ToForget> {
         for range in self.recalled.iter().flat_map(|one| &one.ranges) {
             given.remove(range);
         }
@@ -199,7 +208,7 @@ impl Leases {
         self.next_id += 1;
         self.changed = true;
         let (id, ranges) = (self.next_id, given.ranges().to_vec());
-        self.recalled.push(Recalled { id, ranges: ranges.clone(), stage: Stage::Fading });
+        self.recalled.push(Recalled { id, since: now, ranges: ranges.clone(), stage: Stage::Fading });
         Some(ToForget { id, ranges, what: What::All })
     }
 
@@ -229,7 +238,7 @@ impl Leases {
     }
 
     /// The table has no room for what would be left of the ranges that recall `id` cuts: they are given up whole.
-    pub fn give_up_whole(&mut self, id: u64) -> Option<ToForget> {
+    pub fn give_up_whole(&mut self, now: Moment, id: u64) -> Option<ToForget> {
         let at = self.recalled.iter().position(|one| one.id == id)?;
         let mut whole: RangeSet = self.recalled.remove(at).ranges.into_iter().collect();
         for held in self.held.ranges() {
@@ -237,7 +246,7 @@ impl Leases {
                 whole.insert(held.clone());
             }
         }
-        self.begin(whole)
+        self.begin(now, whole)
     }
 
     /// This node is about to commit `token`, which writes these ranges: until it is done, nothing is answered there from a
@@ -372,7 +381,7 @@ mod tests {
     fn a_full_table_makes_whole_ranges_go() {
         let mut leases = holder();
         let forget = leases.recall(NOW, &[object(7)], false).unwrap();
-        let whole = leases.give_up_whole(forget.id).unwrap();
+        let whole = leases.give_up_whole(NOW, forget.id).unwrap();
         assert_eq!(whole.ranges, [KeyRange::objects(V, ObjectId(0), ObjectId(100_000))]);
         assert!(leases.news().unwrap().keeps.is_empty());
     }

@@ -279,7 +279,7 @@ impl Session {
         // In this order: one entry may hold the last outcomes of a session, its end, and the beginning of the next.
         for (session, seq, outcome) in &news.outcomes {
             if Some(*session) == self.id {
-                self.settle(*seq, outcome.clone());
+                self.settle(now, *seq, outcome.clone());
             }
         }
         if self.id.is_some_and(|id| news.ended.contains(&id)) {
@@ -304,7 +304,7 @@ impl Session {
             Some((next, outcomes)) => {
                 for seq in self.in_flight.iter().map(|wait| wait.request.seq).collect::<Vec<_>>() {
                     if let Some(outcome) = outcomes.get(&seq).filter(|_| seq < next) {
-                        self.settle(seq, outcome.clone());
+                        self.settle(now, seq, outcome.clone());
                     }
                 }
             }
@@ -459,7 +459,7 @@ impl Session {
         self.lose();
     }
 
-    fn settle(&mut self, seq: Seq, outcome: Outcome) {
+    fn settle(&mut self, now: Moment, seq: Seq, outcome: Outcome) {
         // Outcomes come in the order of the requests; one that is not in front was settled before.
         if self.in_flight.front().is_none_or(|wait| wait.request.seq != seq) {
             return;
@@ -476,7 +476,7 @@ impl Session {
             }
             Owner::Want => self.wanting = false,
             Owner::Recall(id) if matches!(outcome, Outcome::Refused { .. }) => {
-                let whole = self.leases.give_up_whole(id);
+                let whole = self.leases.give_up_whole(now, id);
                 self.forget(whole);
             }
             Owner::Recall(id) => self.leases.yielded(id),
@@ -492,6 +492,7 @@ impl Session {
                 let term_ms = (self.config.term_ns / 1_000_000) as u32;
                 self.effects.push_back(SessionEffect::Ship(Message::OpenSession { node, incarnation, term_ms }));
             }
+            Some(_) if self.leases.is_stuck(now) => {}
             Some(session) if self.refreshed_at.is_none_or(|at| now.since_ns(at) >= self.config.term_ns / 3) => {
                 self.refreshed_at = Some(now);
                 let ticket = self.next_ticket;

@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 const NOTIFY_INVAL_INODE: u32 = 2;
 /// `FUSE_NOTIFY_INC_EPOCH` (Linux 6.16): all names. fuser 0.18 does not know it.
 const NOTIFY_INC_EPOCH: u32 = 8;
+/// Where the pages begin that go with an object's attributes.
+const ALL_PAGES: i64 = 0;
+const NO_PAGES: i64 = -1;
 const HEADER_BYTES: usize = 16;
 const INVAL_INODE_BYTES: usize = HEADER_BYTES + 24;
 
@@ -124,7 +127,7 @@ trait Kernel: Send + 'static {
     /// sent already.
     fn inc_epoch(&self) -> Result<(), Errno>;
 
-    /// Attributes of an object, and its pages from `offset` on, `len` bytes (all if 0). False if the kernel has no such inode.
+    /// Attributes of an object, and its pages from `offset` on, `len` bytes (all if 0), none if `offset` is negative. False if the kernel has no such inode.
     fn inval_inode(&self, object: ObjectId, offset: i64, len: i64) -> Result<bool, Errno>;
 }
 
@@ -172,11 +175,12 @@ impl<K: Kernel> Worker<K> {
         for kept in kept {
             match kept {
                 Kept::Names => names?,
-                Kept::Object(object) if done.contains(object) => {}
+                Kept::Object(object) | Kept::Attributes(object) if done.contains(object) => {}
                 Kept::Object(object) => {
-                    self.forget_object(*object)?;
+                    self.forget_object(*object, ALL_PAGES)?;
                     done.insert(*object);
                 }
+                Kept::Attributes(object) => self.forget_object(*object, NO_PAGES)?,
             }
         }
         Ok(())
@@ -189,12 +193,12 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn forget_object(&self, object: ObjectId) -> Result<(), Errno> {
+    fn forget_object(&self, object: ObjectId, pages_from: i64) -> Result<(), Errno> {
         let Some(device) = &self.device else { return Ok(()) };
         for _ in 0..TRIES_MAX {
             // Looked at before: a kernel that has it then shows it now, or gives it back.
             let held = self.known.holds(object);
-            if unless_ended(device.inval_inode(object, 0, 0))? || !held {
+            if unless_ended(device.inval_inode(object, pages_from, 0))? || !held {
                 return Ok(());
             }
             std::thread::sleep(PAUSE);
@@ -316,8 +320,9 @@ mod tests {
             Job::Forget { kept: kept.into(), forgotten: Box::new(move || sender.send(()).expect("is heard")) }
         };
         let file = || Kept::Object(FILE);
-        worker.work(vec![job(&[file()]), job(&[Kept::Names, file()]), job(&[]), job(&[Kept::Names])]);
-        assert_eq!(noted.0.lock().1, ["epoch", "20 0+0"]);
+        let attributes = || Kept::Attributes(FILE);
+        worker.work(vec![job(&[attributes()]), job(&[file()]), job(&[Kept::Names, file(), attributes()]), job(&[])]);
+        assert_eq!(noted.0.lock().1, ["epoch", "20 -1+0", "20 0+0"]);
         assert_eq!(told.try_iter().count(), 4);
     }
 
@@ -328,7 +333,7 @@ mod tests {
             worker.known.looked_up(FILE, worker.known.moment());
             let known = worker.known.clone();
             std::thread::scope(|scope| {
-                let forgetting = scope.spawn(|| worker.forget_object(FILE));
+                let forgetting = scope.spawn(|| worker.forget_object(FILE, ALL_PAGES));
                 while noted.0.lock().1.len() < 3 {
                     std::thread::yield_now();
                 }
