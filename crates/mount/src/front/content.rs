@@ -16,9 +16,11 @@ impl Front {
     pub(super) fn read_bytes(&self, req: &Request, object: ObjectId, offset: u64, len: u32, reply: ReplyData) {
         let door = self.door.clone();
         let request = TreeRequest::Read { object, offset, len };
+        door.known().hold(object);
         self.door.start(caller(req), request, len as usize, move |answered| {
             let read = answered.is_ok();
             replies::data(reply, answered);
+            door.known().release(object);
             // A file that is open since before its pages were revoked: they are used once, and not kept.
             if read && door.known().pages(object) == Pages::Revoked {
                 door.forgetter.drop_pages(object, offset, len.into(), Box::new(|| ()));
@@ -37,6 +39,9 @@ impl Front {
         reply: ReplyWrite,
     ) {
         let (door, agreed) = (self.door.clone(), self.agreed);
+        if !direct {
+            door.known().hold(object);
+        }
         self.door.start(caller(req), request, len, move |answered| {
             let written = match &answered {
                 Ok(answer) => match answer.reply {
@@ -52,6 +57,9 @@ impl Front {
                     door.forgetter.drop_pages(object, offset, len, then);
                 }
                 _ => replies::written(reply, answered),
+            }
+            if !direct {
+                door.known().release(object);
             }
         });
     }

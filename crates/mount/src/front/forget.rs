@@ -198,6 +198,9 @@ impl<K: Kernel> Worker<K> {
         for _ in 0..TRIES_MAX {
             // Looked at before: a kernel that has it then shows it now, or gives it back.
             let held = self.known.holds(object);
+            if pages_from != NO_PAGES {
+                self.known.wait_for_pages(object);
+            }
             if unless_ended(device.inval_inode(object, pages_from, 0))? || !held {
                 return Ok(());
             }
@@ -216,6 +219,7 @@ impl<K: Kernel> Worker<K> {
             (Ok(offset), _) => (offset, 0),
             _ => (0, 0),
         };
+        self.known.wait_for_pages(object);
         unless_ended(device.inval_inode(object, offset, len)).map(|_| ())
     }
 }

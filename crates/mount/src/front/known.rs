@@ -6,7 +6,7 @@
 
 use gavel_client::tree::Kept;
 use gavel_types::ObjectId;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,12 +22,16 @@ pub(super) struct Known {
     /// The connection has ended: the kernel keeps nothing.
     ended: AtomicBool,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
+    /// A request that held locks of pages was answered, or the connection has ended.
+    released: [Condvar; SHARDS],
 }
 
 #[derive(Default)]
 struct Inode {
     /// Replies that brought it, less those that the kernel has given back.
     lookups: u64,
+    /// Requests under way that hold locks of its pages.
+    holding: u64,
     pages: Pages,
 }
 
@@ -54,6 +58,7 @@ impl Known {
             keeps: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             shards: std::array::from_fn(|_| Mutex::default()),
+            released: std::array::from_fn(|_| Condvar::new()),
         }
     }
 
@@ -90,20 +95,48 @@ impl Known {
         let mut shard = self.shard(object).lock();
         if let Some(inode) = shard.get_mut(&object) {
             inode.lookups = inode.lookups.saturating_sub(lookups);
-            if inode.lookups == 0 {
+            if inode.lookups == 0 && inode.holding == 0 {
                 shard.remove(&object);
             }
         }
     }
 
+    /// A request has come during which the kernel holds locks of the object's pages.
+    pub(super) fn hold(&self, object: ObjectId) {
+        self.shard(object).lock().entry(object).or_default().holding += 1;
+    }
+
+    /// It was answered.
+    pub(super) fn release(&self, object: ObjectId) {
+        let mut shard = self.shard(object).lock();
+        if let Some(inode) = shard.get_mut(&object) {
+            inode.holding = inode.holding.saturating_sub(1);
+            if inode.lookups == 0 && inode.holding == 0 {
+                shard.remove(&object);
+            }
+        }
+        self.released[place(object)].notify_all();
+    }
+
+    /// Waits until no request is under way that holds locks of the object's pages. The kernel would wait for them as well, but
+    /// there a process that is killed meanwhile could not end, nor its mount.
+    pub(super) fn wait_for_pages(&self, object: ObjectId) {
+        let mut shard = self.shard(object).lock();
+        while !self.ended() && shard.get(&object).is_some_and(|inode| inode.holding > 0) {
+            self.released[place(object)].wait(&mut shard);
+        }
+    }
+
     /// Can the kernel have the object, or come to have it from a reply that is written?
     pub(super) fn holds(&self, object: ObjectId) -> bool {
-        !self.ended() && self.shard(object).lock().contains_key(&object)
+        !self.ended() && self.shard(object).lock().get(&object).is_some_and(|inode| inode.lookups > 0)
     }
 
     /// Gives the object up as one that the kernel never came to have.
     pub(super) fn give_up(&self, object: ObjectId) {
-        self.shard(object).lock().remove(&object);
+        if let Some(inode) = self.shard(object).lock().get_mut(&object) {
+            inode.lookups = 0;
+        }
     }
 
     /// The object is being opened by who was told that bytes may be kept. If they may: are those that the kernel has
@@ -135,6 +168,11 @@ impl Known {
     /// The connection to the kernel has ended.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
+        for (shard, released) in self.shards.iter().zip(&self.released) {
+            // Who is about to wait has looked at `ended` under this lock.
+            drop(shard.lock());
+            released.notify_all();
+        }
     }
 
     pub(super) fn ended(&self) -> bool {
@@ -142,9 +180,13 @@ impl Known {
     }
 
     fn shard(&self, object: ObjectId) -> &Mutex<BTreeMap<ObjectId, Inode>> {
-        // Objects made together have neighbouring numbers.
-        &self.shards[(object.0 % SHARDS as u64) as usize]
+        &self.shards[place(object)]
     }
+}
+
+/// The object's shard. Objects made together have neighbouring numbers.
+fn place(object: ObjectId) -> usize {
+    (object.0 % SHARDS as u64) as usize
 }
 
 #[cfg(test)]
@@ -180,6 +222,25 @@ mod tests {
         known.looked_up(FILE, known.moment());
         known.end();
         assert!(!known.holds(FILE), "a kernel that is gone holds nothing");
+    }
+
+    #[test]
+    fn requests_that_hold_pages_are_waited_for() {
+        let known = Known::new();
+        known.hold(FILE);
+        known.hold(FILE);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| known.wait_for_pages(FILE));
+            known.release(FILE);
+            assert!(!waiting.is_finished());
+            known.release(FILE);
+            waiting.join().expect("ends");
+            known.hold(FILE);
+            let waiting = scope.spawn(|| known.wait_for_pages(FILE));
+            known.end();
+            waiting.join().expect("ends with the connection");
+        });
+        assert!(!known.holds(FILE), "only look-ups bring inodes");
     }
 
     #[test]
