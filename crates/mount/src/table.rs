@@ -39,7 +39,8 @@ impl MountEntry {
 
     /// Is its daemon gone? May wait as long as a daemon that is there takes to answer.
     pub fn is_dead(&self) -> bool {
-        rustix::fs::stat(&self.point).is_err_and(|errno| matches!(errno, Errno::NOTCONN | Errno::CONNABORTED))
+        // The one question that the kernel never answers from what it keeps.
+        rustix::fs::statvfs(&self.point).is_err_and(|errno| matches!(errno, Errno::NOTCONN | Errno::CONNABORTED))
     }
 }
 

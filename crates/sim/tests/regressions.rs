@@ -2,7 +2,7 @@
 //! fails. The seeds of the scenarios find the same faults at other places, so a script that a change of the workload
 //! has made harmless may be replaced.
 
-use gavel_sim::script::{LEADER, When};
+use gavel_sim::script::{DiskCall, LEADER, When};
 use gavel_sim::{Fault, Mix, Outcome, Script, Verdict, What, run};
 
 fn sound(script: &Script) -> Outcome {
@@ -56,7 +56,7 @@ fn a_file_that_is_kept_for_another_node_only_cannot_be_opened() {
 #[test]
 fn power_fails_between_the_end_of_a_catch_up_and_the_flush_of_its_records() {
     let outcome = sound(&Script {
-        seed: 3,
+        seed: 43,
         nodes: 5,
         programs: 5,
         operations: 9,
@@ -234,4 +234,48 @@ fn a_leader_that_could_not_propose_does_not_think_its_line_full() {
             Fault { at_ms: 8363, what: What::ClockWrong { node: LEADER, by_ms: 4000, for_ms: 213 } },
         ],
     });
+}
+
+/// A lease is granted while a commit of the same node is on its way, and a kernel keeps what is read under it before the
+/// node's own replica has the commit: what is kept must not outlive that.
+#[test]
+fn what_a_node_is_writing_is_not_kept_under_a_lease_that_comes_meanwhile() {
+    let outcome = sound(&Script {
+        seed: 311044,
+        nodes: 5,
+        programs: 15,
+        operations: 87,
+        busy_ms: 8391,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        short_log: true,
+        drift_ppm: 1000,
+        faults: vec![],
+    });
+    assert!(outcome.cover.count("kept_answer") > 0 && outcome.cover.count("forgot_for_own_write") > 0);
+}
+
+/// A replica catches up to a position that only a node knew to be committed whose log is ruined then. The one that is left
+/// has the entries, and can't commit them without the one that waits for it to be so far.
+#[test]
+fn a_catch_up_goes_on_when_its_source_is_lost() {
+    let outcome = sound(&Script {
+        seed: 306222,
+        nodes: 3,
+        programs: 6,
+        operations: 89,
+        busy_ms: 12258,
+        mix: Mix { names: 0, registers: 4, journals: 3, churn: 0, bytes: 3, open_files: 0, xattrs: 0 },
+        short_log: true,
+        drift_ppm: 1000,
+        faults: vec![
+            Fault { at_ms: 2690, what: What::Weather { lost: 132, doubled: 38, late: 123, late_ms: 313, for_ms: 1512 } },
+            Fault { at_ms: 2692, what: What::SlowDisk { node: LEADER, times: 25, for_ms: 991 } },
+            Fault { at_ms: 4421, what: What::DiskFails { node: LEADER, call: DiskCall::Sync, skip: 13 } },
+            Fault { at_ms: 6420, what: What::Cut { from: 2, to: 1, for_ms: 1488 } },
+            Fault { at_ms: 6848, what: What::CrashWhen { node: 0, when: When::Flushing, down_ms: 5082 } },
+            Fault { at_ms: 7664, what: What::Weather { lost: 123, doubled: 118, late: 43, late_ms: 2898, for_ms: 5072 } },
+            Fault { at_ms: 11929, what: What::BitFlip { node: LEADER, place: 11335449386453981469, down_ms: 1062 } },
+        ],
+    });
+    assert!(outcome.cover.count("catch_up_ended") > 0);
 }
