@@ -268,12 +268,18 @@ fn a_catch_up_goes_on_when_its_source_is_lost() {
         short_log: true,
         drift_ppm: 1000,
         faults: vec![
-            Fault { at_ms: 2690, what: What::Weather { lost: 132, doubled: 38, late: 123, late_ms: 313, for_ms: 1512 } },
+            Fault {
+                at_ms: 2690,
+                what: What::Weather { lost: 132, doubled: 38, late: 123, late_ms: 313, for_ms: 1512 },
+            },
             Fault { at_ms: 2692, what: What::SlowDisk { node: LEADER, times: 25, for_ms: 991 } },
             Fault { at_ms: 4421, what: What::DiskFails { node: LEADER, call: DiskCall::Sync, skip: 13 } },
             Fault { at_ms: 6420, what: What::Cut { from: 2, to: 1, for_ms: 1488 } },
             Fault { at_ms: 6848, what: What::CrashWhen { node: 0, when: When::Flushing, down_ms: 5082 } },
-            Fault { at_ms: 7664, what: What::Weather { lost: 123, doubled: 118, late: 43, late_ms: 2898, for_ms: 5072 } },
+            Fault {
+                at_ms: 7664,
+                what: What::Weather { lost: 123, doubled: 118, late: 43, late_ms: 2898, for_ms: 5072 },
+            },
             Fault { at_ms: 11929, what: What::BitFlip { node: LEADER, place: 11335449386453981469, down_ms: 1062 } },
         ],
     });

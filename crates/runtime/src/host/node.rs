@@ -14,7 +14,7 @@ use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{LiveView, Records};
 use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Tid};
 use gavel_wire::{Guard, Message, Outcome, Plan};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -76,10 +76,6 @@ pub enum Input {
     Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
     /// A fresh object id.
     ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
-    /// An object is open once more.
-    Opened(ObjectId),
-    /// An object is open once less.
-    Closed(ObjectId),
     /// Does the session hold this object open, although it has no name any more?
     Holds(ObjectId, oneshot::Sender<bool>),
     /// What is the node doing?
@@ -90,6 +86,15 @@ pub enum Input {
     Forgotten(u64),
     /// Stop.
     Stop,
+}
+
+/// How often an object is open changes by one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opening {
+    /// Once more.
+    More,
+    /// Once less.
+    Less,
 }
 
 /// The way into the node's queue.
@@ -155,6 +160,9 @@ pub struct NodeHandle {
     pub usable: RwLock<Usable>,
     /// Who keeps answers.
     pub fronts: Arc<Fronts>,
+    /// Opens and closes that the session has not heard of. It hears of them before any input that came after them: most need
+    /// not wake the node's thread for that.
+    opens: Mutex<Vec<(ObjectId, Opening)>>,
     /// Reads that were answered under leases.
     pub reads_leased: AtomicU64,
     /// Reads that had to be confirmed by the quorum.
@@ -174,6 +182,7 @@ impl NodeHandle {
             clocks: Clocks::new(),
             usable: RwLock::default(),
             fronts: Arc::default(),
+            opens: Mutex::default(),
             reads_leased: AtomicU64::new(0),
             reads_confirmed: AtomicU64::new(0),
             stopped,
@@ -188,6 +197,11 @@ impl NodeHandle {
     /// The last Tid that views of this replica see.
     pub fn tid(&self) -> Tid {
         Tid(self.published.load(Ordering::Acquire))
+    }
+
+    /// An object is open once more, or once less.
+    pub fn count_open(&self, object: ObjectId, opening: Opening) {
+        self.opens.lock().push((object, opening));
     }
 
     /// Why the node has stopped, if it has.
@@ -314,6 +328,12 @@ impl NodeThread {
     /// Takes a batch of inputs and carries out what follows. The error is why the node stops; the batch then holds what
     /// was not taken.
     fn turn(&mut self, batch: &mut Vec<Input>) -> Result<(), String> {
+        for (object, opening) in std::mem::take(&mut *self.handle.opens.lock()) {
+            match opening {
+                Opening::More => self.node.session.opened(object),
+                Opening::Less => self.node.session.closed(object),
+            }
+        }
         batch.reverse();
         while let Some(input) = batch.pop() {
             self.take(input)?;
@@ -356,8 +376,6 @@ impl NodeThread {
                 let token = self.waits.add(Wait::ObjectId(reply));
                 self.node.session.object_id(clock.now, token);
             }
-            Input::Opened(object) => self.node.session.opened(object),
-            Input::Closed(object) => self.node.session.closed(object),
             Input::Holds(object, reply) => drop(reply.send(self.node.session.holds(object))),
             Input::Status(reply) => drop(reply.send(NodeStatus::of(&self.node, clock, &self.handle))),
             Input::Want(ranges) => self.node.session.want(clock.now, &ranges),

@@ -2,7 +2,7 @@
 
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;
-use crate::host::node::{Input, NodeHandle, WaitError};
+use crate::host::node::{Input, NodeHandle, Opening, WaitError};
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, Forget, Keep, Leased, Run, Space, Step, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
@@ -72,11 +72,11 @@ impl Tree for VolumeTree {
     }
 
     fn opened(&self, object: ObjectId) {
-        self.inner.node.inbox.push(Input::Opened(object));
+        self.inner.node.count_open(object, Opening::More);
     }
 
     fn closed(&self, object: ObjectId) {
-        self.inner.node.inbox.push(Input::Closed(object));
+        self.inner.node.count_open(object, Opening::Less);
     }
 }
 
@@ -306,13 +306,13 @@ struct Pin {
 impl Pin {
     fn hold(&mut self, object: ObjectId) {
         self.release();
-        self.node.inbox.push(Input::Opened(object));
+        self.node.count_open(object, Opening::More);
         self.object = Some(object);
     }
 
     fn release(&mut self) {
         if let Some(object) = self.object.take() {
-            self.node.inbox.push(Input::Closed(object));
+            self.node.count_open(object, Opening::Less);
         }
     }
 }
