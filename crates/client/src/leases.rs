@@ -114,6 +114,8 @@ pub struct Leases {
     until: Moment,
     /// What was published last.
     published: Usable,
+    /// What the fronts may still keep: all that was ever published as such, less what they have said that they forgot.
+    kept: RangeSet,
     /// It may be different by now.
     changed: bool,
 }
@@ -147,8 +149,8 @@ impl Leases {
     /// The session has ended.
     pub fn lose(&mut self) {
         let (next_id, published) = (self.next_id, std::mem::take(&mut self.published));
-        let own = std::mem::take(&mut self.own);
-        *self = Leases { next_id, published, own, changed: true, ..Leases::default() };
+        let (own, kept) = (std::mem::take(&mut self.own), std::mem::take(&mut self.kept));
+        *self = Leases { next_id, published, own, kept, changed: true, ..Leases::default() };
     }
 
     /// A read had to be confirmed, because these ranges are not held: they would be useful.
@@ -187,7 +189,9 @@ impl Leases {
             if unseen {
                 given.insert(KeyRange::objects(volume, first, last));
             }
-            if self.held.touches(range) {
+            let asked = KeyRange::objects(volume, first, last);
+            let given_up = self.recalled.iter().any(|one| one.ranges.iter().any(|other| other.overlaps(&asked)));
+            if self.held.touches(range) && !given_up {
                 let round = self.round(now, volume, first);
                 let (first, last) = (first.0 & !(round - 1), last.0 | (round - 1));
                 let wide = KeyRange::objects(volume, ObjectId(first), ObjectId(last));
@@ -214,13 +218,16 @@ impl Leases {
 
     /// The fronts have forgotten what [`ToForget`] `id` said.
     pub fn forgotten(&mut self, id: u64) -> Forgotten {
-        self.own.forgotten(id);
+        for range in self.own.forgotten(id) {
+            self.forget_kept(&range);
+        }
         let Some(recalled) = self.recalled.iter_mut().find(|one| one.id == id) else { return Forgotten::Nothing };
         let ranges = recalled.ranges.clone();
         match recalled.stage {
             Stage::Fading => {
                 recalled.stage = Stage::Closed;
                 self.changed = true;
+                ranges.iter().for_each(|range| self.forget_kept(range));
                 Forgotten::Forget(ToForget { id, ranges, what: What::Rest })
             }
             Stage::Closed => {
@@ -255,13 +262,20 @@ impl Leases {
         // Whether they are held or not: a lease may be granted while the commit is on its way.
         let objects = writes.iter().filter_map(whole_objects);
         let objects: RangeSet = objects.map(|(volume, first, last)| KeyRange::objects(volume, first, last)).collect();
-        let kept = objects.ranges().iter().filter(|range| self.published.keeps.touches(range));
-        let ranges: Vec<KeyRange> = kept.cloned().collect();
+        let ranges: Vec<KeyRange> = objects.ranges().iter().filter(|range| self.kept.touches(range)).cloned().collect();
         self.next_id += 1;
         self.changed = true;
         let waits_for = (!ranges.is_empty()).then_some(self.next_id);
-        self.own.begin(now, token, writes.to_vec(), objects, waits_for);
+        self.own.begin(now, token, writes.to_vec(), objects, waits_for.map(|id| (id, ranges.clone())));
         waits_for.map(|id| ToForget { id, ranges, what: What::Own })
+    }
+
+    /// The fronts keep nothing of `range` any more, unless they may again.
+    fn forget_kept(&mut self, range: &KeyRange) {
+        self.kept.remove(range);
+        for again in self.published.keeps.within(range) {
+            self.kept.insert(again);
+        }
     }
 
     /// May the commit be shipped?
@@ -288,6 +302,7 @@ impl Leases {
         }
         self.own.take_out_of(&mut usable);
         (usable != self.published).then(|| {
+            usable.keeps.ranges().iter().for_each(|range| self.kept.insert(range.clone()));
             self.published = usable.clone();
             usable
         })
@@ -391,6 +406,10 @@ mod tests {
         let mut leases = holder();
         let name = [KeyRange::one(&Key::dirent(V, ObjectId(7), b"name"))];
         let forget = leases.write(NOW, 1, &name).unwrap();
+        let other = leases.write(NOW, 3, &name).unwrap();
+        leases.forgotten(other.id);
+        assert!(leases.may_ship(3), "whoever writes while the fronts are still forgetting waits for them as well");
+        leases.written(3);
         assert_eq!((&forget.ranges[..], forget.what), (&[object(7)][..], What::Own));
         assert!(!leases.may_ship(1));
         let usable = leases.news().unwrap();
@@ -399,7 +418,7 @@ mod tests {
         );
         assert_eq!(leases.forgotten(forget.id), Forgotten::Nothing);
         assert!(leases.may_ship(1));
-        assert_eq!(leases.write(NOW, 2, &name), None, "nothing can be kept there any more");
+        assert_eq!(leases.write(NOW, 2, &name), None, "nothing is kept there any more");
         assert!(leases.may_ship(2));
         leases.written(1);
         assert_eq!(leases.news(), None, "the other one is still on its way");

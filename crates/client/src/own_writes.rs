@@ -17,8 +17,8 @@ const QUIET_MAX: usize = 1024;
 #[derive(Debug)]
 struct Write {
     ranges: Vec<KeyRange>,
-    /// The fronts have to forget this first.
-    waits_for: Option<u64>,
+    /// The fronts have to forget this first: its number, and which ranges.
+    waits_for: Option<(u64, Vec<KeyRange>)>,
 }
 
 /// See the module's documentation.
@@ -38,7 +38,7 @@ impl OwnWrites {
         token: Token,
         ranges: Vec<KeyRange>,
         objects: RangeSet,
-        waits_for: Option<u64>,
+        waits_for: Option<(u64, Vec<KeyRange>)>,
     ) {
         let until = Moment(now.0 + QUIET_NS);
         for object in objects.ranges() {
@@ -51,10 +51,11 @@ impl OwnWrites {
         self.under_way.insert(token, Write { ranges, waits_for });
     }
 
-    pub(crate) fn forgotten(&mut self, id: u64) {
-        for write in self.under_way.values_mut().filter(|write| write.waits_for == Some(id)) {
-            write.waits_for = None;
-        }
+    /// Gives the ranges that the fronts have forgotten.
+    pub(crate) fn forgotten(&mut self, id: u64) -> Vec<KeyRange> {
+        let mut waits = self.under_way.values_mut().map(|write| &mut write.waits_for);
+        let found = waits.find_map(|waits| waits.take_if(|(waits, _)| *waits == id));
+        found.map(|(_, ranges)| ranges).unwrap_or_default()
     }
 
     pub(crate) fn may_ship(&self, token: Token) -> bool {

@@ -596,6 +596,8 @@ impl Session {
         let again = Moment(now.0.saturating_sub(RESEND_NS - RETRY_NS));
         self.rounds.values_mut().for_each(|round| round.asked_at = round.asked_at.min(again));
         self.opening_since = self.opening_since.map(|at| at.min(again));
+        let due = Moment(now.0.saturating_sub(self.config.term_ns / 3 - RETRY_NS));
+        self.refreshed_at = self.refreshed_at.map(|at| at.min(due));
     }
 
     /// Asserts what a session can see of its invariants.

@@ -1,6 +1,7 @@
 //! Ranges, modes and holders.
 
 use crate::set::RangeSet;
+use gavel_types::key::KEY_BYTES_MAX;
 use gavel_types::{KeyRange, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::{Mode, Want};
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,8 @@ impl LeaseTable {
         now: Tid,
         existing: Existing<'_>,
     ) -> Result<KeyRange, Refused> {
-        let Some((volume, _, _)) = crate::range::whole_objects(&want.range).filter(|_| !want.range.is_empty()) else {
+        let sound = !want.range.is_empty() && is_short(&want.range);
+        let Some((volume, _, _)) = crate::range::whole_objects(&want.range).filter(|_| sound) else {
             return Err(Refused::Nonsense);
         };
         while self.cooling.front().is_some_and(|(_, until)| *until <= now) {
@@ -146,14 +148,14 @@ impl LeaseTable {
     /// ranges can always be given up.
     pub fn give_up(&mut self, session: SessionId, ranges: &[KeyRange], cool_from: Option<Tid>) -> Result<(), Refused> {
         let before = (self.rows.len() > LEASES_MAX).then(|| self.rows.clone());
-        for range in ranges.iter().filter(|range| !range.is_empty()) {
+        for range in ranges.iter().filter(|range| !range.is_empty() && is_short(range)) {
             self.give_up_one(session, range);
         }
         if let Some(before) = before.filter(|before| self.rows.len() > before.len()) {
             self.rows = before;
             return Err(Refused::Full);
         }
-        for range in ranges.iter().filter(|_| cool_from.is_some()) {
+        for range in ranges.iter().filter(|range| cool_from.is_some() && is_short(range)) {
             self.cooling.retain(|(other, _)| !(range.start <= other.start && other.end <= range.end));
             let from = cool_from.unwrap_or_default();
             self.cooling.push_back((range.clone(), Tid(from.0.saturating_add(COOLING_NS))));
@@ -330,6 +332,11 @@ impl LeaseTable {
             }
         }
     }
+}
+
+/// Are the ends of the range as long as keys can be? Longer ones would only fill the table.
+fn is_short(range: &KeyRange) -> bool {
+    range.start.len().max(range.end.len()) <= KEY_BYTES_MAX + 1
 }
 
 #[cfg(test)]

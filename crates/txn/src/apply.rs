@@ -26,6 +26,9 @@ use std::collections::BTreeMap;
 pub const REAP_RECORDS_MAX: usize = 4096;
 /// Most ranges of one request for leases, and of one that gives leases up; those beyond are passed over.
 pub const LEASE_RANGES_MAX: usize = 1024;
+/// Range of a session's term, in milliseconds.
+const TERM_MS_MIN: u32 = 100;
+const TERM_MS_MAX: u32 = 60_000;
 /// Most nodes that ever had a session.
 pub const NODES_MAX: usize = 4096;
 /// So many of a session's blocks of object ids are remembered: it asks for the next one before the last is used up.
@@ -254,6 +257,7 @@ impl Run<'_> {
         if self.state.sessions.len() < SESSIONS_MAX {
             let id = SessionId(tid.0);
             let (blocks, outcomes) = (Vec::new(), BTreeMap::new());
+            let term_ms = term_ms.clamp(TERM_MS_MIN, TERM_MS_MAX);
             let session = Session { node, incarnation, term_ms, blocks, next: Seq(1), outcomes };
             self.state.sessions.insert(id, session);
             self.state.incarnations.insert(node, incarnation);

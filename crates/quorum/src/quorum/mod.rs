@@ -216,7 +216,6 @@ impl Quorum {
         self.settle();
     }
 
-    /// Follows up on whatever raft-rs did.
     /// Another replica knows that the entry at `mark` is committed. If it is in this log, too, it is committed here.
     ///
     /// A leader does not know that of entries of earlier terms until it has committed one of its own, for which it may need just the
@@ -229,6 +228,7 @@ impl Quorum {
         }
     }
 
+    /// Follows up on whatever raft-rs did.
     fn settle(&mut self) {
         self.jitter.impose(&mut self.raft.raft);
         let leadership = self.leads().then_some(self.core().term);

@@ -310,7 +310,10 @@ fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
 fn next_life(dir: &Path) -> std::io::Result<u64> {
     let (file, new) = (dir.join(BORN_FILE), dir.join(format!("{BORN_FILE}.new")));
     let before: u64 = match std::fs::read_to_string(&file) {
-        Ok(text) => text.trim().parse().unwrap_or(0),
+        Ok(text) => text.trim().parse().map_err(|_| {
+            let cause = format!("{} does not hold a number; rebuild this replica from the others", file.display());
+            std::io::Error::new(std::io::ErrorKind::InvalidData, cause)
+        })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };

@@ -52,13 +52,24 @@ impl Fronts {
         keep
     }
 
+    /// True if there is room to remember one more file; if not, some others are forgotten, to make room.
     fn keep_bytes(&self, volume: VolumeId, object: ObjectId) -> bool {
         let mut files = self.files.lock();
-        let room = files.len() < FILES_MAX || files.contains_key(&(volume, object));
-        if room {
+        if files.len() < FILES_MAX || files.contains_key(&(volume, object)) {
             files.entry((volume, object)).or_default();
+            return true;
         }
-        room
+        let oldest: Vec<_> = files.keys().take(FILES_MAX / 8).copied().collect();
+        for file in &oldest {
+            files.remove(file);
+        }
+        drop(files);
+        let mut kept: BTreeMap<VolumeId, Vec<Kept>> = BTreeMap::new();
+        for (volume, object) in oldest {
+            kept.entry(volume).or_default().push(Kept::Object(object));
+        }
+        self.tell(kept, || {});
+        false
     }
 
     /// Bytes of a file are about to be handed out. True if they may be kept.
@@ -124,23 +135,28 @@ impl Fronts {
         self.tell(kept, || {});
     }
 
-    /// This file's bytes may have been kept without a right to.
-    pub fn forget_file(self: &Arc<Self>, volume: VolumeId, object: ObjectId) {
+    /// Attributes or bytes of this object may have been kept without a right to.
+    pub fn forget_object(self: &Arc<Self>, volume: VolumeId, object: ObjectId) {
         self.tell(BTreeMap::from([(volume, vec![Kept::Object(object)])]), || {});
     }
 
-    /// The files within the ranges (and those with bytes read since the last time, if only the rest is to go).
+    /// The files within the ranges whose bytes have to be forgotten by name: all of them if the ranges are too wide to name their
+    /// objects; of the rest, those with bytes read since. After the rest, nothing more of these ranges is kept.
     fn take_files(&self, ranges: &RangeSet, wide: bool, what: What) -> Vec<(VolumeId, ObjectId)> {
         let mut files = self.files.lock();
+        let met = files.iter_mut().filter(|((volume, object), _)| ranges.touches(&KeyRange::object(*volume, *object)));
         let mut taken = Vec::new();
-        for ((volume, object), file) in files.iter_mut() {
+        let mut met_all = Vec::new();
+        for (name, file) in met {
             let read = std::mem::take(&mut file.read);
-            // One by one they are named anyhow, unless there are too many.
-            let named = !wide && what == What::All;
-            if !named && (read || what == What::All) && ranges.touches(&KeyRange::object(*volume, *object)) {
-                taken.push((*volume, *object));
-            } else {
-                file.read = read;
+            met_all.push(*name);
+            if (what == What::All && wide) || (what == What::Rest && read) {
+                taken.push(*name);
+            }
+        }
+        if what == What::Rest {
+            for name in met_all {
+                files.remove(&name);
             }
         }
         taken

@@ -315,6 +315,8 @@ impl NodeThread {
                 break cause;
             }
         };
+        // A node that has stopped, for whatever it found, answers for nothing.
+        *self.handle.usable.write() = Usable::default();
         for (_, wait) in std::mem::take(&mut self.waits.by_token) {
             wait.fail(WaitError::Stopped(cause.clone()));
         }

@@ -128,7 +128,8 @@ impl Inner {
             return Some((asked, answered));
         }
         // In this order: the view holds everything up to the grants that were seen.
-        let usable = self.node.usable.read();
+        // (A front may ask while it is given an answer: then this thread holds the lock already.)
+        let usable = self.node.usable.read_recursive();
         let now = self.node.clocks.now();
         let view = self.node.latest();
         // Said before the bytes are looked at: whoever has the file's bytes forgotten meanwhile must know.
@@ -154,11 +155,15 @@ impl Inner {
         let opened = opens.as_ref().map(|(object, _)| *object);
         let result =
             result.map(|answer| Answer { keep: self.node.fronts.hand_out(self.volume, opened, answer.keep), ..answer });
+        let described = result.as_ref().ok().and_then(Answer::object);
         let keeps = matches!(&result, Ok(answer) if answer.keep != Keep::default()) || kept;
         answered(result);
         // This process may have stood still before the answer was out: then its time to live began too late.
         if keeps && self.node.clocks.now().since_ns(now) > ON_ITS_WAY.as_nanos() as u64 {
             self.node.fronts.forget_all();
+            if let Some(object) = described {
+                self.node.fronts.forget_object(self.volume, object);
+            }
         }
         None
     }
@@ -189,7 +194,7 @@ impl Inner {
     /// the answer, which it is waiting for.)
     fn drop_bytes_soon(&self, object: ObjectId) {
         if self.node.fronts.reading(self.volume, object) {
-            self.node.fronts.forget_file(self.volume, object);
+            self.node.fronts.forget_object(self.volume, object);
         }
     }
 
