@@ -39,6 +39,21 @@ pub struct NodeState {
     pub status: Value,
 }
 
+/// What a node says of leases (`gavel status --json`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leases {
+    /// Ranges in the table, of all sessions.
+    pub ranges: u64,
+    /// For how many milliseconds it may answer without asking; none if it may not.
+    pub may_answer_ms: Option<u64>,
+    /// Reads that were answered there, without a message.
+    pub reads_leased: u64,
+    /// Reads that had to be confirmed by the quorum.
+    pub reads_confirmed: u64,
+    /// Changes that wait until others have given up their leases.
+    pub blocked: u64,
+}
+
 impl NodeState {
     fn of(value: &Value) -> NodeState {
         NodeState {
@@ -52,6 +67,19 @@ impl NodeState {
     /// Does it lead, in its own opinion?
     pub fn leads(&self) -> bool {
         self.status["node"]["role"] == "leader"
+    }
+
+    /// What it says of leases, if it answers.
+    pub fn leases(&self) -> Option<Leases> {
+        let leases = &self.status["node"]["leases"];
+        let number = |name: &str| leases[name].as_u64();
+        Some(Leases {
+            ranges: number("ranges")?,
+            may_answer_ms: number("may_answer_ms"),
+            reads_leased: number("reads_leased")?,
+            reads_confirmed: number("reads_confirmed")?,
+            blocked: number("blocked")?,
+        })
     }
 
     /// How far it is: the last entry and the last transaction that it has applied.
@@ -194,6 +222,15 @@ impl Cluster {
         let status: Value = serde_json::from_str(&told).ok()?;
         let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
         Some(NodeState { id: node, pid, verdict: String::new(), status })
+    }
+
+    /// What one node says of leases.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn leases(&self, node: u64) -> Result<Leases> {
+        let leases = self.state(node).and_then(|state| state.leases());
+        leases.with_context(|| format!("node {node} says nothing of leases"))
     }
 
     /// A node's process.

@@ -10,6 +10,7 @@
 //! | `tests/netcut.rs` | nodes are cut off from the others |
 //! | `tests/bad_input.rs` | garbage comes in: on sockets, in files, in configurations |
 //! | `tests/programs.rs` | programs that people use run on the mounts |
+//! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:
@@ -24,12 +25,15 @@
 
 pub mod cluster;
 pub mod command;
+pub mod dice;
 pub mod journal;
 pub mod machine;
+pub mod mapping;
 pub mod mounts;
 pub mod netns;
 pub mod place;
 pub mod process;
+pub mod scene;
 pub mod serving;
 pub mod trees;
 pub mod turn;
