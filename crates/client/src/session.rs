@@ -17,6 +17,8 @@ pub type Token = u64;
 
 /// What is not answered by then is sent again.
 const RESEND_NS: u64 = 300_000_000;
+/// A node that ticks as seldom as that has stood still.
+const PAUSE_NS: u64 = 500_000_000;
 /// What nobody could answer is asked again after this.
 const RETRY_NS: u64 = 20_000_000;
 /// Released orphans are gathered for so long.
@@ -152,8 +154,9 @@ pub struct Session {
     leases: Leases,
     /// A request for leases is on its way.
     wanting: bool,
-    /// The last sign of a quorum.
+    /// The last sign of a quorum, or as long ago as that if the node has stood still since.
     heard_at: Moment,
+    ticked_at: Moment,
     effects: VecDeque<SessionEffect>,
 }
 
@@ -185,6 +188,7 @@ impl Session {
             leases: Leases::default(),
             wanting: false,
             heard_at: now,
+            ticked_at: now,
             effects: VecDeque::new(),
         }
     }
@@ -392,6 +396,7 @@ impl Session {
 
     /// Time passes: what was not answered is sent again.
     pub fn on_tick(&mut self, now: Moment) {
+        self.notice_pause(now);
         self.tick_session(now);
         self.leases.on_tick(now);
         let unanswered = |at: Moment| now.since_ns(at) >= RESEND_NS;
@@ -403,6 +408,14 @@ impl Session {
         for ticket in late {
             let tokens = self.rounds.remove(&ticket).map(|round| round.tokens).unwrap_or_default();
             self.reads_waiting.extend(tokens);
+        }
+    }
+
+    /// A node that stood still itself has not waited for the quorum meanwhile: whoever asks now is to be patient first.
+    fn notice_pause(&mut self, now: Moment) {
+        let since = now.since_ns(std::mem::replace(&mut self.ticked_at, now));
+        if since > PAUSE_NS {
+            self.heard_at = Moment(now.0.min(self.heard_at.0 + since));
         }
     }
 

@@ -14,6 +14,9 @@ pub const LEASES_MAX: usize = 4096;
 pub const HOLDERS_MAX: usize = 64 * 1024;
 /// A range that was yielded because of a recall is not granted again for so long, in nanoseconds.
 pub const COOLING_NS: u64 = 1_000_000_000;
+/// Objects that were numbered together, a power of two: so far is a grant widened among those that another session is
+/// making.
+const NEAR: u64 = 64;
 /// Most ranges that cool; the oldest is forgotten for a new one.
 const COOLING_MAX: usize = 1024;
 
@@ -22,7 +25,8 @@ const COOLING_MAX: usize = 1024;
 pub struct Existing<'a> {
     /// Nobody was given this object id yet, nor any behind it.
     pub first_free: ObjectId,
-    /// Ids, from the first to the last of each run, that were given to others lately: they are making objects there.
+    /// Ids, from the first to the last of each run, that were given to others lately: they are making objects there, and would
+    /// have to recall them one by one.
     pub theirs: &'a [(ObjectId, ObjectId)],
 }
 
@@ -244,14 +248,25 @@ impl LeaseTable {
                 break;
             }
         }
-        let theirs = existing.theirs.iter().map(|(first, last)| KeyRange::objects(volume, *first, *last));
-        for range in self.cooling.iter().map(|(range, _)| range.clone()).chain(theirs) {
+        for (range, _) in &self.cooling {
             if range.end <= want.range.start {
-                start = start.max(range.end);
-            } else if range.start >= want.range.end {
-                end = end.min(range.start);
+                start = start.max(range.end.clone());
             } else {
-                return want.range.clone();
+                end = end.min(range.start.clone()).max(want.range.end.clone());
+            }
+        }
+        // Where others are making objects, a few around those that are wanted.
+        let near = crate::range::whole_objects(&want.range).map(|(_, first, last)| {
+            KeyRange::objects(volume, ObjectId(first.0 & !(NEAR - 1)), ObjectId(last.0 | (NEAR - 1)))
+        });
+        for theirs in existing.theirs.iter().map(|(first, last)| KeyRange::objects(volume, *first, *last)) {
+            if theirs.end <= want.range.start {
+                start = start.max(theirs.end);
+            } else if theirs.start >= want.range.end {
+                end = end.min(theirs.start);
+            } else if let Some(near) = &near {
+                start = start.max(near.start.clone());
+                end = end.min(near.end.clone()).max(want.range.end.clone());
             }
         }
         KeyRange { start, end }

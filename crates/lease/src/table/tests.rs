@@ -60,13 +60,14 @@ fn objects_that_do_not_exist_are_leased_to_nobody() {
 }
 
 #[test]
-fn where_others_make_objects_nothing_is_granted_in_passing() {
+fn where_others_make_objects_only_a_few_more_are_granted() {
     let mut table = LeaseTable::default();
-    let theirs = [(ObjectId(4), ObjectId(7))];
-    let existing = Existing { first_free: ObjectId(OBJECTS), theirs: &theirs };
-    let granted = table.grant(SessionId(1), &want(9, 9, Mode::Shared), Tid(1), existing).unwrap();
-    assert_eq!(granted, objects(8, OBJECTS - 1));
-    assert_eq!(table.grant(SessionId(1), &want(5, 5, Mode::Shared), Tid(1), existing), Ok(objects(5, 5)));
+    let theirs = [(ObjectId(1000), ObjectId(1999))];
+    let existing = Existing { first_free: ObjectId(5000), theirs: &theirs };
+    let granted = table.grant(SessionId(1), &want(2500, 2500, Mode::Shared), Tid(1), existing).unwrap();
+    assert_eq!(granted, objects(2000, 4999));
+    let granted = table.grant(SessionId(1), &want(1100, 1100, Mode::Shared), Tid(1), existing).unwrap();
+    assert_eq!(granted, objects(1088, 1151));
 }
 
 #[test]

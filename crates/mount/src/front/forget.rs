@@ -199,7 +199,7 @@ impl<K: Kernel> Worker<K> {
             // Looked at before: a kernel that has it then shows it now, or gives it back.
             let held = self.known.holds(object);
             if pages_from != NO_PAGES {
-                self.known.wait_for_pages(object);
+                self.known.wait_for_answers(object);
             }
             if unless_ended(device.inval_inode(object, pages_from, 0))? || !held {
                 return Ok(());
@@ -219,7 +219,7 @@ impl<K: Kernel> Worker<K> {
             (Ok(offset), _) => (offset, 0),
             _ => (0, 0),
         };
-        self.known.wait_for_pages(object);
+        self.known.wait_for_answers(object);
         unless_ended(device.inval_inode(object, offset, len)).map(|_| ())
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Known {
     /// The connection has ended: the kernel keeps nothing.
     ended: AtomicBool,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
-    /// A request that held locks of pages was answered, or the connection has ended.
+    /// A request that was to be waited for was answered, or the connection has ended.
     released: [Condvar; SHARDS],
 }
 
@@ -30,7 +30,8 @@ pub(super) struct Known {
 struct Inode {
     /// Replies that brought it, less those that the kernel has given back.
     lookups: u64,
-    /// Requests under way that hold locks of its pages.
+    /// Requests under way whose answers must not meet with a forgetting: during some the kernel holds locks of pages, others
+    /// bring attributes.
     holding: u64,
     pages: Pages,
 }
@@ -101,7 +102,7 @@ impl Known {
         }
     }
 
-    /// A request has come during which the kernel holds locks of the object's pages.
+    /// A request has come whose answer must not meet with a forgetting of the object.
     pub(super) fn hold(&self, object: ObjectId) {
         self.shard(object).lock().entry(object).or_default().holding += 1;
     }
@@ -118,9 +119,9 @@ impl Known {
         self.released[place(object)].notify_all();
     }
 
-    /// Waits until no request is under way that holds locks of the object's pages. The kernel would wait for them as well, but
-    /// there a process that is killed meanwhile could not end, nor its mount.
-    pub(super) fn wait_for_pages(&self, object: ObjectId) {
+    /// Waits until no such request is under way. For locks of pages the kernel would wait as well, but there a process that is
+    /// killed meanwhile could not end, nor its mount.
+    pub(super) fn wait_for_answers(&self, object: ObjectId) {
         let mut shard = self.shard(object).lock();
         while !self.ended() && shard.get(&object).is_some_and(|inode| inode.holding > 0) {
             self.released[place(object)].wait(&mut shard);
@@ -225,18 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_hold_pages_are_waited_for() {
+    fn requests_under_way_are_waited_for() {
         let known = Known::new();
         known.hold(FILE);
         known.hold(FILE);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| known.wait_for_pages(FILE));
+            let waiting = scope.spawn(|| known.wait_for_answers(FILE));
             known.release(FILE);
             assert!(!waiting.is_finished());
             known.release(FILE);
             waiting.join().expect("ends");
             known.hold(FILE);
-            let waiting = scope.spawn(|| known.wait_for_pages(FILE));
+            let waiting = scope.spawn(|| known.wait_for_answers(FILE));
             known.end();
             waiting.join().expect("ends with the connection");
         });

@@ -25,6 +25,9 @@ use tokio::sync::oneshot;
 
 /// The node looks at the clock at least this often.
 const TICK: Duration = Duration::from_millis(10);
+/// A process that goes on after it stood still has by then taken up what the kernel asked meanwhile, so that a forgetting waits for
+/// the answers: attributes that meet with one on their way are dropped by the kernel, and what it reads then is cut to the old size.
+const TAKEN_UP: Duration = Duration::from_millis(50);
 /// Inputs that may wait. Peers' messages beyond are dropped (they are sent again); this node's own operations are bounded
 /// where they come from.
 const INBOX_MAX: usize = 16 * 1024;
@@ -336,12 +339,13 @@ impl NodeThread {
                 Opening::Less => self.node.session.closed(object),
             }
         }
+        // First of all: a node that has stood still must notice before it answers anybody.
+        self.node.on_tick(self.handle.clocks.read());
         batch.reverse();
         while let Some(input) = batch.pop() {
             self.take(input)?;
         }
         let clock = self.handle.clocks.read();
-        self.node.on_tick(clock);
         for effect in self.node.take_effects(clock) {
             self.carry_out(effect)?;
         }
@@ -350,11 +354,23 @@ impl NodeThread {
         Ok(())
     }
 
+    /// Has the fronts forget: at once, or in a moment if the right to answer has run out, perhaps because this process stood still.
+    fn when_taken_up(&self, forget: impl FnOnce() + Send + 'static) {
+        if self.handle.usable.read().left_ns(self.handle.clocks.now()) > 0 {
+            return forget();
+        }
+        self.tokio.spawn(async move {
+            tokio::time::sleep(TAKEN_UP).await;
+            forget();
+        });
+    }
+
     /// When the right to answer has run out, nothing that is kept without a time to live is good any more.
     fn look_for_lapse(&mut self) {
         let lapsed = self.handle.usable.read().left_ns(self.handle.clocks.now()) == 0;
         if lapsed && !std::mem::replace(&mut self.lapsed, lapsed) {
-            self.handle.fronts.forget_all();
+            let fronts = self.handle.fronts.clone();
+            self.when_taken_up(move || fronts.forget_all());
         }
         self.lapsed = lapsed;
     }
@@ -432,8 +448,10 @@ impl NodeThread {
             // Taking the lock waits for every answer that is being given under what was usable before.
             NodeEffect::Usable(usable) => *self.handle.usable.write() = usable,
             NodeEffect::Forget(to_forget) => {
-                let (inbox, id) = (self.handle.inbox.clone(), to_forget.id);
-                self.handle.fronts.forget(&to_forget, self.term, &self.tokio, move || inbox.push(Input::Forgotten(id)));
+                let (inbox, fronts, term) = (self.handle.inbox.clone(), self.handle.fronts.clone(), self.term);
+                let (id, tokio) = (to_forget.id, self.tokio.clone());
+                let forget = move || fronts.forget(&to_forget, term, &tokio, move || inbox.push(Input::Forgotten(id)));
+                self.when_taken_up(forget);
             }
             NodeEffect::Unknown { token } => self.fail(token, WaitError::Unknown),
         }
