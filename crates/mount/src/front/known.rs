@@ -30,8 +30,7 @@ pub(super) struct Known {
 struct Inode {
     /// Replies that brought it, less those that the kernel has given back.
     lookups: u64,
-    /// Requests under way whose answers must not meet with a forgetting: during some the kernel holds locks of pages, others
-    /// bring attributes.
+    /// Requests under way during which the kernel holds locks of its pages.
     holding: u64,
     pages: Pages,
 }
@@ -102,7 +101,7 @@ impl Known {
         }
     }
 
-    /// A request has come whose answer must not meet with a forgetting of the object.
+    /// A request has come during which the kernel holds locks of the object's pages.
     pub(super) fn hold(&self, object: ObjectId) {
         self.shard(object).lock().entry(object).or_default().holding += 1;
     }
@@ -119,8 +118,8 @@ impl Known {
         self.released[place(object)].notify_all();
     }
 
-    /// Waits until no such request is under way. For locks of pages the kernel would wait as well, but there a process that is
-    /// killed meanwhile could not end, nor its mount.
+    /// Waits until no such request is under way. The kernel would wait for them as well, but there a process that is killed
+    /// meanwhile could not end, nor its mount.
     pub(super) fn wait_for_answers(&self, object: ObjectId) {
         let mut shard = self.shard(object).lock();
         while !self.ended() && shard.get(&object).is_some_and(|inode| inode.holding > 0) {

@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 
 /// The node looks at the clock at least this often.
 const TICK: Duration = Duration::from_millis(10);
-/// A process that goes on after it stood still has by then taken up what the kernel asked meanwhile, so that a forgetting waits for
-/// the answers: attributes that meet with one on their way are dropped by the kernel, and what it reads then is cut to the old size.
+/// A process that goes on after it stood still has by then answered most of what the kernel asked meanwhile: attributes that meet
+/// with a forgetting on their way are dropped by the kernel.
 const TAKEN_UP: Duration = Duration::from_millis(50);
 /// Inputs that may wait. Peers' messages beyond are dropped (they are sent again); this node's own operations are bounded
 /// where they come from.
