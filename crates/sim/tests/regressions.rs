@@ -241,7 +241,7 @@ fn a_leader_that_could_not_propose_does_not_think_its_line_full() {
 #[test]
 fn what_a_node_is_writing_is_not_kept_under_a_lease_that_comes_meanwhile() {
     let outcome = sound(&Script {
-        seed: 311044,
+        seed: 311053,
         nodes: 5,
         programs: 15,
         operations: 87,
