@@ -78,7 +78,7 @@ impl Run {
     }
 
     /// The objects whose attributes the answer holds.
-    fn described(&self, reply: &Reply) -> Vec<ObjectId> {
+    pub(crate) fn described(&self, reply: &Reply) -> Vec<ObjectId> {
         match reply {
             Reply::Object(object) | Reply::Created { object, .. } | Reply::Attr(object, _) => vec![*object],
             Reply::Listing { names, .. } if self.plus => names.iter().map(|name| name.object).collect(),
@@ -86,7 +86,7 @@ impl Run {
         }
     }
 
-    fn is_without_name(&self, view: &dyn View, object: ObjectId) -> bool {
+    pub(crate) fn is_without_name(&self, view: &dyn View, object: ObjectId) -> bool {
         !matches!(self.attr(view, object), Ok(Some(attr)) if attr.nlink > 0)
     }
 

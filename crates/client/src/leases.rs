@@ -1,14 +1,15 @@
 //! What this node may answer for, and how that is taken from it. `docs/protocols/coherency.md` has the protocol.
 //!
 //! A range: not held -> wanted -> usable -> fading (the fronts are forgetting it) -> closed (nothing is answered under it) ->
-//! yielding (the log is told) -> not held.
+//! shipping (what was answered under it is on its way to the log) -> yielding (the log is told) -> not held. If others only want to read it: usable ->
+//! shipping (nothing more is written under it) -> yielding -> shared.
 
 use crate::own_writes::OwnWrites;
 use crate::session::Token;
 use gavel_lease::RangeSet;
 use gavel_lease::range::whole_objects;
 use gavel_types::{KeyRange, Moment, ObjectId, VolumeId};
-use gavel_wire::{Mode, Want};
+use gavel_wire::{Mode, RequestBody, Want};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A range that was asked for is not asked for again within this time.
@@ -19,6 +20,8 @@ const RECENT_MAX: usize = 4096;
 const WANTS_MAX: usize = 64;
 /// What the fronts have not forgotten by then, they never will.
 const FORGET_PATIENCE_NS: u64 = 10_000_000_000;
+/// An exclusive lease that was not used for so long becomes a shared one: what others may read must not depend on this node.
+const IDLE_NS: u64 = 3_000_000_000;
 /// Recalls within this time are counted to see whether somebody works in a neighbourhood.
 const NEIGHBOURHOOD_NS: u64 = 1_000_000_000;
 /// Most recalls that are counted.
@@ -37,14 +40,24 @@ pub struct Usable {
     pub reads: RangeSet,
     /// What was read within this may be kept by a front.
     pub keeps: RangeSet,
+    /// Changes of this may be answered, and committed later.
+    pub writes: RangeSet,
     /// Until when, on the node's monotonic clock.
     pub until: Moment,
+    /// What the cluster's clock showed at some moment, in nanoseconds since the epoch.
+    pub time: (Moment, u64),
 }
 
 impl Usable {
     /// For how many nanoseconds from `now` on the node may answer.
     pub fn left_ns(&self, now: Moment) -> u64 {
         self.until.0.saturating_sub(now.0)
+    }
+
+    /// What the cluster's clock shows now, in nanoseconds since the epoch: the leader's when it last answered, carried on.
+    pub fn cluster_ns(&self, now: Moment) -> u64 {
+        let (at, showed) = self.time;
+        showed.saturating_add(now.since_ns(at))
     }
 }
 
@@ -71,21 +84,22 @@ pub struct ToForget {
     pub what: What,
 }
 
-/// What follows when the fronts have forgotten.
+/// What has to happen next, before ranges can be given up or written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Forgotten {
-    /// They have to forget more.
+pub enum Next {
+    /// The fronts have to forget; then [`Leases::forgotten`].
     Forget(ToForget),
-    /// These ranges are to be yielded.
-    Yield(Vec<KeyRange>),
-    /// Writes that waited for this may go on.
-    Nothing,
+    /// All that was answered so far has to be in the session's line; then [`Leases::shipped`].
+    Ship(u64),
+    /// The log is to be told this.
+    Tell(RequestBody),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Fading,
     Closed,
+    Shipping,
     Yielding,
 }
 
@@ -95,6 +109,10 @@ struct Recalled {
     since: Moment,
     ranges: Vec<KeyRange>,
     stage: Stage,
+    /// What others need: to read, and the session shares; or to write, and it gives up.
+    needed: Mode,
+    /// They asked for it.
+    cool: bool,
 }
 
 /// The leases of one session. See the module's documentation.
@@ -102,16 +120,22 @@ struct Recalled {
 pub struct Leases {
     /// As the replicated table has it.
     held: RangeSet,
+    /// As the table has it: what of that is exclusive.
+    exclusive: RangeSet,
+    /// When something was last answered under an exclusive lease, or one was granted.
+    used_at: Moment,
     recalled: Vec<Recalled>,
     own: OwnWrites,
     next_id: u64,
     wants: Vec<Want>,
-    /// Ranges that were asked for, by their start, and when.
-    recent: BTreeMap<Box<[u8]>, Moment>,
+    /// Ranges that were asked for, by their start and mode, and when.
+    recent: BTreeMap<(Box<[u8]>, Mode), Moment>,
     /// When large blocks were recalled.
     recalls: VecDeque<(Moment, VolumeId, u64)>,
     /// Until when the session lives for sure.
     until: Moment,
+    /// What the cluster's clock showed at some moment.
+    time: (Moment, u64),
     /// What was published last.
     published: Usable,
     /// What the fronts may still keep: all that was ever published as such, less what they have said that they forgot.
@@ -121,29 +145,42 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// The session holds just these ranges now.
-    pub fn on_table(&mut self, held: RangeSet) {
-        self.held = held;
+    /// The session holds just these ranges now, some of them exclusively.
+    pub fn on_table(&mut self, now: Moment, held: RangeSet, exclusive: RangeSet) {
+        if exclusive.ranges().iter().any(|range| !self.exclusive.covers(range)) {
+            self.used_at = now;
+        }
+        (self.held, self.exclusive) = (held, exclusive);
         self.changed = true;
     }
 
-    /// The session lives until then for sure.
-    pub fn live_until(&mut self, until: Moment) {
+    /// The session lives until then for sure; `time` is what the cluster's clock showed at some moment.
+    pub fn live_until(&mut self, until: Moment, time: (Moment, u64)) {
         if until > self.until {
-            self.until = until;
+            (self.until, self.time) = (until, time);
             self.changed = true;
         }
     }
 
-    /// Does a front not forget what it was told to? The session had better end then: the others wait for what it holds.
-    pub fn is_stuck(&self, now: Moment) -> bool {
-        let late = |one: &Recalled| one.stage != Stage::Yielding && now.since_ns(one.since) >= FORGET_PATIENCE_NS;
-        self.recalled.iter().any(late)
+    /// Something that was answered under exclusive leases is on its way.
+    pub fn used(&mut self, now: Moment) {
+        self.used_at = now;
     }
 
-    /// Time passes.
-    pub fn on_tick(&mut self, now: Moment) {
+    /// Does a front not forget what it was told to? The session had better end then: the others wait for what it holds.
+    pub fn is_stuck(&self, now: Moment) -> bool {
+        let forgets = |one: &Recalled| matches!(one.stage, Stage::Fading | Stage::Closed);
+        self.recalled.iter().any(|one| forgets(one) && now.since_ns(one.since) >= FORGET_PATIENCE_NS)
+    }
+
+    /// Time passes. Exclusive leases that nobody uses begin to be shared.
+    pub fn on_tick(&mut self, now: Moment) -> Option<Next> {
         self.changed |= self.own.on_tick(now);
+        if self.exclusive.is_empty() || now.since_ns(self.used_at) < IDLE_NS {
+            return None;
+        }
+        self.used_at = now;
+        self.begin(now, self.exclusive.clone(), Mode::Shared, false)
     }
 
     /// The session has ended.
@@ -153,56 +190,69 @@ impl Leases {
         *self = Leases { next_id, published, own, kept, changed: true, ..Leases::default() };
     }
 
-    /// A read had to be confirmed, because these ranges are not held: they would be useful.
-    pub fn want(&mut self, now: Moment, ranges: &[KeyRange]) {
+    /// Something had to go through the quorum, because these ranges are not held in this mode: they would be useful.
+    pub fn want(&mut self, now: Moment, ranges: &[KeyRange], mode: Mode) {
         for range in ranges {
             let Some((volume, first, last)) = whole_objects(range) else { continue };
             let range = KeyRange::objects(volume, first, last);
-            let asked = self.recent.get(&range.start).is_some_and(|at| now.since_ns(*at) < WANT_AGAIN_NS);
+            let name = (range.start.clone(), mode);
+            let asked = self.recent.get(&name).is_some_and(|at| now.since_ns(*at) < WANT_AGAIN_NS);
             let recalled = self.recalled.iter().any(|one| one.ranges.iter().any(|other| other.overlaps(&range)));
-            if asked || recalled || self.held.covers(&range) {
+            if asked || recalled || self.held_in(mode).covers(&range) {
                 continue;
             }
             if self.recent.len() >= RECENT_MAX {
                 self.recent.retain(|_, at| now.since_ns(*at) < WANT_AGAIN_NS);
             }
             if self.recent.len() < RECENT_MAX && self.wants.len() < WANTS_MAX {
-                self.recent.insert(range.start.clone(), now);
-                self.wants.push(Want { range, mode: Mode::Shared, urgent: false });
+                self.recent.insert(name, now);
+                self.wants.push(Want { range, mode, urgent: false });
             }
+        }
+    }
+
+    fn held_in(&self, mode: Mode) -> &RangeSet {
+        match mode {
+            Mode::Shared => &self.held,
+            Mode::Exclusive => &self.exclusive,
         }
     }
 
     /// What is to be asked for now.
     pub fn take_wants(&mut self) -> Vec<Want> {
         let mut wants = std::mem::take(&mut self.wants);
-        wants.retain(|want| !self.held.covers(&want.range));
+        wants.retain(|want| !self.held_in(want.mode).covers(&want.range));
         wants
     }
 
-    /// Somebody needs these ranges. Gives what the fronts have to forget, if there is something to give up. `unseen`: the
+    /// Somebody needs these ranges in this mode. Says what has to happen, if there is something to give up. `unseen`: the
     /// session may hold them although this replica does not show it yet.
-    pub fn recall(&mut self, now: Moment, ranges: &[KeyRange], unseen: bool) -> Option<ToForget> {
+    pub fn recall(&mut self, now: Moment, ranges: &[KeyRange], needed: Mode, unseen: bool) -> Option<Next> {
         let mut given = RangeSet::default();
         for range in ranges {
             let Some((volume, first, last)) = whole_objects(range) else { continue };
-            if unseen {
-                given.insert(KeyRange::objects(volume, first, last));
-            }
             let asked = KeyRange::objects(volume, first, last);
+            if unseen {
+                given.insert(asked.clone());
+            }
             let given_up = self.recalled.iter().any(|one| one.ranges.iter().any(|other| other.overlaps(&asked)));
-            if self.held.touches(range) && !given_up {
+            // Who is needed away to read is the holder of an exclusive lease.
+            let in_the_way = |leases: &Leases| match needed {
+                Mode::Shared => leases.exclusive.clone(),
+                Mode::Exclusive => leases.held.clone(),
+            };
+            if in_the_way(self).touches(range) && !given_up {
                 let round = self.round(now, volume, first);
                 let (first, last) = (first.0 & !(round - 1), last.0 | (round - 1));
                 let wide = KeyRange::objects(volume, ObjectId(first), ObjectId(last));
-                self.held.within(&wide).into_iter().for_each(|range| given.insert(range));
+                in_the_way(self).within(&wide).into_iter().for_each(|range| given.insert(range));
             }
         }
-        self.begin(now, given)
+        self.begin(now, given, needed, true)
     }
 
-    /// Begins to give these ranges up, as far as they are not being given up already.
-    fn begin(&mut self, now: Moment, mut given: RangeSet) -> Option<ToForget> {
+    /// Begins to give these ranges up, or to share them, as far as that has not begun already.
+    fn begin(&mut self, now: Moment, mut given: RangeSet, needed: Mode, cool: bool) -> Option<Next> {
         for range in self.recalled.iter().flat_map(|one| &one.ranges) {
             given.remove(range);
         }
@@ -212,30 +262,46 @@ impl Leases {
         self.next_id += 1;
         self.changed = true;
         let (id, ranges) = (self.next_id, given.ranges().to_vec());
-        self.recalled.push(Recalled { id, since: now, ranges: ranges.clone(), stage: Stage::Fading });
-        Some(ToForget { id, ranges, what: What::All })
+        let stage = if needed == Mode::Shared { Stage::Shipping } else { Stage::Fading };
+        self.recalled.push(Recalled { id, since: now, ranges: ranges.clone(), stage, needed, cool });
+        Some(match stage {
+            Stage::Shipping => Next::Ship(id),
+            _ => Next::Forget(ToForget { id, ranges, what: What::All }),
+        })
     }
 
     /// The fronts have forgotten what [`ToForget`] `id` said.
-    pub fn forgotten(&mut self, id: u64) -> Forgotten {
+    pub fn forgotten(&mut self, id: u64) -> Option<Next> {
         for range in self.own.forgotten(id) {
             self.forget_kept(&range);
         }
-        let Some(recalled) = self.recalled.iter_mut().find(|one| one.id == id) else { return Forgotten::Nothing };
+        let recalled = self.recalled.iter_mut().find(|one| one.id == id)?;
         let ranges = recalled.ranges.clone();
         match recalled.stage {
             Stage::Fading => {
                 recalled.stage = Stage::Closed;
                 self.changed = true;
                 ranges.iter().for_each(|range| self.forget_kept(range));
-                Forgotten::Forget(ToForget { id, ranges, what: What::Rest })
+                Some(Next::Forget(ToForget { id, ranges, what: What::Rest }))
             }
             Stage::Closed => {
-                recalled.stage = Stage::Yielding;
-                Forgotten::Yield(ranges)
+                recalled.stage = Stage::Shipping;
+                Some(Next::Ship(id))
             }
-            Stage::Yielding => Forgotten::Nothing,
+            Stage::Shipping | Stage::Yielding => None,
         }
+    }
+
+    /// All that was answered when [`Next::Ship`] `id` was given is in the session's line.
+    pub fn shipped(&mut self, id: u64) -> Option<Next> {
+        self.own.shipped(id);
+        let recalled = self.recalled.iter_mut().find(|one| one.id == id && one.stage == Stage::Shipping)?;
+        recalled.stage = Stage::Yielding;
+        let (ranges, cool) = (recalled.ranges.clone(), recalled.cool);
+        Some(Next::Tell(match recalled.needed {
+            Mode::Shared => RequestBody::Downgrade { ranges, cool },
+            Mode::Exclusive => RequestBody::Yield { ranges, cool },
+        }))
     }
 
     /// The log has taken what recall `id` gave up.
@@ -244,30 +310,33 @@ impl Leases {
         self.changed = true;
     }
 
-    /// The table has no room for what would be left of the ranges that recall `id` cuts: they are given up whole.
-    pub fn give_up_whole(&mut self, now: Moment, id: u64) -> Option<ToForget> {
+    /// The table has no room for what would be left of the ranges that recall `id` cuts: they are given up, or shared, whole.
+    pub fn give_up_whole(&mut self, now: Moment, id: u64) -> Option<Next> {
         let at = self.recalled.iter().position(|one| one.id == id)?;
-        let mut whole: RangeSet = self.recalled.remove(at).ranges.into_iter().collect();
+        let Recalled { ranges, needed, cool, .. } = self.recalled.remove(at);
+        let mut whole: RangeSet = ranges.into_iter().collect();
         for held in self.held.ranges() {
             if whole.touches(held) {
                 whole.insert(held.clone());
             }
         }
-        self.begin(now, whole)
+        self.begin(now, whole, needed, cool)
     }
 
-    /// This node is about to commit `token`, which writes these ranges: until it is done, nothing is answered there from a
-    /// replica that may be behind. Gives what the fronts have to forget before the commit may be shipped.
-    pub fn write(&mut self, now: Moment, token: Token, writes: &[KeyRange]) -> Option<ToForget> {
+    /// This node is about to ship commit `token`, which writes these ranges: until it is done, nothing is answered there from a
+    /// replica that may be behind. Says what has to happen before it may be shipped.
+    pub fn write(&mut self, now: Moment, token: Token, writes: &[KeyRange]) -> Vec<Next> {
         // Whether they are held or not: a lease may be granted while the commit is on its way.
         let objects = writes.iter().filter_map(whole_objects);
         let objects: RangeSet = objects.map(|(volume, first, last)| KeyRange::objects(volume, first, last)).collect();
         let ranges: Vec<KeyRange> = objects.ranges().iter().filter(|range| self.kept.touches(range)).cloned().collect();
         self.next_id += 1;
         self.changed = true;
-        let waits_for = (!ranges.is_empty()).then_some(self.next_id);
-        self.own.begin(now, token, writes.to_vec(), objects, waits_for.map(|id| (id, ranges.clone())));
-        waits_for.map(|id| ToForget { id, ranges, what: What::Own })
+        let id = self.next_id;
+        let forgets = (!ranges.is_empty()).then(|| ranges.clone());
+        self.own.begin(now, token, writes.to_vec(), objects, id, forgets);
+        let forget = (!ranges.is_empty()).then_some(Next::Forget(ToForget { id, ranges, what: What::Own }));
+        forget.into_iter().chain([Next::Ship(id)]).collect()
     }
 
     /// The fronts keep nothing of `range` any more, unless they may again.
@@ -293,11 +362,20 @@ impl Leases {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        let mut usable = Usable { reads: self.held.clone(), keeps: self.held.clone(), until: self.until };
+        let (reads, keeps, writes) = (self.held.clone(), self.held.clone(), self.exclusive.clone());
+        let mut usable = Usable { reads, keeps, writes, until: self.until, time: self.time };
         for one in &self.recalled {
-            one.ranges.iter().for_each(|range| usable.keeps.remove(range));
-            if one.stage != Stage::Fading {
-                one.ranges.iter().for_each(|range| usable.reads.remove(range));
+            let (is_given_up, is_closed) = (one.needed == Mode::Exclusive, one.stage != Stage::Fading);
+            for range in &one.ranges {
+                if is_given_up {
+                    usable.keeps.remove(range);
+                }
+                if is_given_up && is_closed {
+                    usable.reads.remove(range);
+                }
+                if is_closed {
+                    usable.writes.remove(range);
+                }
             }
         }
         self.own.take_out_of(&mut usable);
@@ -353,29 +431,59 @@ mod tests {
 
     fn holder() -> Leases {
         let mut leases = Leases::default();
-        leases.on_table([KeyRange::objects(V, ObjectId(0), ObjectId(100_000))].into_iter().collect());
-        leases.live_until(Moment(9_000_000_000));
-        leases.news().unwrap();
+        hold(&mut leases, KeyRange::objects(V, ObjectId(0), ObjectId(100_000)), Mode::Shared);
         leases
+    }
+
+    fn hold(leases: &mut Leases, range: KeyRange, mode: Mode) {
+        let held: RangeSet = [range].into_iter().collect();
+        let exclusive = if mode == Mode::Exclusive { held.clone() } else { RangeSet::default() };
+        leases.on_table(NOW, held, exclusive);
+        leases.live_until(Moment(9_000_000_000), (NOW, 0));
+        leases.news();
+    }
+
+    fn recall(leases: &mut Leases, ranges: &[KeyRange], unseen: bool) -> Option<ToForget> {
+        let next = leases.recall(NOW, ranges, Mode::Exclusive, unseen);
+        next.map(|next| to_forget(next).unwrap())
+    }
+
+    fn to_forget(next: Next) -> Option<ToForget> {
+        match next {
+            Next::Forget(to_forget) => Some(to_forget),
+            _ => None,
+        }
+    }
+
+    /// Everything that was pending is shipped at once; gives what has to be forgotten.
+    fn write(leases: &mut Leases, token: Token, writes: &[KeyRange]) -> Option<ToForget> {
+        let next = leases.write(NOW, token, writes);
+        let Some(Next::Ship(id)) = next.last().cloned() else { panic!("nothing is shipped: {next:?}") };
+        assert_eq!(leases.shipped(id), None);
+        next.into_iter().find_map(to_forget)
     }
 
     #[test]
     fn a_recall_first_ends_keeping_then_reading_then_the_lease() {
         let mut leases = holder();
-        let forget = leases.recall(NOW, &[object(7)], false).unwrap();
+        let forget = recall(&mut leases, &[object(7)], false).unwrap();
         assert_eq!((&forget.ranges[..], forget.what), (&[object(7)][..], What::All));
         let fading = leases.news().unwrap();
         assert!(
             fading.reads.covers(&object(7)) && !fading.keeps.touches(&object(7)) && fading.keeps.covers(&object(8))
         );
-        assert_eq!(leases.recall(NOW, &[object(7)], false), None, "it is being given up");
+        assert_eq!(recall(&mut leases, &[object(7)], false), None, "it is being given up");
         let rest = ToForget { what: What::Rest, ..forget.clone() };
-        assert_eq!(leases.forgotten(forget.id), Forgotten::Forget(rest));
+        assert_eq!(leases.forgotten(forget.id), Some(Next::Forget(rest)));
         assert!(!leases.news().unwrap().reads.touches(&object(7)));
-        assert_eq!(leases.forgotten(forget.id), Forgotten::Yield(vec![object(7)]));
-        assert_eq!(leases.forgotten(forget.id), Forgotten::Nothing);
+        assert_eq!(leases.shipped(forget.id), None, "the fronts have not forgotten the rest");
+        assert_eq!(leases.forgotten(forget.id), Some(Next::Ship(forget.id)));
+        assert_eq!(leases.forgotten(forget.id), None);
+        let body = RequestBody::Yield { ranges: vec![object(7)], cool: true };
+        assert_eq!(leases.shipped(forget.id), Some(Next::Tell(body)));
+        assert_eq!(leases.shipped(forget.id), None);
         // A grant elsewhere in the log leaves what was given up closed, until the log has taken it.
-        leases.on_table([KeyRange::volume(V)].into_iter().collect());
+        leases.on_table(NOW, [KeyRange::volume(V)].into_iter().collect(), RangeSet::default());
         assert!(!leases.news().unwrap().reads.touches(&object(7)));
         leases.yielded(forget.id);
         assert!(leases.news().unwrap().keeps.covers(&object(7)), "granted anew meanwhile");
@@ -384,9 +492,9 @@ mod tests {
     #[test]
     fn a_lease_that_this_replica_does_not_show_yet_is_given_up_unseen() {
         let mut leases = Leases::default();
-        assert_eq!(leases.recall(NOW, &[object(7)], false), None);
-        let forget = leases.recall(NOW, &[object(7)], true).unwrap();
-        leases.on_table([KeyRange::volume(V)].into_iter().collect());
+        assert_eq!(recall(&mut leases, &[object(7)], false), None);
+        let forget = recall(&mut leases, &[object(7)], true).unwrap();
+        leases.on_table(NOW, [KeyRange::volume(V)].into_iter().collect(), RangeSet::default());
         assert!(!leases.news().unwrap().keeps.touches(&object(7)));
         leases.forgotten(forget.id);
         assert!(!leases.news().unwrap().reads.touches(&object(7)));
@@ -395,8 +503,8 @@ mod tests {
     #[test]
     fn a_full_table_makes_whole_ranges_go() {
         let mut leases = holder();
-        let forget = leases.recall(NOW, &[object(7)], false).unwrap();
-        let whole = leases.give_up_whole(NOW, forget.id).unwrap();
+        let forget = recall(&mut leases, &[object(7)], false).unwrap();
+        let whole = leases.give_up_whole(NOW, forget.id).and_then(to_forget).unwrap();
         assert_eq!(whole.ranges, [KeyRange::objects(V, ObjectId(0), ObjectId(100_000))]);
         assert!(leases.news().unwrap().keeps.is_empty());
     }
@@ -405,8 +513,8 @@ mod tests {
     fn what_this_node_writes_is_not_answered_until_its_replica_has_it() {
         let mut leases = holder();
         let name = [KeyRange::one(&Key::dirent(V, ObjectId(7), b"name"))];
-        let forget = leases.write(NOW, 1, &name).unwrap();
-        let other = leases.write(NOW, 3, &name).unwrap();
+        let forget = write(&mut leases, 1, &name).unwrap();
+        let other = write(&mut leases, 3, &name).unwrap();
         leases.forgotten(other.id);
         assert!(leases.may_ship(3), "whoever writes while the fronts are still forgetting waits for them as well");
         leases.written(3);
@@ -416,9 +524,9 @@ mod tests {
         assert!(
             !usable.reads.touches(&name[0]) && !usable.keeps.touches(&object(7)) && usable.keeps.covers(&object(8))
         );
-        assert_eq!(leases.forgotten(forget.id), Forgotten::Nothing);
+        assert_eq!(leases.forgotten(forget.id), None);
         assert!(leases.may_ship(1));
-        assert_eq!(leases.write(NOW, 2, &name), None, "nothing is kept there any more");
+        assert_eq!(write(&mut leases, 2, &name), None, "nothing is kept there any more");
         assert!(leases.may_ship(2));
         leases.written(1);
         assert_eq!(leases.news(), None, "the other one is still on its way");
@@ -432,9 +540,9 @@ mod tests {
     #[test]
     fn a_lease_that_is_granted_while_a_write_is_on_its_way_does_not_cover_it() {
         let mut leases = Leases::default();
-        assert_eq!(leases.write(NOW, 1, &[object(7)]), None);
-        leases.on_table([KeyRange::volume(V)].into_iter().collect());
-        leases.live_until(Moment(9_000_000_000));
+        assert_eq!(write(&mut leases, 1, &[object(7)]), None);
+        leases.on_table(NOW, [KeyRange::volume(V)].into_iter().collect(), RangeSet::default());
+        leases.live_until(Moment(9_000_000_000), (NOW, 0));
         let usable = leases.news().unwrap();
         assert!(
             !usable.reads.touches(&object(7)) && !usable.keeps.touches(&object(7)) && usable.keeps.covers(&object(8))
@@ -449,7 +557,7 @@ mod tests {
         let mut leases = holder();
         let given: Vec<u64> = (0..10)
             .map(|i| {
-                let forget = leases.recall(NOW, &[object(8192 + 100 * i)], false);
+                let forget = recall(&mut leases, &[object(8192 + 100 * i)], false);
                 let ranges = forget.map(|forget| forget.ranges).unwrap_or_default();
                 ranges.iter().filter_map(whole_objects).map(|(_, first, last)| last.0 - first.0 + 1).sum()
             })
@@ -463,20 +571,69 @@ mod tests {
     #[test]
     fn what_was_asked_for_is_not_asked_for_again_at_once() {
         let mut leases = Leases::default();
-        leases.want(NOW, &[object(3), object(3)]);
+        leases.want(NOW, &[object(3), object(3)], Mode::Shared);
         assert_eq!(leases.take_wants().len(), 1);
-        leases.want(NOW, &[object(3)]);
+        leases.want(NOW, &[object(3)], Mode::Shared);
         assert!(leases.take_wants().is_empty());
-        leases.want(Moment(NOW.0 + WANT_AGAIN_NS), &[object(3)]);
+        leases.want(Moment(NOW.0 + WANT_AGAIN_NS), &[object(3)], Mode::Shared);
         assert_eq!(leases.take_wants().len(), 1);
+    }
+
+    #[test]
+    fn who_wants_to_read_waits_until_all_is_shipped_and_the_holder_reads_on() {
+        let mut leases = Leases::default();
+        hold(&mut leases, KeyRange::objects(V, ObjectId(0), ObjectId(100)), Mode::Exclusive);
+        let next = leases.recall(NOW, &[object(7)], Mode::Shared, false);
+        let Some(Next::Ship(id)) = next else { panic!("{next:?}") };
+        let usable = leases.news().unwrap();
+        assert!(!usable.writes.touches(&object(7)) && usable.writes.covers(&object(8)));
+        assert!(usable.reads.covers(&object(7)) && usable.keeps.covers(&object(7)));
+        let body = RequestBody::Downgrade { ranges: vec![object(7)], cool: true };
+        assert_eq!(leases.shipped(id), Some(Next::Tell(body)));
+        assert_eq!(leases.recall(NOW, &[object(7)], Mode::Exclusive, false), None, "one after the other");
+        leases.yielded(id);
+        let held: RangeSet = [KeyRange::objects(V, ObjectId(0), ObjectId(100))].into_iter().collect();
+        let mut exclusive = held.clone();
+        exclusive.remove(&object(7));
+        leases.on_table(NOW, held, exclusive);
+        assert_eq!(leases.recall(NOW, &[object(7)], Mode::Shared, false), None, "it is shared already");
+        assert!(recall(&mut leases, &[object(7)], false).is_some());
+    }
+
+    #[test]
+    fn an_exclusive_lease_that_is_not_used_is_shared() {
+        let mut leases = Leases::default();
+        hold(&mut leases, object(7), Mode::Exclusive);
+        leases.used(Moment(NOW.0 + 1));
+        assert_eq!(leases.on_tick(Moment(NOW.0 + IDLE_NS)), None);
+        let next = leases.on_tick(Moment(NOW.0 + IDLE_NS + 1));
+        let Some(Next::Ship(id)) = next else { panic!("{next:?}") };
+        let body = RequestBody::Downgrade { ranges: vec![object(7)], cool: false };
+        assert_eq!(leases.shipped(id), Some(Next::Tell(body)));
+    }
+
+    #[test]
+    fn what_is_shipped_is_behind_what_was_answered_and_nothing_is_answered_there_meanwhile() {
+        let mut leases = Leases::default();
+        hold(&mut leases, KeyRange::objects(V, ObjectId(0), ObjectId(100)), Mode::Exclusive);
+        let next = leases.write(NOW, 1, &[object(7)]);
+        assert!(!leases.may_ship(1));
+        let usable = leases.news().unwrap();
+        assert!(!usable.writes.touches(&object(7)) && usable.writes.covers(&object(8)));
+        let Some(Next::Ship(id)) = next.last() else { panic!("{next:?}") };
+        leases.shipped(*id);
+        next.into_iter().filter_map(to_forget).for_each(|forget| assert_eq!(leases.forgotten(forget.id), None));
+        assert!(leases.may_ship(1));
+        leases.written(1);
+        assert!(leases.news().unwrap().writes.covers(&object(7)));
     }
 
     #[test]
     fn a_session_that_ended_leaves_nothing() {
         let mut leases = holder();
-        let forget = leases.recall(NOW, &[object(7)], false).unwrap();
+        let forget = recall(&mut leases, &[object(7)], false).unwrap();
         leases.lose();
         assert_eq!(leases.news(), Some(Usable::default()));
-        assert_eq!(leases.forgotten(forget.id), Forgotten::Nothing);
+        assert_eq!(leases.forgotten(forget.id), None);
     }
 }

@@ -5,6 +5,8 @@
 //! - [`run`](mod@run): one operation on its way: evaluated, shipped, evaluated again until it has an answer
 //! - [`leased`]: reads that are answered under leases
 //! - [`session`]: the node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans
+//! - [`behind`]: changes that are answered under exclusive leases
+//! - [`pending`]: what was answered so, until the log has it
 //! - [`leases`]: what the node may answer for without asking, and how that is taken from it
 //! - `own_writes`: the node's own commits, which it must not answer for until its replica has them
 //!
@@ -13,15 +15,19 @@
 //! 2. An outcome is given once; a request of a session that has ended is given as lost only when it can never be applied.
 //! 3. A read is confirmed only by a round that began after the read asked for it.
 
+pub mod behind;
 pub mod leased;
 pub mod leases;
 mod own_writes;
+pub mod pending;
 pub mod run;
 pub mod session;
 pub mod tree;
 
+pub use behind::{Behind, Taken};
 pub use leased::Leased;
 pub use leases::{ToForget, Usable, What};
+pub use pending::{Batch, LostPlan, Pending};
 pub use run::{Blobs, Run, Step};
-pub use session::{Session, SessionEffect, Token};
+pub use session::{LostBecause, Session, SessionEffect, Token};
 pub use tree::{Answer, Answered, Forget, Keep, Kept, Space, Tree, TreeError, TreeRequest};

@@ -19,6 +19,8 @@ struct Write {
     ranges: Vec<KeyRange>,
     /// The fronts have to forget this first: its number, and which ranges.
     waits_for: Option<(u64, Vec<KeyRange>)>,
+    /// What was answered before has to be shipped first: the number of that.
+    ships_after: Option<u64>,
 }
 
 /// See the module's documentation.
@@ -31,14 +33,16 @@ pub(crate) struct OwnWrites {
 }
 
 impl OwnWrites {
-    /// `objects` are what `ranges` are parts of.
+    /// `objects` are what `ranges` are parts of. Before the commit may be shipped, [`OwnWrites::shipped`] must have been told of `id`, and, if the
+    /// fronts have to forget something, [`OwnWrites::forgotten`] too.
     pub(crate) fn begin(
         &mut self,
         now: Moment,
         token: Token,
         ranges: Vec<KeyRange>,
         objects: RangeSet,
-        waits_for: Option<(u64, Vec<KeyRange>)>,
+        id: u64,
+        forgets: Option<Vec<KeyRange>>,
     ) {
         let until = Moment(now.0 + QUIET_NS);
         for object in objects.ranges() {
@@ -48,7 +52,15 @@ impl OwnWrites {
                 self.all_quiet_until = Some(until);
             }
         }
-        self.under_way.insert(token, Write { ranges, waits_for });
+        let waits_for = forgets.map(|ranges| (id, ranges));
+        self.under_way.insert(token, Write { ranges, waits_for, ships_after: Some(id) });
+    }
+
+    /// What was answered before `id` is in the session's line.
+    pub(crate) fn shipped(&mut self, id: u64) {
+        for write in self.under_way.values_mut() {
+            write.ships_after.take_if(|waits| *waits == id);
+        }
     }
 
     /// Gives the ranges that the fronts have forgotten.
@@ -59,7 +71,7 @@ impl OwnWrites {
     }
 
     pub(crate) fn may_ship(&self, token: Token) -> bool {
-        self.under_way.get(&token).is_none_or(|write| write.waits_for.is_none())
+        self.under_way.get(&token).is_none_or(|write| write.waits_for.is_none() && write.ships_after.is_none())
     }
 
     /// True if that changes what may be answered.
@@ -78,6 +90,7 @@ impl OwnWrites {
         for range in self.under_way.values().flat_map(|write| &write.ranges) {
             usable.reads.remove(range);
             usable.keeps.remove(range);
+            usable.writes.remove(range);
         }
         for (range, _) in self.quiet.values() {
             usable.keeps.remove(range);

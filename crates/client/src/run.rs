@@ -7,7 +7,9 @@
 
 use crate::tree::{Answer, Keep, TreeError, TreeRequest};
 use gavel_fs::operation::{Caller, Cx, Listed, Operation, Piece, Reply};
-use gavel_fs::{Done, FsError, Stop};
+use gavel_fs::{FsError, Stop};
+use gavel_lease::RangeSet;
+use gavel_lease::range::guarded;
 use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, VolumeId};
 use gavel_wire::{Attr, Content, Guard, Outcome, Plan, Record, Refusal, View};
@@ -28,8 +30,9 @@ pub type Blobs = BTreeMap<BlobId, bytes::Bytes>;
 pub enum Step {
     /// Store these bytes as a blob on a majority, then call [`Run::stored`].
     Store(bytes::Bytes),
-    /// Ask the quorum from which entry on a view is current, then step again with such a view, after [`Run::confirmed`].
-    Confirm,
+    /// Ask the quorum from which entry on a view is current, and that nobody holds these ranges exclusively as of it; then step again with
+    /// such a view, after [`Run::confirmed`].
+    Confirm(Vec<KeyRange>),
     /// A fresh object id, for [`Run::fresh_id`].
     NeedObjectId,
     /// Ship this; then [`Run::outcome`], and step again with a view that holds the commit.
@@ -67,7 +70,10 @@ pub struct Run {
     /// That there is no such name is an answer, not an error.
     pub(crate) absence_is_an_answer: bool,
     phase: Phase,
-    confirmed: bool,
+    /// The next view is current for these ranges.
+    confirmed: Option<RangeSet>,
+    /// What was asked to be confirmed.
+    confirming: Vec<KeyRange>,
     /// This node holds the object open, name or no name.
     held: bool,
     conflicts: u32,
@@ -112,7 +118,8 @@ impl Run {
             TreeRequest::Statfs => return Err(FsError::NotSupported.into()),
         };
         let cx = Cx { volume, caller, fresh: None };
-        Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed: false, held: false, conflicts: 0 })
+        let (confirmed, confirming) = (None, Vec::new());
+        Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, held: false, conflicts: 0 })
     }
 
     /// Goes on, as far as it can with this view.
@@ -122,7 +129,6 @@ impl Run {
                 self.phase = Phase::Storing(bytes.clone());
                 Step::Store(bytes)
             }
-            Phase::Evaluating if self.only_reads() && !self.confirmed => Step::Confirm,
             Phase::Evaluating => self.evaluate(view),
             Phase::Committed(reply) => self.finish(view, reply),
             phase @ (Phase::Committing(_) | Phase::Fetching(_)) => {
@@ -136,9 +142,9 @@ impl Run {
         self.phase = Phase::Evaluating;
     }
 
-    /// The next view is current as of a moment after the run began.
+    /// The next view is current as of a moment after the run began, for all that [`Step::Confirm`] named.
     pub fn confirmed(&mut self) {
-        self.confirmed = true;
+        self.confirmed = Some(std::mem::take(&mut self.confirming).into_iter().collect());
     }
 
     /// This node's session holds the object ([`Session::holds`](crate::Session::holds)): it can be opened although it
@@ -189,7 +195,20 @@ impl Run {
 
     /// A read that has not been confirmed, nor been anything else.
     pub fn is_fresh_read(&self) -> bool {
-        matches!(self.phase, Phase::Evaluating) && self.only_reads() && !self.confirmed
+        matches!(self.phase, Phase::Evaluating) && self.only_reads() && self.confirmed.is_none()
+    }
+
+    /// A change that has not been shipped.
+    pub(crate) fn may_be_behind(&self) -> bool {
+        matches!(self.phase, Phase::Evaluating | Phase::Storing(_)) && !self.only_reads() && !self.held
+    }
+
+    /// The bytes that [`Step::Store`] would have stored.
+    pub(crate) fn bytes_to_store(&self) -> Option<bytes::Bytes> {
+        match &self.phase {
+            Phase::Storing(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
     }
 
     fn only_reads(&self) -> bool {
@@ -210,21 +229,48 @@ impl Run {
                 return Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false }));
             }
         };
-        let evaluated =
-            if orphaned { Err(Stop::Error(FsError::Stale)) } else { gavel_fs::run(view, &self.cx, &self.operation) };
+        let (evaluated, mut guards) = if orphaned {
+            (Err(Stop::Error(FsError::Stale)), Vec::new())
+        } else {
+            gavel_fs::attempt(view, &self.cx, &self.operation)
+        };
+        guards.extend(orphan.map(|key| Guard::Empty { range: KeyRange::one(&key) }));
         match evaluated {
-            Ok(Done { plan: Some(plan), mut guards, reply }) => {
-                guards.extend(orphan.map(|key| Guard::Empty { range: KeyRange::one(&key) }));
+            Ok((Some(plan), reply)) => {
                 self.phase = Phase::Committing(reply);
                 Step::Commit { guards, plan }
             }
             Err(Stop::NeedObjectId) => Step::NeedObjectId,
             Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
-            Ok(Done { plan: None, .. }) | Err(Stop::Error(_)) if !self.confirmed => Step::Confirm,
-            Ok(Done { plan: None, reply, .. }) => self.finish(view, reply),
-            Err(Stop::Error(FsError::NotFound)) if self.absence_is_an_answer => Step::Done(Ok(answer(Reply::Empty))),
-            Err(Stop::Error(error)) => Step::Done(Err(error.into())),
+            Ok((None, reply)) => match self.unconfirmed(&guards, &self.described(&reply)) {
+                Some(ranges) => self.confirm(ranges),
+                None => self.finish(view, reply),
+            },
+            Err(Stop::Error(error)) => match self.unconfirmed(&guards, &[]) {
+                Some(ranges) => self.confirm(ranges),
+                None if error == FsError::NotFound && self.absence_is_an_answer => Step::Done(Ok(answer(Reply::Empty))),
+                None => Step::Done(Err(error.into())),
+            },
         }
+    }
+
+    /// What was read, unless this view is current for all of it.
+    fn unconfirmed(&self, guards: &[Guard], described: &[ObjectId]) -> Option<Vec<KeyRange>> {
+        let described = described.iter().map(|object| KeyRange::one(&Key::attr(self.cx.volume, *object)));
+        let read: Vec<KeyRange> = guards.iter().map(guarded).chain(described).collect();
+        let is_current =
+            self.confirmed.as_ref().is_some_and(|confirmed| read.iter().all(|range| confirmed.covers(range)));
+        (!is_current).then_some(read)
+    }
+
+    fn confirm(&mut self, ranges: Vec<KeyRange>) -> Step {
+        self.conflicts += 1;
+        if self.conflicts > CONFLICTS_MAX {
+            let cause = format!("what it reads was changed by other nodes {CONFLICTS_MAX} times; nothing was changed");
+            return Step::Done(Err(TreeError::NoQuorum { cause }));
+        }
+        self.confirming = ranges.clone();
+        Step::Confirm(ranges)
     }
 
     /// The mark that must not be there if the object is to be opened. One that has lost its last name may still be there,

@@ -5,11 +5,12 @@
 //! Everything that is sent may be lost: requests are sent again from the first one without an outcome, reads are asked
 //! again in a new round. The outcomes come with the log, through the node's own replica, in the order of the requests.
 
-use crate::leases::{Forgotten, Leases, ToForget, Usable};
+use crate::leases::{Leases, Next, ToForget, Usable};
+use crate::pending::Batch;
 use gavel_lease::RangeSet;
 use gavel_types::limits::SESSION_WINDOW_MAX;
-use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, VolumeId};
-use gavel_wire::{Guard, Message, News, Outcome, Plan, Request, RequestBody};
+use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_wire::{Guard, Message, Mode, News, Outcome, Plan, Request, RequestBody};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names a wait of an operation; chosen by the operation's host, unique within the node's life.
@@ -75,6 +76,31 @@ pub enum SessionEffect {
     Usable(Usable),
     /// Tell the fronts to forget, then call [`Session::forgotten`].
     Forget(ToForget),
+    /// Give everything that was accepted so far to [`Session::commit_behind`], then call [`Session::shipped`] with this number.
+    ShipPending(u64),
+    /// A batch is committed, and this replica has it.
+    Landed {
+        /// The number of its last plan.
+        last: u64,
+        /// The commit.
+        tid: Tid,
+    },
+    /// Nothing that was accepted and has not landed will land: the session has ended, or (a fault) the log refused it.
+    Lost {
+        /// Why.
+        cause: LostBecause,
+    },
+}
+
+/// Why accepted plans are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LostBecause {
+    /// The session has ended: what was shipped was not applied, and never will be.
+    SessionEnded,
+    /// The session has ended while this replica was not looking: what was shipped may have been applied.
+    Unknown,
+    /// The log refused a batch. No honest node builds one that it would refuse.
+    Refused,
 }
 
 /// Times of a session, in nanoseconds.
@@ -97,6 +123,8 @@ enum Owner {
     Want,
     /// What a recall gave up.
     Recall(u64),
+    /// Plans that were answered already, up to this one.
+    Behind(u64),
 }
 
 impl Owner {
@@ -213,6 +241,29 @@ impl Session {
         self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan }));
     }
 
+    /// Ships plans that were answered already: without guards, for this session's leases have kept them good. Answered by `Landed` or `Lost`.
+    pub fn commit_behind(&mut self, now: Moment, batch: Batch) {
+        self.leases.used(now);
+        let body = RequestBody::Commit { guards: Vec::new(), plan: batch.plan };
+        self.backlog.push_back((Owner::Behind(batch.last), body));
+    }
+
+    /// How many more requests have a place in the session's window now.
+    pub fn room(&self) -> usize {
+        (SESSION_WINDOW_MAX as usize).saturating_sub(self.in_flight.len() + self.backlog.len() + 1)
+    }
+
+    /// Object ids that nobody waits for, from the first up to and without the second, `most` of them at most.
+    pub fn take_ids(&mut self, most: u64) -> Option<(u64, u64)> {
+        let (first, end) = self.ids.front_mut().filter(|_| self.ids_waiting.is_empty())?;
+        let taken = (*first, (*end).min(*first + most));
+        *first = taken.1;
+        if first == end {
+            self.ids.pop_front();
+        }
+        Some(taken)
+    }
+
     /// Asks from which entry on a view is current. Answered by `Confirmed` or `NoQuorum`.
     pub fn confirm_read(&mut self, now: Moment, token: Token) {
         if self.without_quorum_ns(now).is_some() || self.reads_waiting.len() >= BACKLOG_MAX {
@@ -270,7 +321,9 @@ impl Session {
                 let tokens = round.map(|round| round.tokens).unwrap_or_default();
                 self.effects.extend(tokens.into_iter().map(|token| SessionEffect::Confirmed { token, index }));
             }
-            Message::Refreshed { session, ticket, .. } if Some(session) == self.id => self.on_refreshed(now, ticket),
+            Message::Refreshed { session, ticket, wall_ns } if Some(session) == self.id => {
+                self.on_refreshed(now, ticket, wall_ns);
+            }
             Message::SubmitGap { session, expected } if Some(session) == self.id => self.resend_from(now, expected),
             Message::NotLeader { .. } => self.ask_again_soon(now),
             _ => {}
@@ -287,7 +340,7 @@ impl Session {
             }
         }
         if self.id.is_some_and(|id| news.ended.contains(&id)) {
-            self.lose();
+            self.lose(LostBecause::SessionEnded);
         }
         for (id, incarnation) in &news.opened {
             if *incarnation == self.incarnation && self.id != Some(*id) {
@@ -315,40 +368,55 @@ impl Session {
         }
     }
 
-    /// The replicated table has this session hold just these ranges now.
-    pub fn on_leases(&mut self, held: RangeSet) {
-        self.leases.on_table(held);
+    /// The replicated table has this session hold just these ranges now, some of them exclusively.
+    pub fn on_leases(&mut self, now: Moment, held: RangeSet, exclusive: RangeSet) {
+        self.leases.on_table(now, held, exclusive);
     }
 
-    /// A read of these ranges had to be confirmed: leases over them would be useful.
-    pub fn want(&mut self, now: Moment, ranges: &[KeyRange]) {
+    /// Something that read these ranges, or wrote them, had to go through the quorum: leases over them would be useful.
+    pub fn want(&mut self, now: Moment, ranges: &[KeyRange], mode: Mode) {
         if self.id.is_some() {
-            self.leases.want(now, ranges);
+            self.leases.want(now, ranges, mode);
         }
     }
 
     /// The fronts have forgotten what [`SessionEffect::Forget`] told them to.
     pub fn forgotten(&mut self, id: u64) {
-        match self.leases.forgotten(id) {
-            Forgotten::Forget(more) => self.forget(Some(more)),
-            Forgotten::Yield(ranges) => {
-                self.backlog.push_back((Owner::Recall(id), RequestBody::Yield { ranges, cool: true }));
-            }
-            Forgotten::Nothing => {}
-        }
+        let next = self.leases.forgotten(id);
+        self.follow(id, next);
     }
 
-    /// Somebody needs these ranges. `unseen`: see [`Leases::recall`].
-    pub fn on_recall(&mut self, now: Moment, ranges: &[KeyRange], unseen: bool) {
-        let to_forget = self.leases.recall(now, ranges, unseen);
-        self.forget(to_forget);
+    /// Everything that was accepted when [`SessionEffect::ShipPending`] was given has been given to [`Session::commit_behind`].
+    pub fn shipped(&mut self, id: u64) {
+        let next = self.leases.shipped(id);
+        self.follow(id, next);
+    }
+
+    /// Somebody needs these ranges in this mode. `unseen`: see [`Leases::recall`].
+    pub fn on_recall(&mut self, now: Moment, ranges: &[KeyRange], mode: Mode, unseen: bool) {
+        let next = self.leases.recall(now, ranges, mode, unseen);
+        self.follow(0, next);
     }
 
     /// This node is about to [`Session::commit`] what writes these ranges: to be called first, and waited for until
     /// [`Session::may_ship`].
     pub fn write(&mut self, now: Moment, token: Token, writes: &[KeyRange]) {
-        let to_forget = self.leases.write(now, token, writes);
-        self.forget(to_forget);
+        for next in self.leases.write(now, token, writes) {
+            self.follow(0, Some(next));
+        }
+    }
+
+    /// Does what has to happen next. `id` names the recall that it is about, if the log is to be told something.
+    fn follow(&mut self, id: u64, next: Option<Next>) {
+        let effect = match next {
+            None => return,
+            Some(Next::Tell(body)) => return self.backlog.push_back((Owner::Recall(id), body)),
+            Some(Next::Forget(to_forget)) => SessionEffect::Forget(to_forget),
+            Some(Next::Ship(id)) => SessionEffect::ShipPending(id),
+        };
+        // What may not be kept or written any more is out of use before the fronts begin to forget, and before what was written is shipped.
+        self.effects.extend(self.leases.news().map(SessionEffect::Usable));
+        self.effects.push_back(effect);
     }
 
     /// Have the fronts forgotten what the commit will change?
@@ -361,20 +429,14 @@ impl Session {
         self.leases.written(token);
     }
 
-    fn forget(&mut self, to_forget: Option<ToForget>) {
-        if let Some(to_forget) = to_forget {
-            // Answers stop being kept before the fronts begin to forget.
-            self.effects.extend(self.leases.news().map(SessionEffect::Usable));
-            self.effects.push_back(SessionEffect::Forget(to_forget));
-        }
-    }
-
     /// The session lives a term from when the refresh was *sent*, less a margin for clocks that run at different rates.
-    fn on_refreshed(&mut self, now: Moment, ticket: u64) {
+    fn on_refreshed(&mut self, now: Moment, ticket: u64, wall_ns: u64) {
         self.heard_at = now;
         if let Some(sent_at) = self.refreshes.remove(&ticket) {
             let term_ns = self.config.term_ns;
-            self.leases.live_until(Moment(sent_at.0 + term_ns - term_ns / 10));
+            // The leader looked at its clock between the two; in the middle, for want of anything better.
+            let looked_at = Moment(sent_at.0 + now.since_ns(sent_at) / 2);
+            self.leases.live_until(Moment(sent_at.0 + term_ns - term_ns / 10), (looked_at, wall_ns));
         }
     }
 
@@ -398,7 +460,8 @@ impl Session {
     pub fn on_tick(&mut self, now: Moment) {
         self.notice_pause(now);
         self.tick_session(now);
-        self.leases.on_tick(now);
+        let next = self.leases.on_tick(now);
+        self.follow(0, next);
         let unanswered = |at: Moment| now.since_ns(at) >= RESEND_NS;
         if self.in_flight.front().and_then(|wait| wait.sent_at).is_some_and(unanswered) {
             self.in_flight.iter_mut().for_each(|wait| wait.sent_at = None);
@@ -442,7 +505,7 @@ impl Session {
     }
 
     /// The quorum has ended the session: what has no outcome was not applied and never will be.
-    fn lose(&mut self) {
+    fn lose(&mut self, cause: LostBecause) {
         self.id = None;
         self.opening_since = None;
         self.refreshed_at = None;
@@ -452,6 +515,9 @@ impl Session {
         self.ids_asked = false;
         self.held.clear();
         self.to_release.clear();
+        // In this order: nothing more is accepted, then what was is lost.
+        self.effects.extend(self.leases.news().map(SessionEffect::Usable));
+        self.effects.push_back(SessionEffect::Lost { cause });
         let lost = std::mem::take(&mut self.in_flight);
         let lost: Vec<Token> = lost.into_iter().filter_map(|wait| wait.owner.token()).collect();
         lost.iter().for_each(|token| self.leases.written(*token));
@@ -469,7 +535,7 @@ impl Session {
                 self.effects.push_back(SessionEffect::Unknown { token });
             }
         }
-        self.lose();
+        self.lose(LostBecause::Unknown);
     }
 
     fn settle(&mut self, now: Moment, seq: Seq, outcome: Outcome) {
@@ -490,8 +556,12 @@ impl Session {
             Owner::Want => self.wanting = false,
             Owner::Recall(id) if matches!(outcome, Outcome::Refused { .. }) => {
                 let whole = self.leases.give_up_whole(now, id);
-                self.forget(whole);
+                self.follow(0, whole);
             }
+            Owner::Behind(last) => match outcome {
+                Outcome::Committed { tid } => self.effects.push_back(SessionEffect::Landed { last, tid }),
+                _ => self.effects.push_back(SessionEffect::Lost { cause: LostBecause::Refused }),
+            },
             Owner::Recall(id) => self.leases.yielded(id),
             Owner::Session => {}
         }

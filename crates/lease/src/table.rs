@@ -12,7 +12,8 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 pub const LEASES_MAX: usize = 4096;
 /// Most holders of all ranges together.
 pub const HOLDERS_MAX: usize = 64 * 1024;
-/// A range that was yielded because of a recall is not granted again for so long, in nanoseconds.
+/// A range that was yielded because of a recall is not granted again for so long, in nanoseconds; one that was downgraded because of
+/// one, not exclusively.
 pub const COOLING_NS: u64 = 1_000_000_000;
 /// Objects that were numbered together, a power of two: so far is a grant widened among those that another session is
 /// making.
@@ -58,13 +59,28 @@ impl Row {
     }
 }
 
+/// A range that others want to write, or to read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Cooling {
+    range: KeyRange,
+    until: Tid,
+    /// What is not granted there meanwhile: [`Mode::Shared`], and so nothing; or [`Mode::Exclusive`].
+    refused: Mode,
+}
+
+impl Cooling {
+    fn refuses(&self, mode: Mode) -> bool {
+        self.refused == Mode::Shared || mode == Mode::Exclusive
+    }
+}
+
 /// The lease table. See the crate's documentation.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LeaseTable {
     /// By the start of the range.
     rows: BTreeMap<Box<[u8]>, Row>,
-    /// Ranges that were written lately, and until when nothing is granted there; the oldest first.
-    cooling: VecDeque<(KeyRange, Tid)>,
+    /// Ranges that were recalled lately; the oldest first.
+    cooling: VecDeque<Cooling>,
 }
 
 impl LeaseTable {
@@ -90,6 +106,12 @@ impl LeaseTable {
         self.rows().filter(|(_, _, holders)| holders.contains(&session)).map(|(range, _, _)| range).collect()
     }
 
+    /// What `session` holds exclusively.
+    pub fn held_exclusively_by(&self, session: SessionId) -> RangeSet {
+        let mine = |mode: Mode, holders: &[SessionId]| mode == Mode::Exclusive && holders.contains(&session);
+        self.rows().filter(|(_, mode, holders)| mine(*mode, holders)).map(|(range, _, _)| range).collect()
+    }
+
     /// Who else holds a lease that `session` would need away to get `range` in `mode`; to commit a change of it is to get it
     /// exclusively. In order, nobody twice.
     pub fn in_the_way(&self, session: SessionId, range: &KeyRange, mode: Mode) -> Vec<SessionId> {
@@ -106,8 +128,8 @@ impl LeaseTable {
         !self.overlapping(range).any(|(_, row)| row.conflicts(session, mode))
     }
 
-    /// Grants `want` at `now`, widened as far as nothing conflicts, within the objects that exist. Gives the range that is held
-    /// now.
+    /// Grants `want` at `now`: if it is urgent, as it is; otherwise widened as far as nothing conflicts, within the objects that exist.
+    /// Gives the range that is held now.
     ///
     /// # Errors
     /// [`Refused`]; nothing has changed then.
@@ -122,17 +144,17 @@ impl LeaseTable {
         let Some((volume, _, _)) = crate::range::whole_objects(&want.range).filter(|_| sound) else {
             return Err(Refused::Nonsense);
         };
-        while self.cooling.front().is_some_and(|(_, until)| *until <= now) {
+        while self.cooling.front().is_some_and(|cooling| cooling.until <= now) {
             self.cooling.pop_front();
         }
         if !self.is_free(session, &want.range, want.mode) {
             return Err(Refused::Held);
         }
-        let cooling = self.cooling.iter().any(|(range, _)| range.overlaps(&want.range));
-        let range = match cooling {
-            true if !want.urgent => return Err(Refused::Cooling),
-            true => want.range.clone(),
-            false => self.widened(session, want, volume, existing),
+        let cooling = self.cooling.iter().any(|one| one.refuses(want.mode) && one.range.overlaps(&want.range));
+        let range = match (want.urgent, cooling) {
+            (true, _) => want.range.clone(),
+            (false, true) => return Err(Refused::Cooling),
+            (false, false) => self.widened(session, want, volume, existing),
         };
         let before = self.rows.clone();
         self.give(session, &range, want.mode);
@@ -159,15 +181,55 @@ impl LeaseTable {
             self.rows = before;
             return Err(Refused::Full);
         }
-        for range in ranges.iter().filter(|range| cool_from.is_some() && is_short(range)) {
-            self.cooling.retain(|(other, _)| !(range.start <= other.start && other.end <= range.end));
-            let from = cool_from.unwrap_or_default();
-            self.cooling.push_back((range.clone(), Tid(from.0.saturating_add(COOLING_NS))));
+        if let Some(from) = cool_from {
+            self.cool(ranges, from, Mode::Shared);
+        }
+        Ok(())
+    }
+
+    /// What `session` holds exclusively of `ranges` it shares from now on. With `cool_from`, nobody is granted them exclusively for a
+    /// while after that Tid.
+    ///
+    /// # Errors
+    /// As [`LeaseTable::give_up`].
+    pub fn downgrade(
+        &mut self,
+        session: SessionId,
+        ranges: &[KeyRange],
+        cool_from: Option<Tid>,
+    ) -> Result<(), Refused> {
+        let before = (self.rows.len() > LEASES_MAX).then(|| self.rows.clone());
+        for range in ranges.iter().filter(|range| !range.is_empty() && is_short(range)) {
+            self.cut(&range.start);
+            self.cut(&range.end);
+            let mine: Vec<Box<[u8]>> = self.overlapping(range).map(|(start, _)| start.clone()).collect();
+            for start in mine {
+                if let Some(row) = self.rows.get_mut(&start).filter(|row| row.holders == [session]) {
+                    row.mode = Mode::Shared;
+                }
+            }
+            self.join(range);
+        }
+        if let Some(before) = before.filter(|before| self.rows.len() > before.len()) {
+            self.rows = before;
+            return Err(Refused::Full);
+        }
+        if let Some(from) = cool_from {
+            self.cool(ranges, from, Mode::Exclusive);
+        }
+        Ok(())
+    }
+
+    fn cool(&mut self, ranges: &[KeyRange], from: Tid, refused: Mode) {
+        for range in ranges.iter().filter(|range| is_short(range)) {
+            let within = |other: &Cooling| range.start <= other.range.start && other.range.end <= range.end;
+            self.cooling.retain(|other| !(within(other) && (other.refused == refused || refused == Mode::Shared)));
+            let until = Tid(from.0.saturating_add(COOLING_NS));
+            self.cooling.push_back(Cooling { range: range.clone(), until, refused });
             if self.cooling.len() > COOLING_MAX {
                 self.cooling.pop_front();
             }
         }
-        Ok(())
     }
 
     fn give_up_one(&mut self, session: SessionId, range: &KeyRange) {
@@ -248,7 +310,7 @@ impl LeaseTable {
                 break;
             }
         }
-        for (range, _) in &self.cooling {
+        for Cooling { range, .. } in self.cooling.iter().filter(|one| one.refuses(want.mode)) {
             if range.end <= want.range.start {
                 start = start.max(range.end.clone());
             } else {

@@ -6,16 +6,18 @@
 mod blocked;
 
 use blocked::Blocked;
+use gavel_client::pending::IDS_READY;
 use gavel_client::session::BACKLOG_MAX;
 use gavel_client::session::SessionConfig;
-use gavel_client::{Session, SessionEffect, ToForget, Token, Usable};
+use gavel_client::{LostBecause, Pending, Session, SessionEffect, ToForget, Token, Usable};
+use gavel_lease::range::guarded;
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
-use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, Tid, VolumeId};
-use gavel_wire::{Guard, Message, Outcome, Plan, Record, View};
-use std::collections::VecDeque;
+use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, SessionId, Tid, VolumeId};
+use gavel_wire::{Guard, Message, Mode, Outcome, Plan, Record, View};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Orphans looked at in one step.
@@ -60,7 +62,7 @@ pub enum NodeEffect {
         /// Whose.
         token: Token,
     },
-    /// A view with this entry is current for the asker.
+    /// A view with this entry, which is applied, is current for the asker.
     Confirmed {
         /// Whose.
         token: Token,
@@ -83,6 +85,27 @@ pub enum NodeEffect {
     Usable(Usable),
     /// See [`SessionEffect::Forget`]; then call [`Node::forgotten`].
     Forget(ToForget),
+    /// See [`SessionEffect::ShipPending`]: [`Pending::mark`] it, then [`Node::ship_pending`].
+    ShipPending(u64),
+    /// See [`SessionEffect::Landed`]. To be carried out before any other effect: what was accepted must not hide what is newer.
+    Landed {
+        /// The number of the last plan.
+        last: u64,
+        /// The commit.
+        tid: Tid,
+    },
+    /// See [`SessionEffect::Lost`].
+    Lost {
+        /// Why.
+        cause: LostBecause,
+    },
+}
+
+/// A commit that waits to be shipped.
+#[derive(Debug)]
+struct Change {
+    guards: Vec<Guard>,
+    plan: Plan,
 }
 
 /// A server and its own session.
@@ -93,7 +116,13 @@ pub struct Node<E: Engine> {
     pub session: Session,
     effects: VecDeque<NodeEffect>,
     /// Commits in the way of which others' leases are.
-    blocked: Blocked,
+    blocked: Blocked<Change>,
+    /// What reads read that are being confirmed.
+    confirming: BTreeMap<Token, Vec<KeyRange>>,
+    /// Reads that are confirmed from an entry on that is not applied yet.
+    confirmed: Vec<(LogIndex, Token)>,
+    /// Reads of what others hold exclusively.
+    reads: Blocked<()>,
     /// Who holds what has changed since the session was last told.
     leases_changed: bool,
     /// The replica is not catching up.
@@ -121,6 +150,9 @@ impl<E: Engine> Node<E> {
             session,
             effects: VecDeque::new(),
             blocked: Blocked::default(),
+            confirming: BTreeMap::new(),
+            confirmed: Vec::new(),
+            reads: Blocked::default(),
             leases_changed: true,
             whole: true,
         })
@@ -134,6 +166,9 @@ impl<E: Engine> Node<E> {
             self.session.give_up_write(token);
             self.effects.push_back(NodeEffect::NoQuorum { token });
         }
+        for token in self.reads.on_tick(clock.now) {
+            self.effects.push_back(NodeEffect::NoQuorum { token });
+        }
     }
 
     /// Ships a plan, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or `NoQuorum`.
@@ -142,8 +177,37 @@ impl<E: Engine> Node<E> {
             return self.effects.push_back(NodeEffect::NoQuorum { token });
         }
         let writes = gavel_lease::written(&plan);
+        let reads = guards.iter().map(guarded).collect();
         self.session.write(clock.now, token, &writes);
-        self.blocked.push(clock.now, token, guards, plan, writes);
+        self.blocked.push(clock.now, token, Change { guards, plan }, reads, writes);
+    }
+
+    /// Asks for a view that is current as of now, for a read of these ranges. Answered by `Confirmed` or `NoQuorum`.
+    pub fn confirm_read(&mut self, clock: Clock, token: Token, reads: Vec<KeyRange>) {
+        self.confirming.insert(token, reads);
+        self.session.confirm_read(clock.now, token);
+    }
+
+    /// Ships what was accepted, as far as it can be, and keeps ids ready for what will be. True if there was something.
+    pub fn ship_pending(&mut self, clock: Clock, pending: &mut Pending) -> bool {
+        let before = (pending.shipped(), pending.lacks_ids());
+        while self.session.id().is_some()
+            && self.session.room() > 0
+            && let Some(batch) = pending.take_batch()
+        {
+            self.session.commit_behind(clock.now, batch);
+        }
+        if pending.lacks_ids()
+            && let Some(ids) = self.session.take_ids(IDS_READY)
+        {
+            pending.add_ids(ids);
+        }
+        let marks = pending.take_shipped();
+        for id in &marks {
+            self.session.shipped(*id);
+            self.blocked.on_change();
+        }
+        !marks.is_empty() || before != (pending.shipped(), pending.lacks_ids())
     }
 
     /// How many commits wait until leases of others are out of their way.
@@ -154,7 +218,7 @@ impl<E: Engine> Node<E> {
     /// The fronts have forgotten what [`NodeEffect::Forget`] told them to.
     pub fn forgotten(&mut self, id: u64) {
         self.session.forgotten(id);
-        self.blocked.on_leases();
+        self.blocked.on_change();
     }
 
     /// Ships what is not blocked any more, and recalls what still is in the way of the rest.
@@ -163,27 +227,59 @@ impl<E: Engine> Node<E> {
         let state = self.server.state();
         let may_ship = |token| self.session.may_ship(token);
         for wait in self.blocked.take_free(&state.leases, session, may_ship) {
-            self.session.commit(clock.now, wait.token, wait.guards, wait.plan);
+            self.session.commit(clock.now, wait.token, wait.what.guards, wait.what.plan);
         }
-        for (holder, ranges) in self.blocked.take_recalls(&state.leases, session, clock.now) {
+        let recalls = self.blocked.take_recalls(&state.leases, session, clock.now);
+        self.send_recalls(recalls);
+    }
+
+    fn send_recalls(&mut self, recalls: BTreeMap<(SessionId, Mode), Vec<KeyRange>>) {
+        let state = self.server.state();
+        for ((holder, mode), ranges) in recalls {
             // A session of this node's life before ends when this life's begins.
             let holder_node = state.sessions.get(&holder).map(|holder| holder.node);
             let Some(node) = holder_node.filter(|node| *node != self.server.id()) else { continue };
-            let message = Message::Recall { session: holder, ranges, at: state.applied };
+            let message = Message::Recall { session: holder, ranges, mode, at: state.applied };
             self.effects.push_back(NodeEffect::Send { to: node, message });
         }
     }
 
+    /// Answers the reads whose entry is applied, unless another session holds exclusively what they read: it may have answered changes that the log
+    /// does not have. What is answered here is as of just this state: nothing is applied behind it before the host takes its views.
+    fn answer_reads(&mut self, clock: Clock) {
+        if self.server.is_catching_up() {
+            return;
+        }
+        let applied = self.server.state().applied;
+        let (ready, later) = std::mem::take(&mut self.confirmed).into_iter().partition(|(index, _)| *index <= applied);
+        self.confirmed = later;
+        let ready: Vec<(LogIndex, Token)> = ready;
+        for (_, token) in ready {
+            let reads = self.confirming.remove(&token).unwrap_or_default();
+            self.reads.push(clock.now, token, (), reads, Vec::new());
+        }
+        // With no session, everybody else's are in the way.
+        let session = self.session.id().unwrap_or_default();
+        let state = self.server.state();
+        for wait in self.reads.take_free(&state.leases, session, |_| true) {
+            self.effects.push_back(NodeEffect::Confirmed { token: wait.token, index: applied });
+        }
+        let recalls = self.reads.take_recalls(&state.leases, session, clock.now);
+        self.send_recalls(recalls);
+    }
+
     /// Tells the session what it holds, if that may have changed.
-    fn tell_leases(&mut self) {
+    fn tell_leases(&mut self, clock: Clock) {
         // While a replica catches up, its records are between two states: there is nothing to answer from.
         let whole = !self.server.is_catching_up();
         if std::mem::replace(&mut self.whole, whole) != whole || std::mem::take(&mut self.leases_changed) {
             let state = self.server.state();
             let session = self.session.id().filter(|_| whole);
             let held = session.map(|session| state.leases.held_by(session)).unwrap_or_default();
-            self.session.on_leases(held);
-            self.blocked.on_leases();
+            let exclusive = session.map(|session| state.leases.held_exclusively_by(session)).unwrap_or_default();
+            self.session.on_leases(clock.now, held, exclusive);
+            self.blocked.on_change();
+            self.reads.on_change();
         }
     }
 
@@ -203,10 +299,11 @@ impl<E: Engine> Node<E> {
             for effect in from_server {
                 self.pass_on(clock, effect);
             }
-            self.tell_leases();
+            self.tell_leases(clock);
             self.unblock(clock);
             let from_session = self.session.take_effects(clock.now);
             if quiet && from_session.is_empty() {
+                self.answer_reads(clock);
                 return self.effects.drain(..).collect();
             }
             for effect in from_session {
@@ -222,10 +319,10 @@ impl<E: Engine> Node<E> {
             Effect::Flush => NodeEffect::Flush,
             Effect::TrimLog(index) => NodeEffect::TrimLog(index),
             Effect::Failed(failure) => NodeEffect::Failed(failure),
-            Effect::Local(Message::Recall { session, ranges, at }) => {
+            Effect::Local(Message::Recall { session, ranges, mode, at }) => {
                 if self.session.id() == Some(session) {
                     let unseen = at > self.server.state().applied;
-                    self.session.on_recall(clock.now, &ranges, unseen);
+                    self.session.on_recall(clock.now, &ranges, mode, unseen);
                 }
                 return;
             }
@@ -296,11 +393,17 @@ impl<E: Engine> Node<E> {
             SessionEffect::Ship(message) => return self.server.on_local(clock, message),
             SessionEffect::Outcome { token, outcome } => NodeEffect::Outcome { token, outcome },
             SessionEffect::Unknown { token } => NodeEffect::Unknown { token },
-            SessionEffect::Confirmed { token, index } => NodeEffect::Confirmed { token, index },
+            SessionEffect::Confirmed { token, index } => return self.confirmed.push((index, token)),
             SessionEffect::Id { token, object } => NodeEffect::Id { token, object },
-            SessionEffect::NoQuorum { token } => NodeEffect::NoQuorum { token },
+            SessionEffect::NoQuorum { token } => {
+                self.confirming.remove(&token);
+                NodeEffect::NoQuorum { token }
+            }
             SessionEffect::Usable(usable) => NodeEffect::Usable(usable),
             SessionEffect::Forget(to_forget) => NodeEffect::Forget(to_forget),
+            SessionEffect::ShipPending(id) => NodeEffect::ShipPending(id),
+            SessionEffect::Landed { last, tid } => NodeEffect::Landed { last, tid },
+            SessionEffect::Lost { cause } => NodeEffect::Lost { cause },
         });
     }
 

@@ -10,25 +10,65 @@ use gavel_client::run::Blobs;
 use gavel_types::{BlobId, LogIndex};
 use std::collections::BTreeSet;
 
+/// Bytes that are being placed on a majority.
+#[derive(Debug)]
+pub(crate) struct Placing {
+    id: BlobId,
+    bytes: Bytes,
+    stored: BTreeSet<usize>,
+    asked_at: u64,
+}
+
+impl Placing {
+    fn new(bytes: Bytes, now: u64) -> Placing {
+        Placing { id: BlobId::of(&bytes), bytes, stored: BTreeSet::new(), asked_at: now }
+    }
+}
+
+/// The blob of a plan that was accepted.
+#[derive(Debug)]
+pub(crate) struct Storing {
+    machine: usize,
+    life: u64,
+    /// The plan.
+    number: u64,
+    placing: Placing,
+}
+
 impl World {
+    /// The bytes of an accepted plan are to be stored on a majority.
+    pub(crate) fn store_behind(&mut self, machine: usize, number: u64, bytes: Bytes) {
+        let token = self.fresh();
+        let placing = Placing::new(bytes, self.now);
+        let Some(life) = self.lives[machine].as_ref().map(|life| life.number) else { return };
+        self.storing.insert(token, Storing { machine, life, number, placing });
+        self.put_everywhere(token);
+    }
+
+    fn placing(&mut self, token: u64) -> Option<(usize, &mut Placing)> {
+        if let Some(Storing { machine, placing, .. }) = self.storing.get_mut(&token) {
+            return Some((*machine, placing));
+        }
+        match self.jobs.get_mut(&token) {
+            Some(Job { machine, wait: Wait::Store(placing), .. }) => Some((*machine, placing)),
+            _ => None,
+        }
+    }
+
     /// A job's bytes are to be stored on a majority.
     pub(crate) fn store_blob(&mut self, token: u64, bytes: Bytes) {
-        let id = BlobId::of(&bytes);
         let now = self.now;
         if let Some(job) = self.jobs.get_mut(&token) {
-            job.wait = Wait::Store { id, bytes, stored: BTreeSet::new(), asked_at: now };
+            job.wait = Wait::Store(Placing::new(bytes, now));
         }
         self.put_everywhere(token);
     }
 
     fn put_everywhere(&mut self, token: u64) {
         let now = self.now;
-        let Some(Job { machine, wait: Wait::Store { id, bytes, stored, asked_at }, .. }) = self.jobs.get_mut(&token)
-        else {
-            return;
-        };
-        *asked_at = now;
-        let (machine, id, bytes, stored) = (*machine, *id, bytes.clone(), stored.clone());
+        let Some((machine, placing)) = self.placing(token) else { return };
+        placing.asked_at = now;
+        let (id, bytes, stored) = (placing.id, placing.bytes.clone(), placing.stored.clone());
         for to in (0..self.machines.len()).filter(|to| !stored.contains(to)) {
             let packet = Packet::BlobPut { wait: token, id, bytes: bytes.clone() };
             if to == machine { self.deliver_blob(machine, to, packet) } else { self.send(machine, to, packet) }
@@ -144,19 +184,23 @@ impl World {
 
     fn blob_stored(&mut self, token: u64, by: usize, stored_id: BlobId) {
         let nodes = self.machines.len();
-        let Some(job) = self.jobs.get_mut(&token) else { return };
-        let Wait::Store { id, stored, .. } = &mut job.wait else { return };
-        if *id != stored_id {
+        let Some((machine, placing)) = self.placing(token).filter(|(_, placing)| placing.id == stored_id) else {
+            return;
+        };
+        placing.stored.insert(by);
+        if placing.stored.len() * 2 <= nodes {
             return;
         }
-        stored.insert(by);
-        if stored.len() * 2 > nodes {
+        self.cover.hit("blob_stored");
+        if let Some(Storing { life, number, .. }) = self.storing.remove(&token) {
+            let Some(life) = self.life(machine, life) else { return };
+            life.pending.stored(number);
+            self.ship(machine);
+        } else if let Some(job) = self.jobs.get_mut(&token) {
             job.run.stored();
             job.wait = Wait::View(LogIndex(0));
-            let machine = job.machine;
-            self.cover.hit("blob_stored");
-            self.pump(machine);
         }
+        self.pump(machine);
     }
 
     fn blob_came(&mut self, token: u64, id: BlobId, bytes: Option<Bytes>) {
@@ -177,17 +221,17 @@ impl World {
     pub(crate) fn retry_blobs(&mut self, machine: usize) {
         let now = self.now;
         let late = |asked_at: u64| now - asked_at >= ASK_AGAIN_NS;
-        let waiting: Vec<(u64, bool)> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.machine == machine)
-            .filter_map(|(token, job)| match job.wait {
-                Wait::Store { asked_at, .. } if late(asked_at) => Some((*token, true)),
-                Wait::Fetch { asked_at, .. } if late(asked_at) => Some((*token, false)),
-                _ => None,
-            })
-            .collect();
-        for (token, stores) in waiting {
+        let lives: Vec<Option<u64>> = self.lives.iter().map(|life| life.as_ref().map(|life| life.number)).collect();
+        self.storing.retain(|_, storing| lives[storing.machine] == Some(storing.life));
+        let behind = self.storing.iter().filter(|(_, one)| one.machine == machine && late(one.placing.asked_at));
+        let behind: Vec<(u64, bool)> = behind.map(|(token, _)| (*token, true)).collect();
+        let jobs = self.jobs.iter().filter(|(_, job)| job.machine == machine);
+        let jobs = jobs.filter_map(|(token, job)| match &job.wait {
+            Wait::Store(placing) if late(placing.asked_at) => Some((*token, true)),
+            Wait::Fetch { asked_at, .. } if late(*asked_at) => Some((*token, false)),
+            _ => None,
+        });
+        for (token, stores) in behind.into_iter().chain(jobs.collect::<Vec<_>>()) {
             if stores { self.put_everywhere(token) } else { self.ask_for_blobs(token) }
         }
     }

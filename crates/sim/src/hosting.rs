@@ -21,13 +21,17 @@ impl World {
         for _ in 0..ROUNDS_MAX {
             let clock = self.machines[machine].clock(self.now);
             let Some(life) = &mut self.lives[machine] else { return };
-            let effects = life.node.take_effects(clock);
+            let mut effects = life.node.take_effects(clock);
             let quiet = effects.is_empty();
+            // What was accepted must not hide what is newer.
+            effects.sort_by_key(|effect| !matches!(effect, NodeEffect::Landed { .. }));
+            let ship = effects.iter().any(|effect| matches!(effect, NodeEffect::ShipPending(_)));
             for effect in effects {
                 self.carry_out(machine, effect);
             }
+            let shipped = ship && self.ship(machine);
             let resumed = self.resume_jobs(machine);
-            if quiet && !resumed {
+            if quiet && !resumed && !shipped {
                 self.write_log(machine);
                 return self.judge_node(machine);
             }
@@ -75,6 +79,13 @@ impl World {
             NodeEffect::NoQuorum { token } => self.job_no_quorum(token),
             NodeEffect::Usable(usable) => self.put_in_force(machine, usable),
             NodeEffect::Forget(to_forget) => self.forget(machine, to_forget),
+            NodeEffect::ShipPending(id) => {
+                if let Some(life) = &mut self.lives[machine] {
+                    life.pending.mark(id);
+                }
+            }
+            NodeEffect::Landed { last, tid } => self.landed(machine, last, tid),
+            NodeEffect::Lost { cause } => self.lost(machine, cause),
         }
     }
 

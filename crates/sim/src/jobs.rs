@@ -1,11 +1,12 @@
 //! Operations on their way: each is a [`Run`] that is stepped with views of its own node's replica, as a mount's would be.
 
+use crate::blobs::Placing;
 use crate::clock::MS;
 use crate::dice::Dice;
 use crate::linear::Interval;
+use crate::models::Told;
 use crate::program::{self, Meaning, Purpose, Task, understand};
 use crate::world::{Event, World};
-use bytes::Bytes;
 use gavel_client::run::Blobs;
 use gavel_client::{Answer, Run, Step, TreeError};
 use gavel_fs::operation::Caller;
@@ -42,7 +43,7 @@ pub(crate) enum Wait {
     /// The session's answer.
     Session,
     /// A majority that holds the bytes.
-    Store { id: BlobId, bytes: Bytes, stored: BTreeSet<usize>, asked_at: u64 },
+    Store(Placing),
     /// Blobs from others.
     Fetch { left: Vec<BlobId>, got: Blobs, asked: usize, asked_at: u64 },
 }
@@ -60,6 +61,19 @@ pub(crate) struct Job {
     tid: Option<Tid>,
     /// The session under which it began.
     session: Option<SessionId>,
+    /// What its answer stands on.
+    pub(crate) stands_on: StandsOn,
+}
+
+/// What an answer stands on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StandsOn {
+    /// What the node's own replica and its pending plans showed, or nothing.
+    View,
+    /// This plan, which was accepted.
+    Plan(u64),
+    /// A commit.
+    Commit,
 }
 
 /// What was not answered is asked again after this.
@@ -117,7 +131,8 @@ impl World {
         }
         self.programs[program].job = Some(token);
         let wait = Wait::View(LogIndex(0));
-        self.jobs.insert(token, Job { machine, program, run, task, wait, called, tid: None, session });
+        let stands_on = StandsOn::View;
+        self.jobs.insert(token, Job { machine, program, run, task, wait, called, tid: None, session, stands_on });
     }
 
     /// A number that was never used before, greater than all before.
@@ -148,13 +163,13 @@ impl World {
     }
 
     fn step_job(&mut self, token: u64) {
-        if self.try_leased(token) {
+        if self.try_leased(token) || self.try_behind(token) {
             return;
         }
         let Some(job) = self.jobs.get_mut(&token) else { return };
         let machine = job.machine;
         let Some(life) = &mut self.lives[machine] else { return };
-        let view = life.records.live(life.node.server.state().tid);
+        let view = life.view();
         job.wait = Wait::Session;
         if matches!(job.task.purpose, Purpose::Open(object) if life.node.session.holds(object)) {
             job.run.held();
@@ -170,7 +185,7 @@ impl World {
         let clock = self.machines[job.machine].clock(self.now);
         let Some(life) = &mut self.lives[job.machine] else { return };
         match step {
-            Step::Confirm => life.node.session.confirm_read(clock.now, token),
+            Step::Confirm(reads) => life.node.confirm_read(clock, token, reads),
             Step::NeedObjectId => life.node.session.object_id(clock.now, token),
             Step::Commit { guards, plan } => life.node.commit(clock, token, guards, plan),
             Step::Store(bytes) => self.store_blob(token, bytes),
@@ -185,7 +200,10 @@ impl World {
             None => self.cover.hit("lost_with_session"),
             Some(Outcome::Refused { refusal: Refusal::Conflict { .. } }) => self.cover.hit("conflict"),
             Some(Outcome::Refused { refusal: Refusal::Leased }) => self.cover.hit("refused_for_a_lease"),
-            Some(Outcome::Committed { tid }) => job.tid = Some(*tid),
+            Some(Outcome::Committed { tid }) => {
+                job.tid = Some(*tid);
+                job.stands_on = StandsOn::Commit;
+            }
             _ => {}
         }
         job.wait = Wait::View(LogIndex(0));
@@ -264,7 +282,9 @@ impl World {
     fn record(&mut self, job: &Job, returned: Option<u64>, said: Option<crate::models::Said>) {
         if let Purpose::Checked(subject, ask) = &job.task.purpose {
             let call = (*ask, said);
-            self.judge.history.add(*subject, Interval { called: job.called, returned, call });
+            let life = self.lives[job.machine].as_ref().map_or(0, |life| life.number);
+            let told = Told { machine: job.machine, life, stands_on: job.stands_on };
+            self.judge.history.add(*subject, Interval { called: job.called, returned, call }, Some(told));
         }
     }
 

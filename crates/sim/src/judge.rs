@@ -10,7 +10,7 @@ use gavel_fs::Reply;
 use gavel_quorum::{Persist, Refused, Role, RoleChange};
 use gavel_server::clocks::Verdict;
 use gavel_types::{Key, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
-use gavel_wire::{Entry, Item, Message, Record, View};
+use gavel_wire::{Entry, Item, Message, Record, RequestBody, View};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// More leaders than this in one world are not explained by its faults.
@@ -104,6 +104,9 @@ impl World {
                 Item::Request(request) => {
                     if self.judge.ended.contains(&request.session) {
                         self.cover.hit("request_of_ended_session");
+                    }
+                    if matches!(request.body, RequestBody::Downgrade { .. }) {
+                        self.cover.hit("downgraded");
                     }
                     self.judge_leases(machine, &request);
                     if !self.judge.requests.insert((request.session, request.seq)) {

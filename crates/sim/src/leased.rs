@@ -9,7 +9,7 @@ use gavel_client::{Answer, Leased, Step, ToForget, Usable, What};
 use gavel_lease::range::whole_objects;
 use gavel_lease::{RangeSet, written};
 use gavel_types::{KeyRange, Moment, ObjectId, VolumeId};
-use gavel_wire::{Outcome, Request, RequestBody};
+use gavel_wire::{Mode, Outcome, Request, RequestBody};
 use std::collections::BTreeMap;
 
 /// Answers that a kernel keeps.
@@ -24,7 +24,7 @@ impl Kernel {
         self.kept.get(request).filter(|(_, until, _)| *until > now).map(|(_, _, answer)| answer)
     }
 
-    fn forget(&mut self, ranges: &[KeyRange]) {
+    pub(crate) fn forget(&mut self, ranges: &[KeyRange]) {
         self.kept.retain(|_, (of, _, _)| !ranges.iter().any(|range| of.touches(range)));
     }
 }
@@ -45,7 +45,7 @@ impl World {
             self.job_done(token, Ok(answer));
             return true;
         }
-        let view = life.records.live(life.node.server.state().tid);
+        let view = life.view();
         match job.run.step_leased(&view, &life.usable, now) {
             Leased::Step(step) => {
                 self.cover.hit("leased_read");
@@ -54,7 +54,7 @@ impl World {
                 true
             }
             Leased::Lacks(ranges) => {
-                life.node.session.want(now, &ranges);
+                life.node.session.want(now, &ranges, Mode::Shared);
                 false
             }
             Leased::No => false,

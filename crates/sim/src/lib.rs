@@ -25,6 +25,7 @@
 //! - [`mod@shrink`]: cuts a failing script down
 //! - [`dice`]: the one source of chance
 
+mod behind;
 mod blobs;
 pub mod clock;
 pub mod cover;

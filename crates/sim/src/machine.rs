@@ -4,8 +4,8 @@
 use crate::clock::Clocks;
 use crate::dice::Dice;
 use crate::leased::Kernel;
-use gavel_client::Usable;
 use gavel_client::session::SessionConfig;
+use gavel_client::{Pending, Usable};
 use gavel_node::Node;
 use gavel_quorum::{EntryKind, HardState, LogEntry, LogMark, Persist, Recovered};
 use gavel_server::{Clock, Config};
@@ -100,6 +100,10 @@ pub struct Life {
     pub usable: Usable,
     /// What its machine's kernel keeps.
     pub kernel: Kernel,
+    /// What it has answered, and the log does not have.
+    pub pending: Pending,
+    /// When each plan of that was accepted.
+    pub accepted_at: BTreeMap<u64, u64>,
 }
 
 /// Why a node could not start.
@@ -182,6 +186,8 @@ impl Machine {
             inputs: 0,
             usable: Usable::default(),
             kernel: Kernel::default(),
+            pending: Pending::default(),
+            accepted_at: BTreeMap::new(),
         };
         Ok((life, torn))
     }

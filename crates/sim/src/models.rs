@@ -1,5 +1,6 @@
 //! What single objects of a filesystem may answer: a file that is written as a whole, a file that is appended to, a name.
 
+use crate::jobs::StandsOn;
 use crate::linear::{self, Interval, Model, Verdict};
 use gavel_types::ObjectId;
 use std::collections::BTreeMap;
@@ -13,6 +14,17 @@ pub enum Subject {
     Journal(ObjectId),
     /// A name in a directory, by its number.
     Name(ObjectId, u8),
+}
+
+impl Subject {
+    /// A question whose answer nobody heard.
+    fn ask_for_nothing(&self) -> Ask {
+        match self {
+            Subject::Register(..) => Ask::Get,
+            Subject::Journal(_) => Ask::List,
+            Subject::Name(..) => Ask::Find,
+        }
+    }
 }
 
 /// What was asked of it.
@@ -143,28 +155,61 @@ impl Model for Name {
 
 /// All calls of a world, by their subject.
 #[derive(Clone, Debug, Default)]
-pub struct History(BTreeMap<Subject, Vec<Interval<Call>>>);
+pub struct History {
+    calls: BTreeMap<Subject, Vec<Interval<Call>>>,
+    /// Who was told what, by the place of the call.
+    told: Vec<(Subject, usize, Told)>,
+}
+
+/// Who was given an answer, and what it stands on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Told {
+    pub(crate) machine: usize,
+    pub(crate) life: u64,
+    pub(crate) stands_on: StandsOn,
+}
 
 impl History {
     /// Adds a call that has returned, or never will.
-    pub fn add(&mut self, subject: Subject, interval: Interval<Call>) {
-        self.0.entry(subject).or_default().push(interval);
+    pub(crate) fn add(&mut self, subject: Subject, interval: Interval<Call>, told: Option<Told>) {
+        let calls = self.calls.entry(subject).or_default();
+        self.told.extend(told.map(|told| (subject, calls.len(), told)));
+        calls.push(interval);
+    }
+
+    /// A life of a machine has lost the plans from `first` on, which was accepted at `since`. Each of their calls may have happened, at any
+    /// time, or not; and what that life answered since then may stand on them: it is as if nobody had been told.
+    pub(crate) fn lose(&mut self, machine: usize, life: u64, first: u64, since: u64) {
+        for (subject, place, told) in &self.told {
+            let Some(interval) = self.calls.get_mut(subject).and_then(|calls| calls.get_mut(*place)) else { continue };
+            if (told.machine, told.life) != (machine, life) || interval.returned.is_none_or(|returned| returned < since)
+            {
+                continue;
+            }
+            match told.stands_on {
+                StandsOn::Plan(number) if number >= first => {
+                    (interval.returned, interval.call.1) = (None, None);
+                }
+                StandsOn::View => (interval.returned, interval.call) = (None, (subject.ask_for_nothing(), None)),
+                StandsOn::Plan(_) | StandsOn::Commit => {}
+            }
+        }
     }
 
     /// The calls of `subject`.
     pub fn of(&self, subject: &Subject) -> &[Interval<Call>] {
-        self.0.get(subject).map_or(&[], |calls| calls)
+        self.calls.get(subject).map_or(&[], |calls| calls)
     }
 
     /// The subjects.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
-        self.0.keys()
+        self.calls.keys()
     }
 
     /// The first subject whose history is impossible, and how many could not be decided.
     pub fn check(&self) -> Result<u64, Subject> {
         let mut undecided = 0;
-        for (subject, calls) in &self.0 {
+        for (subject, calls) in &self.calls {
             let verdict = match subject {
                 Subject::Register(..) => linear::check(&Register, calls),
                 Subject::Journal(_) => linear::check(&Journal, calls),
@@ -190,7 +235,7 @@ mod tests {
         let mut history = History::default();
         for (called, returned, ask, said) in calls {
             let returned = said.is_some().then_some(*returned);
-            history.add(subject, Interval { called: *called, returned, call: (*ask, said.clone()) });
+            history.add(subject, Interval { called: *called, returned, call: (*ask, said.clone()) }, None);
         }
         history
     }

@@ -67,6 +67,9 @@ impl World {
             if life.node.session.id().is_none() {
                 return Err(format!("n{} has no session", machine.number));
             }
+            if life.pending.accepted() != life.pending.landed() {
+                return Err(format!("n{} has pending plans", machine.number));
+            }
             let state = life.node.server.state();
             let orphans = life.records.live(state.tid).scan(&KeyRange::orphans_from(VOLUME, ObjectId(0)), 1);
             if orphans.as_ref().map_or(true, |orphans| !orphans.is_empty()) {
@@ -204,7 +207,7 @@ impl World {
         for subject in subjects {
             let Some(last) = self.last_answer(machine, &subject)? else { continue };
             let (called, returned) = (self.fresh(), Some(self.fresh()));
-            self.judge.history.add(subject, Interval { called, returned, call: last });
+            self.judge.history.add(subject, Interval { called, returned, call: last }, None);
         }
         self.judge.history.check().map_err(|subject| {
             let calls: Vec<String> = self.judge.history.of(&subject).iter().map(in_words).collect();

@@ -1,5 +1,6 @@
 //! A world: machines, network, programs, and time that passes from one event to the next.
 
+use crate::blobs::Storing;
 use crate::clock::MS;
 use crate::cover::Cover;
 use crate::dice::{Dice, mix};
@@ -103,6 +104,8 @@ pub struct World {
     pub(crate) network: Network,
     pub(crate) programs: Vec<Program>,
     pub(crate) jobs: BTreeMap<u64, Job>,
+    /// Blobs of accepted plans on their way to a majority.
+    pub(crate) storing: BTreeMap<u64, Storing>,
     pub(crate) pool: Pool,
     pub(crate) setup_step: usize,
     pub(crate) setup_done: Option<u64>,
@@ -135,6 +138,7 @@ impl World {
             network: Network::new(seed, nodes),
             programs,
             jobs: BTreeMap::new(),
+            storing: BTreeMap::new(),
             pool: Pool::default(),
             setup_step: 0,
             setup_done: None,
@@ -330,6 +334,7 @@ impl World {
         let clock = self.machines[machine].clock(self.now);
         let Some(life) = self.life(machine, number) else { return };
         life.node.on_tick(clock);
+        self.ship(machine);
         self.judge_clock(machine);
         let next = self.delays.between(TICK_NS.0, TICK_NS.1);
         self.at(next, Event::Tick { machine, life: number });
@@ -343,6 +348,7 @@ impl World {
         self.note(|| format!("n{machine} crashes for {} ms", down_ns / MS));
         if let Some(life) = &life {
             self.judge_crash(life);
+            self.lose_answers(machine, life);
         }
         self.machines[machine].crash(life);
         self.frozen[machine] = None;

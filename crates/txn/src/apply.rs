@@ -2,7 +2,7 @@
 //!
 //! A commit applies if and only if
 //! 1. its session is open and its number is the session's next one (`admit`);
-//! 2. no other session holds a lease that overlaps what it writes ([`gavel_lease`]);
+//! 2. no other session holds a lease that overlaps what it writes, nor an exclusive one that overlaps what it read ([`gavel_lease`]);
 //! 3. each of its guards holds ([`holds`]).
 //!
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
@@ -11,6 +11,7 @@
 use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volumes_of};
 use crate::overlay::Overlay;
 use crate::state::{Session, State};
+use gavel_lease::range::guarded;
 use gavel_lease::table::Existing;
 use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
@@ -121,7 +122,7 @@ impl Run<'_> {
         }
         let outcome = match &request.body {
             RequestBody::Commit { guards, plan } => self.commit(tid, request.session, guards, plan)?,
-            RequestBody::AllocateObjects => self.allocate(request.session),
+            RequestBody::AllocateObjects => self.allocate(tid, request.session),
             RequestBody::Release { orphans } => {
                 for (volume, object) in orphans {
                     self.release(tid, *volume, *object, request.session)?;
@@ -132,10 +133,12 @@ impl Run<'_> {
             RequestBody::Yield { ranges, cool } => {
                 let ranges = &ranges[..ranges.len().min(LEASE_RANGES_MAX)];
                 self.out.leases = true;
-                match self.state.leases.give_up(request.session, ranges, cool.then_some(tid)) {
-                    Ok(()) => Outcome::Committed { tid },
-                    Err(_) => Outcome::Refused { refusal: Refusal::Leased },
-                }
+                given_up(tid, self.state.leases.give_up(request.session, ranges, cool.then_some(tid)))
+            }
+            RequestBody::Downgrade { ranges, cool } => {
+                let ranges = &ranges[..ranges.len().min(LEASE_RANGES_MAX)];
+                self.out.leases = true;
+                given_up(tid, self.state.leases.downgrade(request.session, ranges, cool.then_some(tid)))
             }
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
@@ -163,8 +166,7 @@ impl Run<'_> {
         if guards.len() > GUARDS_MAX || plan.mutations.len() > PLAN_MUTATIONS_MAX {
             return bad_plan;
         }
-        let free = |range: &KeyRange| self.state.leases.is_free(session, range, Mode::Exclusive);
-        if !self.state.leases.is_empty() && !gavel_lease::written(plan).iter().all(free) {
+        if !self.is_free(session, guards, plan) {
             return Ok(Outcome::Refused { refusal: Refusal::Leased });
         }
         for (number, guard) in guards.iter().enumerate() {
@@ -190,6 +192,14 @@ impl Run<'_> {
             Err(ExpandError::BadPlan(_)) => bad_plan,
             Err(ExpandError::View(error)) => Err(error),
         }
+    }
+
+    /// Rule 2. What another session holds exclusively it may have changed already, and commit later: what was read there, nobody can judge.
+    fn is_free(&self, session: SessionId, guards: &[Guard], plan: &Plan) -> bool {
+        let leases = &self.state.leases;
+        leases.is_empty()
+            || (gavel_lease::written(plan).iter().all(|range| leases.is_free(session, range, Mode::Exclusive))
+                && guards.iter().all(|guard| leases.is_free(session, &guarded(guard), Mode::Shared)))
     }
 
     fn expand(&self, tid: Tid, plan: &Plan, sessions: &[SessionId]) -> Result<Expanded, ExpandError> {
@@ -221,7 +231,19 @@ impl Run<'_> {
         self.out.changes.extend(changes);
     }
 
-    fn allocate(&mut self, session: SessionId) -> Outcome {
+    /// What the session will make there it need not ask for. (Nothing can be in the way but a full table: then it asks.)
+    fn lease_block(&mut self, tid: Tid, session: SessionId, first: ObjectId) {
+        let last = ObjectId(first.0 + OBJECT_BLOCK - 1);
+        let objects = Existing { first_free: self.state.next_object, theirs: &[] };
+        for volume in self.state.volumes.keys() {
+            let range = KeyRange::objects(*volume, first, last);
+            // Urgent: not wider than asked for.
+            let want = Want { range, mode: Mode::Exclusive, urgent: true };
+            self.out.leases |= self.state.leases.grant(session, &want, tid, objects).is_ok();
+        }
+    }
+
+    fn allocate(&mut self, tid: Tid, session: SessionId) -> Outcome {
         let first = self.state.next_object;
         if let Some(session) = self.state.sessions.get_mut(&session) {
             session.blocks.push(first);
@@ -230,6 +252,7 @@ impl Run<'_> {
             }
         }
         self.state.next_object = ObjectId(first.0 + OBJECT_BLOCK);
+        self.lease_block(tid, session, first);
         Outcome::Allocated { first, count: OBJECT_BLOCK }
     }
 
@@ -361,6 +384,13 @@ impl Run<'_> {
         let done = expansion.set_record(&Key::attr(volume, ObjectId::ROOT), Record::Attr(root));
         self.take(tid, sound(done.and_then(|()| expansion.finish()))?);
         Ok(())
+    }
+}
+
+fn given_up(tid: Tid, done: Result<(), gavel_lease::Refused>) -> Outcome {
+    match done {
+        Ok(()) => Outcome::Committed { tid },
+        Err(_) => Outcome::Refused { refusal: Refusal::Leased },
     }
 }
 

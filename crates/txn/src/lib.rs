@@ -10,6 +10,7 @@
 //! - [`apply`](mod@apply): one entry, item by item; the commit rule
 //! - [`expand`]: what a plan's mutations mean for the records as they are
 //! - [`overlay`]: a view with changes laid over it
+//! - [`layer`]: the same, of a node's own transactions that are not in the log yet
 //! - [`digest`]: a running digest of everything that ever changed
 //!
 //! Invariants (checked by [`State::check_invariants`] and by the tests):
@@ -25,10 +26,12 @@
 pub mod apply;
 pub mod digest;
 pub mod expand;
+pub mod layer;
 pub mod overlay;
 pub mod state;
 
 pub use apply::{Applied, apply};
 pub use digest::Digest;
+pub use layer::{Layer, Layered};
 pub use overlay::Overlay;
 pub use state::{Session, State, VolumeCounts};

@@ -104,6 +104,14 @@ pub enum RequestBody {
         /// Somebody else is writing there: nothing is to be granted for a while.
         cool: bool,
     },
+    /// The session's exclusive leases over these ranges become shared ones: all that it answered under them is in the log before
+    /// this. With `cool`, somebody else reads there: no exclusive lease is to be granted for a while.
+    Downgrade {
+        /// The ranges.
+        ranges: Vec<KeyRange>,
+        /// Because of others.
+        cool: bool,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -138,7 +146,8 @@ pub enum Refusal {
     },
     /// The plan breaks a rule of the record space (wrong kind of record for its key, counter out of range, too large).
     BadPlan,
-    /// Another session holds a lease over something that the plan writes. Recall it, and run the operation again.
+    /// Another session holds a lease over something that the plan writes, or an exclusive one over something that was read. Recall
+    /// it, and run the operation again.
     Leased,
 }
 

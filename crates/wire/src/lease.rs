@@ -4,7 +4,7 @@ use gavel_types::KeyRange;
 use serde::{Deserialize, Serialize};
 
 /// What a lease allows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Mode {
     /// To answer reads. Any number of sessions can hold it.
     Shared,
@@ -19,6 +19,6 @@ pub struct Want {
     pub range: KeyRange,
     /// To do what.
     pub mode: Mode,
-    /// The session can't go on without: even if the range was written by others just now.
+    /// Just this range, and even if it was recalled just now.
     pub urgent: bool,
 }

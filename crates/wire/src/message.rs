@@ -1,6 +1,7 @@
 //! What nodes say to each other about the log, sessions and catch-up. Bulk bytes (blobs) travel beside, not in, these.
 
 use crate::entry::Request;
+use crate::lease::Mode;
 use crate::record::Version;
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, Seq, SessionId, Term, Tid};
 use serde::{Deserialize, Serialize};
@@ -96,12 +97,15 @@ pub enum Message {
         /// The scan.
         ticket: u64,
     },
-    /// To the node of a session that holds leases over these ranges: give them up. Sent again until the table shows it.
+    /// To the node of a session that holds leases over these ranges: they are needed in this mode. To read ([`Mode::Shared`]), an
+    /// exclusive lease becomes a shared one; to write, all leases there are given up. Sent again until the table shows it.
     Recall {
         /// The session.
         session: SessionId,
         /// The ranges that are needed.
         ranges: Vec<KeyRange>,
+        /// To do what.
+        mode: Mode,
         /// The entry that the sender's replica had applied: a holder whose replica is behind it can't know what it holds.
         at: LogIndex,
     },

@@ -105,3 +105,23 @@ pub struct Plan {
     /// What to write; a later one sees the earlier ones.
     pub mutations: Vec<Mutation>,
 }
+
+impl Plan {
+    /// The times that would be the commit's are those of `tid` instead: who answers before the commit has to name them.
+    pub fn settle_times(&mut self, tid: Tid) {
+        let settle = |time: &mut Timestamp| *time = time.resolve(tid);
+        for mutation in &mut self.mutations {
+            match mutation {
+                Mutation::Put { record: Record::Attr(attr), .. } => {
+                    [&mut attr.firm.birth, &mut attr.atime, &mut attr.mtime, &mut attr.ctime]
+                        .into_iter()
+                        .for_each(settle);
+                }
+                Mutation::Adjust { delta, .. } => {
+                    [&mut delta.atime, &mut delta.mtime, &mut delta.ctime].into_iter().flatten().for_each(settle);
+                }
+                _ => {}
+            }
+        }
+    }
+}

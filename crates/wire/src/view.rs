@@ -41,6 +41,20 @@ pub trait View {
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError>;
 }
 
+impl<V: View + ?Sized> View for &V {
+    fn tid(&self) -> Tid {
+        (**self).tid()
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        (**self).get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        (**self).scan(range, limit)
+    }
+}
+
 /// The newest state of a replica: what commits are judged against.
 pub trait Live: View {
     /// Was anything in `range` written or deleted after `after`? Answered from the change index: the cost follows the

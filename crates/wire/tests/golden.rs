@@ -65,6 +65,7 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::Release { orphans: vec![(V, O)] })),
         Item::Request(request(RequestBody::Lease { wants: wants() })),
         Item::Request(request(RequestBody::Yield { ranges: vec![KeyRange::object(V, O)], cool: true })),
+        Item::Request(request(RequestBody::Downgrade { ranges: vec![KeyRange::object(V, O)], cool: false })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
@@ -87,7 +88,12 @@ fn messages() -> Vec<Message> {
         Message::NotLeader { leader: Some(NodeId(2)) },
         Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4, index: LogIndex(5), term: Term(6) },
         Message::Changes { ticket: 1, changes: vec![change], done: true },
-        Message::Recall { session: SessionId(7), ranges: vec![KeyRange::object(V, O)], at: LogIndex(300) },
+        Message::Recall {
+            session: SessionId(7),
+            ranges: vec![KeyRange::object(V, O)],
+            mode: Mode::Exclusive,
+            at: LogIndex(300),
+        },
     ]
 }
 
@@ -119,15 +125,16 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "02820209000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "0382020a000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
         "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02000708060100070806",
         "020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001000000000000",
         "012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000000000012d01",
+        "0007080605010c00000001000000000000012c0c00000001000000000000012d00",
         "0102b424882702070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
     );
-    assert_eq!(ENTRY_FORMAT, 2);
+    assert_eq!(ENTRY_FORMAT, 3);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -136,20 +143,20 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "020003010203",
-        "02020107080601",
-        "02030709",
-        "020402ac028827",
-        "02050701",
-        "02060701ac02",
-        "020701",
-        "020801ac02",
-        "02090102",
-        "020a0102ac02040506",
-        "020b0101040d00000001000000000000012c050001",
-        "020d07010c00000001000000000000012c0c00000001000000000000012dac02",
+        "030003010203",
+        "03020107080601",
+        "03030709",
+        "030402ac028827",
+        "03050701",
+        "03060701ac02",
+        "030701",
+        "030801ac02",
+        "03090102",
+        "030a0102ac02040506",
+        "030b0101040d00000001000000000000012c050001",
+        "030d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
     ];
-    assert_eq!(MESSAGE_FORMAT, 2);
+    assert_eq!(MESSAGE_FORMAT, 3);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();
@@ -164,7 +171,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 3, known: 2, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 4, known: 3, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

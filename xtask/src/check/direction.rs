@@ -23,7 +23,7 @@ const ROOMS: &[Room] = &[
     Room { name: "store", may_know: &["types", "wire"], pure: true },
     Room { name: "fs", may_know: &["types", "wire"], pure: true },
     Room { name: "server", may_know: &["types", "wire", "quorum", "lease", "txn", "store"], pure: true },
-    Room { name: "client", may_know: &["types", "wire", "lease", "fs"], pure: true },
+    Room { name: "client", may_know: &["types", "wire", "lease", "txn", "fs"], pure: true },
     // A server and its own session, joined: what both worlds host.
     Room {
         name: "node",

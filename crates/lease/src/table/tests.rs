@@ -53,6 +53,22 @@ fn a_yield_splits_and_cools() {
 }
 
 #[test]
+fn a_downgrade_lets_others_read_at_once_and_write_alone_later() {
+    let mut table = LeaseTable::default();
+    granted(&mut table, 1, &want(5, 5, Mode::Exclusive)).unwrap();
+    assert_eq!(table.in_the_way(SessionId(2), &objects(5, 5), Mode::Shared), [SessionId(1)]);
+    table.downgrade(SessionId(1), &[objects(5, 5)], Some(Tid(1))).unwrap();
+    assert_eq!(table.len(), 3);
+    assert!(table.is_free(SessionId(2), &objects(5, 5), Mode::Shared));
+    assert!(!table.held_exclusively_by(SessionId(1)).touches(&objects(5, 5)));
+    assert!(table.held_by(SessionId(1)).covers(&objects(0, 10)), "it may still read everything");
+    assert_eq!(granted(&mut table, 1, &want(5, 5, Mode::Exclusive)), Err(Refused::Cooling));
+    assert_eq!(granted(&mut table, 2, &want(5, 5, Mode::Shared)), Ok(objects(5, 5)), "reading does not wait");
+    table.downgrade(SessionId(2), &[objects(0, 10)], None).unwrap();
+    assert!(table.held_exclusively_by(SessionId(1)).covers(&objects(6, 10)), "nobody downgrades another's");
+}
+
+#[test]
 fn objects_that_do_not_exist_are_leased_to_nobody() {
     let mut table = LeaseTable::default();
     granted(&mut table, 1, &want(1, 1, Mode::Shared)).unwrap();
@@ -76,12 +92,7 @@ fn a_full_table_refuses_and_still_lets_go() {
     let free = existing(u64::MAX);
     for i in 0..LEASES_MAX as u64 {
         let want = Want { urgent: true, ..want(10 + 4 * i, 10 + 4 * i, Mode::Exclusive) };
-        let granted = table.grant(SessionId(i + 2), &want, Tid(1), free).unwrap();
-        // Each keeps one object only, so that there is a gap on both sides.
-        let after = KeyRange { start: want.range.end.clone(), end: granted.end.clone() };
-        table.give_up(SessionId(i + 2), &[after], None).unwrap();
-        let before = KeyRange { start: granted.start, end: want.range.start.clone() };
-        table.give_up(SessionId(i + 2), &[before], None).unwrap();
+        assert_eq!(table.grant(SessionId(i + 2), &want, Tid(1), free), Ok(want.range), "not widened: there are gaps");
     }
     assert_eq!(table.len(), LEASES_MAX);
     assert_eq!(table.grant(SessionId(1), &want(12, 12, Mode::Shared), Tid(1), free), Err(Refused::Full));
@@ -94,6 +105,7 @@ fn a_full_table_refuses_and_still_lets_go() {
 enum Step {
     Grant { session: u64, first: u64, last: u64, mode: Mode, urgent: bool },
     GiveUp { session: u64, first: u64, last: u64, cool: bool },
+    Downgrade { session: u64, first: u64, last: u64, cool: bool },
     End { session: u64 },
 }
 
@@ -104,6 +116,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, first, more, mode, urgent)| Step::Grant { session, first, last: first + more, mode, urgent }),
         3 => (1u64..5, 0..OBJECTS, 0u64..6, any::<bool>())
             .prop_map(|(session, first, more, cool)| Step::GiveUp { session, first, last: first + more, cool }),
+        2 => (1u64..5, 0..OBJECTS, 0u64..6, any::<bool>())
+            .prop_map(|(session, first, more, cool)| Step::Downgrade { session, first, last: first + more, cool }),
         1 => (1u64..5).prop_map(|session| Step::End { session }),
     ]
 }
@@ -111,13 +125,18 @@ fn step() -> impl Strategy<Value = Step> {
 /// Who holds an object, and how.
 type Model = BTreeMap<u64, BTreeMap<u64, Mode>>;
 
-fn of_model(model: &Model, object: u64) -> Vec<u64> {
-    model.get(&object).map(|holders| holders.keys().copied().collect()).unwrap_or_default()
+fn of_model(model: &Model, object: u64) -> BTreeMap<u64, Mode> {
+    model.get(&object).cloned().unwrap_or_default()
 }
 
-fn of_table(table: &LeaseTable, object: u64) -> Vec<u64> {
+fn of_table(table: &LeaseTable, object: u64) -> BTreeMap<u64, Mode> {
     let range = KeyRange::object(V, ObjectId(object));
-    (1..5).filter(|session| table.held_by(SessionId(*session)).covers(&range)).collect()
+    let mode = |session| match table.held_exclusively_by(session).covers(&range) {
+        true => Mode::Exclusive,
+        false => Mode::Shared,
+    };
+    let holders = (1..5).filter(|session| table.held_by(SessionId(*session)).covers(&range));
+    holders.map(|session| (session, mode(SessionId(session)))).collect()
 }
 
 proptest! {
@@ -158,6 +177,12 @@ proptest! {
                     table.give_up(SessionId(session), &[objects(first, last)], cool.then_some(now)).unwrap();
                     for object in first..=last {
                         model.entry(object).or_default().remove(&session);
+                    }
+                }
+                Step::Downgrade { session, first, last, cool } => {
+                    table.downgrade(SessionId(session), &[objects(first, last)], cool.then_some(now)).unwrap();
+                    for object in first..=last {
+                        model.entry(object).or_default().entry(session).and_modify(|mode| *mode = Mode::Shared);
                     }
                 }
                 Step::End { session } => {

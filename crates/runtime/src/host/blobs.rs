@@ -154,9 +154,9 @@ impl Blobs {
         Ok(bytes)
     }
 
-    /// These blobs, if all of them are in memory.
-    pub fn in_memory(&self, ids: &[BlobId]) -> Option<gavel_client::Blobs> {
-        ids.iter().map(|id| Some((*id, self.cache.get(id)?))).collect()
+    /// A blob, if it is in memory.
+    pub fn in_memory(&self, id: &BlobId) -> Option<Bytes> {
+        self.cache.get(id)
     }
 
     async fn fetch_uncached(&self, id: BlobId) -> Result<Bytes, BlobsError> {

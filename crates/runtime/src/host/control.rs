@@ -182,7 +182,9 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
         }
         Request::Umount { path } => {
             let mounter = daemon.mounter.clone();
-            blocking(move || mounter.umount(&path)).await
+            let ended = blocking(move || mounter.umount(&path)).await;
+            daemon.sync().await;
+            ended
         }
         Request::Stop {} => {
             daemon.tell_to_stop();

@@ -1,6 +1,6 @@
 //! Brings a node up: disks, threads, transport, control socket, mounts; and down again.
 
-use crate::config::{Config, MountConfig};
+use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::tree::VolumeTree;
@@ -15,7 +15,7 @@ use gavel_store::disk::RealDisk;
 use gavel_store::engine::{LsmConfig, LsmEngine};
 use gavel_store::log::{Log, LogIdentity, LogOptions};
 use gavel_store::records::{Identity, Records};
-use gavel_types::{NodeId, VolumeId};
+use gavel_types::{Moment, NodeId, VolumeId};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -23,6 +23,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+/// A daemon that ends waits so long until what it has answered is committed.
+const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A leader keeps its log for followers that were away briefly, up to this many bytes.
 const LOG_RETAINED_BYTES: u64 = 64 << 20;
@@ -157,6 +160,8 @@ impl Daemon {
             flusher,
             waits: Default::default(),
             lapsed: true,
+            shipped_at: Moment(0),
+            ship_now: false,
         };
         // Without a thread to receive it there is a panic in the log already.
         let _ = begin.send(node_thread);
@@ -183,11 +188,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// One volume through this node.
-    pub fn tree(&self, volume: VolumeId) -> Arc<VolumeTree> {
+    /// One volume through this node. `sync`: no change is answered before it is committed.
+    pub fn tree(&self, volume: VolumeId, sync: bool) -> Arc<VolumeTree> {
         let tokio = tokio::runtime::Handle::current();
         let data_dir = self.config.data_dir.clone();
-        Arc::new(VolumeTree::new(volume, self.node.clone(), self.blobs.clone(), data_dir, tokio))
+        Arc::new(VolumeTree::new(volume, sync, self.node.clone(), self.blobs.clone(), data_dir, tokio))
     }
 
     /// The node's configuration.
@@ -200,7 +205,8 @@ impl Daemon {
     /// # Errors
     /// What went wrong and what to do, in words.
     pub fn mount(&self, mount: &MountConfig) -> Result<(), String> {
-        self.mounter.mount(self.tree(mount.volume), mount)
+        let sync = mount.options.contains(&MountOption::Sync);
+        self.mounter.mount(self.tree(mount.volume, sync), mount)
     }
 
     /// Waits until the daemon is told to stop, or its node has failed; says why it failed.
@@ -218,6 +224,15 @@ impl Daemon {
         self.stop.send_replace(true);
     }
 
+    /// Waits until all that was answered is on a majority, or it seems that it will not be.
+    pub async fn sync(&self) {
+        match tokio::time::timeout(SYNC_PATIENCE, self.node.sync()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "changes that were answered may be lost"),
+            Err(_) => tracing::error!("changes that were answered could not be committed in time, and may be lost"),
+        }
+    }
+
     /// Ends the mounts, the node and its threads, in this order.
     pub async fn shut_down(&self) {
         for mount in self.mounter.mounts() {
@@ -227,6 +242,7 @@ impl Daemon {
                 tracing::warn!(%error, "a mount could not be ended");
             }
         }
+        self.sync().await;
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         let inbox = self.node.inbox.clone();
         let ended = tokio::task::spawn_blocking(move || {

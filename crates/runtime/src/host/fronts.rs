@@ -41,6 +41,12 @@ impl Fronts {
         attached.push((volume, front));
     }
 
+    /// How many fronts keep answers about `volume`.
+    pub fn count(&self, volume: VolumeId) -> usize {
+        let attached = self.attached.lock();
+        attached.iter().filter(|(of, front)| *of == volume && front.strong_count() > 0).count()
+    }
+
     /// What of `keep` is handed out: less the time that an answer may take on its way; no bytes of too many files.
     pub fn hand_out(&self, volume: VolumeId, object: Option<ObjectId>, keep: Keep) -> Keep {
         let less = |ns: u64| ns.saturating_sub(ON_ITS_WAY.as_nanos() as u64);

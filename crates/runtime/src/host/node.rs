@@ -7,15 +7,17 @@ use crate::host::fronts::Fronts;
 use crate::host::journal::Order;
 use crate::host::status::NodeStatus;
 use crate::net::Sender as Peers;
-use gavel_client::{Token, Usable};
+use gavel_client::{LostBecause, Pending, Token, Usable};
+use gavel_lease::range::whole_objects;
 use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{LiveView, Records};
-use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Tid};
-use gavel_wire::{Guard, Message, Outcome, Plan};
+use gavel_txn::Layered;
+use gavel_types::{KeyRange, Moment, NodeId, ObjectId, Tid};
+use gavel_wire::{Guard, Message, Mode, Outcome, Plan};
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -34,8 +36,18 @@ const INBOX_MAX: usize = 16 * 1024;
 /// Inputs worked through before effects are carried out: what comes together is committed together.
 const BATCH_MAX: usize = 512;
 
-/// A view of this node's replica.
-pub type NodeView = LiveView<<LsmEngine as Engine>::Snapshot>;
+/// What is accepted waits so long for more, so that they become one commit.
+const GATHER: Duration = Duration::from_millis(5);
+/// Beyond so many plans that are not shipped, nothing is waited for.
+pub const GATHERED_MAX: u64 = 256;
+/// Objects of lost plans that are remembered, so that an `fsync` of them fails.
+const LOST_OBJECTS_MAX: usize = 64 * 1024;
+
+/// This node's replica.
+pub type Replica = LiveView<<LsmEngine as Engine>::Snapshot>;
+
+/// A view of this node's replica, and of what it has answered over it.
+pub type NodeView = Layered<Replica>;
 
 /// Why a wait ended without a result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -75,16 +87,20 @@ pub enum Input {
         /// Gets the outcome, and a view that holds the commit.
         reply: oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>,
     },
-    /// Confirm a read.
-    Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
+    /// Confirm a read of these ranges.
+    Confirm(Vec<KeyRange>, oneshot::Sender<Result<NodeView, WaitError>>),
     /// A fresh object id.
     ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
     /// Does the session hold this object open, although it has no name any more?
     Holds(ObjectId, oneshot::Sender<bool>),
     /// What is the node doing?
     Status(oneshot::Sender<NodeStatus>),
-    /// Leases over these ranges would be useful: a read of them had to be confirmed.
-    Want(Vec<KeyRange>),
+    /// Leases over these ranges would be useful: something there had to go through the quorum.
+    Want(Vec<KeyRange>, Mode),
+    /// There is much to ship, or something whose blob is stored now.
+    Ship,
+    /// Ship what was accepted up to this plan; answered when it has landed, or is lost.
+    Sync(u64, oneshot::Sender<Result<(), WaitError>>),
     /// The fronts have forgotten.
     Forgotten(u64),
     /// Stop.
@@ -170,6 +186,16 @@ pub struct NodeHandle {
     pub reads_leased: AtomicU64,
     /// Reads that had to be confirmed by the quorum.
     pub reads_confirmed: AtomicU64,
+    /// What this node has answered, and the log does not have yet. Taken while `usable` is held, never the other way round.
+    pub pending: Mutex<Pending>,
+    /// Told when something has landed: there is room for more.
+    pub room: tokio::sync::Notify,
+    /// Changes that were answered before they were committed.
+    pub answered_behind: AtomicU64,
+    /// Of these, how many were not committed after all.
+    pub lost: AtomicU64,
+    /// The objects that lost plans wrote, until somebody was told.
+    lost_objects: Mutex<BTreeSet<ObjectId>>,
     /// Why the node has stopped, if it has.
     pub stopped: tokio::sync::watch::Sender<Option<String>>,
 }
@@ -188,13 +214,46 @@ impl NodeHandle {
             opens: Mutex::default(),
             reads_leased: AtomicU64::new(0),
             reads_confirmed: AtomicU64::new(0),
+            pending: Mutex::default(),
+            room: tokio::sync::Notify::new(),
+            answered_behind: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            lost_objects: Mutex::default(),
             stopped,
         }
     }
 
     /// A view of the replica as it is: good to plan a change on, for the commit rule will judge it; not good for an answer.
     pub fn latest(&self) -> NodeView {
+        let pending = self.pending.lock();
+        Layered::new(self.replica(), pending.layer().clone())
+    }
+
+    /// The replica alone. Taken while `pending` is held, it does not hold what was accepted later than that.
+    pub fn replica(&self) -> Replica {
         self.records.live(self.tid())
+    }
+
+    /// Was anything lost that this node had answered about the object? Says so once.
+    pub fn take_lost(&self, object: ObjectId) -> bool {
+        self.lost_objects.lock().remove(&object)
+    }
+
+    /// Everything that was accepted so far is on a majority when this returns without an error.
+    ///
+    /// # Errors
+    /// [`WaitError`] if some of it is lost, or the node has stopped.
+    pub async fn sync(&self) -> Result<(), WaitError> {
+        let last = {
+            let pending = self.pending.lock();
+            if pending.accepted() == pending.landed() {
+                return Ok(());
+            }
+            pending.accepted()
+        };
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Input::Sync(last, reply));
+        answer.await.unwrap_or_else(|_| Err(WaitError::Stopped("the node is shutting down".into())))
     }
 
     /// The last Tid that views of this replica see.
@@ -288,14 +347,19 @@ pub struct NodeThread {
     pub waits: Waits,
     /// The right to answer has run out, and the fronts have been told.
     pub lapsed: bool,
+    /// When something that was accepted was shipped last.
+    pub shipped_at: Moment,
+    /// It is not to be waited for more.
+    pub ship_now: bool,
 }
 
-/// Operations that wait, and reads that are confirmed from an entry on that is not applied yet.
+/// Operations that wait.
 #[derive(Default)]
 pub struct Waits {
     next: Token,
     by_token: BTreeMap<Token, Wait>,
-    confirmed: BTreeMap<LogIndex, Vec<oneshot::Sender<Result<NodeView, WaitError>>>>,
+    /// Who waits until what was accepted up to a plan has landed.
+    syncs: BTreeMap<u64, Vec<oneshot::Sender<Result<(), WaitError>>>>,
 }
 
 impl Waits {
@@ -323,7 +387,7 @@ impl NodeThread {
         for (_, wait) in std::mem::take(&mut self.waits.by_token) {
             wait.fail(WaitError::Stopped(cause.clone()));
         }
-        for reply in std::mem::take(&mut self.waits.confirmed).into_values().flatten() {
+        for reply in std::mem::take(&mut self.waits.syncs).into_values().flatten() {
             let _ = reply.send(Err(WaitError::Stopped(cause.clone())));
         }
         self.handle.stopped.send_replace(Some(cause.clone()));
@@ -345,13 +409,74 @@ impl NodeThread {
         while let Some(input) = batch.pop() {
             self.take(input)?;
         }
-        let clock = self.handle.clocks.read();
-        for effect in self.node.take_effects(clock) {
-            self.carry_out(effect)?;
+        self.ship_if_due();
+        loop {
+            let mut effects = self.node.take_effects(self.handle.clocks.read());
+            // What was accepted must not hide what is newer, from those who look at what is published.
+            effects.sort_by_key(|effect| !matches!(effect, NodeEffect::Landed { .. }));
+            let again = effects.iter().any(|effect| matches!(effect, NodeEffect::ShipPending(_)));
+            for effect in effects {
+                self.carry_out(effect)?;
+            }
+            if !again {
+                break;
+            }
+            self.ship();
         }
-        self.answer_confirmed();
         self.look_for_lapse();
         Ok(())
+    }
+
+    /// Ships what was accepted, unless a moment more would bring more.
+    fn ship_if_due(&mut self) {
+        let now = self.handle.clocks.now();
+        let waited = now.since_ns(self.shipped_at) >= GATHER.as_nanos() as u64;
+        if self.ship_now || waited {
+            self.ship();
+        }
+    }
+
+    fn ship(&mut self) {
+        let clock = self.handle.clocks.read();
+        let mut pending = self.handle.pending.lock();
+        if self.node.ship_pending(clock, &mut pending) {
+            self.shipped_at = clock.now;
+        }
+        self.ship_now = false;
+    }
+
+    fn on_landed(&mut self, last: u64) {
+        self.handle.pending.lock().on_landed(last);
+        self.handle.room.notify_waiters();
+        let later = self.waits.syncs.split_off(&(last + 1));
+        for reply in std::mem::replace(&mut self.waits.syncs, later).into_values().flatten() {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// What was accepted and has not landed is lost. Whoever answers has been stopped before.
+    fn on_lost(&mut self, cause: LostBecause) {
+        let lost = self.handle.pending.lock().lose();
+        self.handle.room.notify_waiters();
+        for reply in std::mem::take(&mut self.waits.syncs).into_values().flatten() {
+            let _ = reply.send(Err(WaitError::Unknown));
+        }
+        if lost.is_empty() {
+            return;
+        }
+        tracing::error!(?cause, changes = lost.len(), "changes that were answered, and not synced, are lost");
+        self.handle.lost.fetch_add(lost.len() as u64, Ordering::Relaxed);
+        let objects = lost.iter().flat_map(|lost| gavel_lease::written(&lost.plan));
+        let objects: BTreeSet<_> =
+            objects.filter_map(|range| whole_objects(&range)).map(|(volume, first, _)| (volume, first)).collect();
+        self.handle.fronts.forget_all();
+        for (volume, object) in objects {
+            self.handle.fronts.forget_object(volume, object);
+            let mut told = self.handle.lost_objects.lock();
+            if told.len() < LOST_OBJECTS_MAX {
+                told.insert(object);
+            }
+        }
     }
 
     /// Has the fronts forget: at once, or in a moment if the right to answer has run out, perhaps because this process stood still.
@@ -386,9 +511,9 @@ impl NodeThread {
                 let token = self.waits.add(Wait::Commit(reply));
                 self.node.commit(clock, token, guards, plan);
             }
-            Input::Confirm(reply) => {
+            Input::Confirm(reads, reply) => {
                 let token = self.waits.add(Wait::Confirm(reply));
-                self.node.session.confirm_read(clock.now, token);
+                self.node.confirm_read(clock, token, reads);
             }
             Input::ObjectId(reply) => {
                 let token = self.waits.add(Wait::ObjectId(reply));
@@ -396,7 +521,16 @@ impl NodeThread {
             }
             Input::Holds(object, reply) => drop(reply.send(self.node.session.holds(object))),
             Input::Status(reply) => drop(reply.send(NodeStatus::of(&self.node, clock, &self.handle))),
-            Input::Want(ranges) => self.node.session.want(clock.now, &ranges),
+            Input::Want(ranges, mode) => self.node.session.want(clock.now, &ranges, mode),
+            Input::Ship => self.ship_now = true,
+            Input::Sync(last, reply) => {
+                self.ship_now = true;
+                if self.handle.pending.lock().landed() >= last {
+                    let _ = reply.send(Ok(()));
+                } else {
+                    self.waits.syncs.entry(last).or_default().push(reply);
+                }
+            }
             Input::Forgotten(id) => self.node.forgotten(id),
             Input::Stop => return Err("the node was stopped".into()),
         }
@@ -434,9 +568,10 @@ impl NodeThread {
                     let _ = reply.send(Ok((outcome, view)));
                 }
             }
-            NodeEffect::Confirmed { token, index } => {
+            NodeEffect::Confirmed { token, .. } => {
                 if let Some(Wait::Confirm(reply)) = self.waits.by_token.remove(&token) {
-                    self.waits.confirmed.entry(index).or_default().push(reply);
+                    let view = self.view();
+                    let _ = reply.send(Ok(view));
                 }
             }
             NodeEffect::Id { token, object } => {
@@ -454,6 +589,9 @@ impl NodeThread {
                 self.when_taken_up(forget);
             }
             NodeEffect::Unknown { token } => self.fail(token, WaitError::Unknown),
+            NodeEffect::ShipPending(id) => self.handle.pending.lock().mark(id),
+            NodeEffect::Landed { last, .. } => self.on_landed(last),
+            NodeEffect::Lost { cause } => self.on_lost(cause),
         }
         Ok(())
     }
@@ -466,23 +604,8 @@ impl NodeThread {
 
     /// A view as of the last entry that was applied. Never called in the middle of a catch-up.
     fn view(&self) -> NodeView {
-        self.handle.records.live(self.node.server.state().tid)
-    }
-
-    fn answer_confirmed(&mut self) {
-        if self.waits.confirmed.is_empty() || self.node.server.is_catching_up() {
-            return;
-        }
-        let applied = self.node.server.state().applied;
-        let later = self.waits.confirmed.split_off(&LogIndex(applied.0 + 1));
-        let ready = std::mem::replace(&mut self.waits.confirmed, later);
-        if ready.is_empty() {
-            return;
-        }
-        let view = self.view();
-        for reply in ready.into_values().flatten() {
-            let _ = reply.send(Ok(view.clone()));
-        }
+        let pending = self.handle.pending.lock();
+        Layered::new(self.handle.records.live(self.node.server.state().tid), pending.layer().clone())
     }
 
     /// The node has stopped: whoever still asks is told so, until the owner of the queue tells it to stop or drops it.
@@ -492,7 +615,8 @@ impl NodeThread {
             for input in batch.drain(..) {
                 match input {
                     Input::Commit { reply, .. } => drop(reply.send(Err(stopped()))),
-                    Input::Confirm(reply) => drop(reply.send(Err(stopped()))),
+                    Input::Confirm(_, reply) => drop(reply.send(Err(stopped()))),
+                    Input::Sync(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
                     Input::Status(reply) => {
                         let mut status = NodeStatus::of(&self.node, self.handle.clocks.read(), &self.handle);

@@ -2,12 +2,13 @@
 
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;
-use crate::host::node::{Input, NodeHandle, Opening, WaitError};
+use crate::host::node::{GATHERED_MAX, Input, NodeHandle, Opening, WaitError};
 use gavel_client::tree::Answered;
-use gavel_client::{Answer, Forget, Keep, Leased, Run, Space, Step, Tree, TreeError, TreeRequest};
+use gavel_client::{Answer, Behind, Forget, Keep, Leased, Run, Space, Step, Taken, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
-use gavel_types::{KeyRange, ObjectId, VolumeId};
+use gavel_types::{BlobId, KeyRange, Moment, ObjectId, VolumeId};
+use gavel_wire::Mode;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -19,6 +20,9 @@ use tokio::sync::oneshot;
 /// How long an operation waits for the quorum before its caller gets an error.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Bytes that could not be stored on a majority are stored again after this.
+const STORE_AGAIN: Duration = Duration::from_millis(200);
+
 /// One volume through this node.
 pub struct VolumeTree {
     inner: Arc<Inner>,
@@ -27,21 +31,24 @@ pub struct VolumeTree {
 
 struct Inner {
     volume: VolumeId,
+    /// Nothing is answered before it is committed.
+    sync: bool,
     node: Arc<NodeHandle>,
     blobs: Arc<Blobs>,
     data_dir: PathBuf,
 }
 
 impl VolumeTree {
-    /// The volume `volume` through `node`; operations run on `tokio`.
+    /// The volume `volume` through `node`; operations run on `tokio`. `sync`: no change is answered before it is committed.
     pub fn new(
         volume: VolumeId,
+        sync: bool,
         node: Arc<NodeHandle>,
         blobs: Arc<Blobs>,
         data_dir: PathBuf,
         tokio: Handle,
     ) -> VolumeTree {
-        VolumeTree { inner: Arc::new(Inner { volume, node, blobs, data_dir }), tokio }
+        VolumeTree { inner: Arc::new(Inner { volume, sync, node, blobs, data_dir }), tokio }
     }
 }
 
@@ -57,15 +64,17 @@ impl Tree for VolumeTree {
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
         let asked = match request {
             TreeRequest::Statfs => Asked::Space,
-            TreeRequest::Sync { .. } => Asked::Sync,
+            TreeRequest::Sync { object } => Asked::Sync(object),
             request => match UnderWay::new(self.inner.volume, caller, request) {
                 Ok(under_way) => Asked::Operation(Box::new(under_way)),
                 Err(error) => return answered(Err(error)),
             },
         };
         let Some((asked, answered)) = self.inner.answer_leased(asked, answered) else { return };
+        let Some((asked, answered)) = self.inner.answer_behind(asked, answered, &self.tokio) else { return };
         let inner = self.inner.clone();
         self.tokio.spawn(async move {
+            let Some((asked, answered)) = inner.answer_when_there_is_room(asked, answered).await else { return };
             let mut pin = Pin { node: inner.node.clone(), object: None };
             answered(inner.answer(asked, &mut pin).await);
         });
@@ -83,7 +92,7 @@ impl Tree for VolumeTree {
 /// What is asked for.
 enum Asked {
     Space,
-    Sync,
+    Sync(ObjectId),
     Operation(Box<UnderWay>),
 }
 
@@ -97,8 +106,10 @@ struct UnderWay {
     opens: Option<(ObjectId, TreeRequest)>,
     /// The file that it reads bytes of.
     reads: Option<ObjectId>,
-    /// Leases that would have answered it.
-    lacking: Vec<KeyRange>,
+    /// Leases that would have answered it: to read, and to write.
+    lacking: (Vec<KeyRange>, Vec<KeyRange>),
+    /// It waits for room among what is pending.
+    crowded: bool,
     /// What it needs next, if that is known already.
     next: Option<Step>,
 }
@@ -115,7 +126,7 @@ impl UnderWay {
             _ => None,
         };
         let run = Run::new(volume, caller, request)?;
-        Ok(UnderWay { caller, run, creates, opens, reads, lacking: Vec::new(), next: None })
+        Ok(UnderWay { caller, run, creates, opens, reads, lacking: Default::default(), crowded: false, next: None })
     }
 }
 
@@ -137,13 +148,13 @@ impl Inner {
         let mut step = match run.step_leased(&view, &usable, now) {
             Leased::Step(step) => step,
             Leased::Lacks(ranges) => {
-                *lacking = ranges;
+                lacking.0 = ranges;
                 return Some((asked, answered));
             }
             Leased::No => return Some((asked, answered)),
         };
         if let Step::Fetch(ids) = &step
-            && let Some(found) = self.blobs.in_memory(ids)
+            && let Some(found) = self.at_hand(ids)
         {
             step = run.fetched(&found);
         }
@@ -155,8 +166,14 @@ impl Inner {
         let opened = opens.as_ref().map(|(object, _)| *object);
         let result =
             result.map(|answer| Answer { keep: self.node.fronts.hand_out(self.volume, opened, answer.keep), ..answer });
-        let described = result.as_ref().ok().and_then(Answer::object);
         let keeps = matches!(&result, Ok(answer) if answer.keep != Keep::default()) || kept;
+        self.hand_over(now, keeps, answered, result);
+        None
+    }
+
+    /// Gives an answer to whoever may keep it. `now` is when it was found out for how long.
+    fn hand_over(&self, now: Moment, keeps: bool, answered: Answered, result: Result<Answer, TreeError>) {
+        let described = result.as_ref().ok().and_then(Answer::object);
         answered(result);
         // This process may have stood still before the answer was out: then its time to live began too late.
         if keeps && self.node.clocks.now().since_ns(now) > ON_ITS_WAY.as_nanos() as u64 {
@@ -165,24 +182,127 @@ impl Inner {
                 self.node.fronts.forget_object(self.volume, object);
             }
         }
+    }
+
+    /// These blobs, if all of them are in memory.
+    fn at_hand(&self, ids: &[BlobId]) -> Option<gavel_client::Blobs> {
+        let found = ids.iter().map(|id| {
+            let pending = || self.node.pending.lock().blob(id);
+            Some((*id, pending().or_else(|| self.blobs.in_memory(id))?))
+        });
+        found.collect()
+    }
+
+    /// Answers a change on this thread, if leases allow that; it is committed in a moment. Gives back what could not be answered so.
+    fn answer_behind(
+        self: &Arc<Self>,
+        mut asked: Asked,
+        answered: Answered,
+        tokio: &Handle,
+    ) -> Option<(Asked, Answered)> {
+        let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };
+        // A second front of this node would have to forget first.
+        if under_way.run.is_fresh_read() || self.sync || self.node.fronts.count(self.volume) > 1 {
+            return Some((asked, answered));
+        }
+        under_way.crowded = false;
+        let usable = self.node.usable.read_recursive();
+        let now = self.node.clocks.now();
+        let mut pending = self.node.pending.lock();
+        let behind = under_way.run.step_behind(&self.node.replica(), &mut pending, &usable, now);
+        let many = pending.accepted() - pending.shipped() > GATHERED_MAX;
+        drop(pending);
+        let (result, accepted) = match behind {
+            Behind::Done { result, accepted } => (result, accepted),
+            Behind::Lacks { reads, writes } => {
+                under_way.lacking = (reads, writes);
+                return Some((asked, answered));
+            }
+            Behind::Full => {
+                under_way.crowded = true;
+                return Some((asked, answered));
+            }
+            Behind::No => return Some((asked, answered)),
+        };
+        let mut pin = Pin { node: self.node.clone(), object: None };
+        if let Some(Taken { number, made, store }) = accepted {
+            self.node.answered_behind.fetch_add(1, Ordering::Relaxed);
+            made.filter(|_| under_way.creates).into_iter().for_each(|object| pin.hold(object));
+            if let Some(bytes) = store {
+                tokio.spawn(self.clone().store_behind(number, bytes));
+            }
+            if many {
+                self.node.inbox.push(Input::Ship);
+            }
+        }
+        let result =
+            result.map(|answer| Answer { keep: self.node.fronts.hand_out(self.volume, None, answer.keep), ..answer });
+        let keeps = matches!(&result, Ok(answer) if answer.keep != Keep::default());
+        self.hand_over(now, keeps, answered, result);
         None
+    }
+
+    /// Waits until there is room among what is pending, and tries again.
+    async fn answer_when_there_is_room(
+        self: &Arc<Self>,
+        mut asked: Asked,
+        mut answered: Answered,
+    ) -> Option<(Asked, Answered)> {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let room = self.node.room.notified();
+            (asked, answered) = self.answer_behind(asked, answered, &Handle::current())?;
+            let crowded = matches!(&asked, Asked::Operation(under_way) if under_way.crowded);
+            if !crowded || tokio::time::timeout_at(until, room).await.is_err() {
+                return Some((asked, answered));
+            }
+        }
+    }
+
+    /// Stores the blob of a plan that was accepted, for as long as it takes, or until the plan is lost.
+    async fn store_behind(self: Arc<Self>, number: u64, bytes: bytes::Bytes) {
+        while let Err(error) = self.blobs.store_on_majority(bytes.clone()).await {
+            tracing::warn!(%error, "bytes that were answered are not on a majority yet");
+            tokio::time::sleep(STORE_AGAIN).await;
+            if self.node.pending.lock().landed() >= number || self.node.failure().is_some() {
+                return;
+            }
+        }
+        self.node.pending.lock().stored(number);
+        self.node.inbox.push(Input::Ship);
+    }
+
+    async fn sync(&self, object: ObjectId) -> Result<Answer, TreeError> {
+        let lost = || TreeError::Unknown { cause: "changes of it were answered, and could not be committed".into() };
+        let synced = within(self.node.sync()).await?;
+        if self.node.take_lost(object) {
+            return Err(lost());
+        }
+        match synced {
+            Ok(()) => Ok(empty()),
+            Err(WaitError::Stopped(cause)) => Err(storage(cause)),
+            Err(_) => Err(lost()),
+        }
     }
 
     async fn answer(&self, asked: Asked, pin: &mut Pin) -> Result<Answer, TreeError> {
         match asked {
             Asked::Space => self.statfs().await,
-            // Every operation is durable on a majority before it is answered: there is nothing left to wait for.
-            Asked::Sync => Ok(empty()),
+            Asked::Sync(object) => self.sync(object).await,
             Asked::Operation(under_way) => {
-                let (reads, leased) = (under_way.reads, under_way.next.is_some());
+                let (bytes_of, leased) = (under_way.reads, under_way.next.is_some());
                 let mut under_way = *under_way;
                 let lacking = std::mem::take(&mut under_way.lacking);
                 let result = self.operate(under_way, pin).await;
-                if !lacking.is_empty() {
+                let (reads, writes) = lacking;
+                if !reads.is_empty() {
                     self.node.reads_confirmed.fetch_add(1, Ordering::Relaxed);
-                    self.node.inbox.push(Input::Want(lacking));
+                    self.node.inbox.push(Input::Want(reads, Mode::Shared));
                 }
-                if let Some(object) = reads.filter(|_| !leased) {
+                if !writes.is_empty() {
+                    self.node.inbox.push(Input::Want(writes, Mode::Exclusive));
+                }
+                if let Some(object) = bytes_of.filter(|_| !leased) {
                     self.drop_bytes_soon(object);
                 }
                 result
@@ -210,8 +330,8 @@ impl Inner {
                     run.stored();
                     view = self.node.latest();
                 }
-                Step::Confirm => {
-                    view = self.ask(Input::Confirm).await.map_err(not_sent)?;
+                Step::Confirm(reads) => {
+                    view = self.ask(|reply| Input::Confirm(reads, reply)).await.map_err(not_sent)?;
                     run.confirmed();
                 }
                 Step::NeedObjectId => {
@@ -230,6 +350,10 @@ impl Inner {
                 Step::Fetch(ids) => {
                     let mut found = gavel_client::Blobs::new();
                     for id in ids {
+                        if let Some(at_hand) = self.at_hand(&[id]) {
+                            found.extend(at_hand);
+                            continue;
+                        }
                         let fetched = within(self.blobs.fetch(id)).await?;
                         found.insert(id, fetched.map_err(|error| self.store_error(error))?);
                     }

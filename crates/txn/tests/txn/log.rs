@@ -3,10 +3,12 @@
 use super::memory::Memory;
 use super::model::Model;
 use super::world::*;
+use gavel_lease::range::guarded;
 use gavel_txn::State;
+use gavel_types::limits::OBJECT_BLOCK;
 use gavel_types::{Key, KeyParts, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp};
 use gavel_wire::{
-    AttrDelta, Content, Entry, Guard, Item, Mutation, Outcome, Record, Refusal, Request, RequestBody, View,
+    AttrDelta, Content, Entry, Guard, Item, Mutation, Outcome, Plan, Record, Refusal, Request, RequestBody, View,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -182,6 +184,8 @@ struct Judge {
     sessions: BTreeMap<SessionId, (NodeId, u64, Seq)>,
     /// The latest life of each node.
     lives: BTreeMap<NodeId, u64>,
+    /// The blocks of ids that sessions were given, by the first: they hold them exclusively.
+    blocks: BTreeMap<ObjectId, SessionId>,
     /// What each open session has been told.
     outcomes: BTreeMap<(SessionId, Seq), Outcome>,
     committed: usize,
@@ -192,7 +196,8 @@ impl Judge {
     fn of(world: &World) -> Judge {
         let sessions = world.state.sessions.iter();
         let sessions = sessions.map(|(id, session)| (*id, (session.node, session.incarnation, session.next))).collect();
-        Judge { sessions, lives: world.state.incarnations.clone(), outcomes: BTreeMap::new(), committed: 0, refused: 0 }
+        let (lives, blocks, outcomes) = (world.state.incarnations.clone(), BTreeMap::new(), BTreeMap::new());
+        Judge { sessions, lives, blocks, outcomes, committed: 0, refused: 0 }
     }
 
     fn judge(&mut self, world: &World, entry: &Entry, outcomes: &[(SessionId, Seq, Outcome)]) {
@@ -230,7 +235,12 @@ impl Judge {
         assert_eq!((*session, *seq), (request.session, request.seq));
         assert_eq!(self.outcomes.insert((*session, *seq), outcome.clone()), None, "invariant 2: once");
         match &request.body {
-            RequestBody::AllocateObjects | RequestBody::Lease { .. } | RequestBody::Yield { .. } => before.clone(),
+            RequestBody::AllocateObjects => {
+                let Outcome::Allocated { first, .. } = outcome else { panic!("{outcome:?}") };
+                self.blocks.insert(*first, *session);
+                before.clone()
+            }
+            RequestBody::Lease { .. } | RequestBody::Yield { .. } | RequestBody::Downgrade { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();
                 orphans.iter().for_each(|(_, object)| after.release(*object, *session));
@@ -240,12 +250,13 @@ impl Judge {
                 let broken = guards.iter().position(|guard| !holds(&world.memory, Tid(tid.0 - 1), guard));
                 let after = before.after(&plan.mutations, &open);
                 let expected = match (broken, &after) {
+                    _ if self.is_leased(*session, guards, plan) => Outcome::Refused { refusal: Refusal::Leased },
                     (Some(guard), _) => Outcome::Refused { refusal: Refusal::Conflict { guard: guard as u32 } },
                     (None, None) => Outcome::Refused { refusal: Refusal::BadPlan },
                     (None, Some(_)) => Outcome::Committed { tid },
                 };
                 assert_eq!(*outcome, expected, "{request:?}");
-                let applies = broken.is_none() && after.is_some();
+                let applies = matches!(expected, Outcome::Committed { .. });
                 self.committed += usize::from(applies);
                 self.refused += usize::from(!applies);
                 after.filter(|_| applies).unwrap_or_else(|| before.clone())
@@ -268,7 +279,20 @@ impl Judge {
         model
     }
 
+    /// Does another session hold, as a block of its ids, what is read or written?
+    fn is_leased(&self, session: SessionId, guards: &[Guard], plan: &Plan) -> bool {
+        let touched = guards.iter().map(guarded).chain(gavel_lease::written(plan)).filter(|range| !range.is_empty());
+        let others: Vec<KeyRange> = self
+            .blocks
+            .iter()
+            .filter(|(_, holder)| **holder != session)
+            .map(|(first, _)| KeyRange::objects(V, *first, ObjectId(first.0 + OBJECT_BLOCK - 1)))
+            .collect();
+        touched.into_iter().any(|range| others.iter().any(|block| block.overlaps(&range)))
+    }
+
     fn end(&mut self, session: SessionId, mut model: Model) -> Model {
+        self.blocks.retain(|_, holder| *holder != session);
         if self.sessions.remove(&session).is_some() {
             let orphans: Vec<ObjectId> = model.orphans.keys().copied().collect();
             orphans.into_iter().for_each(|object| model.release(object, session));

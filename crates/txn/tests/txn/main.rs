@@ -4,6 +4,7 @@
 //! - `world`: one replica; entries go through `apply`, and every invariant is checked after each
 //! - `invariants`: what must hold of the records and the state after each entry
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
+//! - `leases`: what other sessions hold
 //! - `refusals`: plans of a faulty node
 //! - `trace`: the lives of a request, a session and an orphan as readable text
 //! - `model`, `log`: random logs against plans said once more, as simply as can be
@@ -14,6 +15,7 @@
 
 mod guards;
 mod invariants;
+mod leases;
 mod log;
 mod measure;
 mod memory;

@@ -70,6 +70,7 @@ impl Trace {
                     }
                     RequestBody::Lease { wants } => format!("lease {wants:?}"),
                     RequestBody::Yield { ranges, .. } => format!("yield {ranges:?}"),
+                    RequestBody::Downgrade { ranges, .. } => format!("downgrade {ranges:?}"),
                 };
                 format!("{} #{seq} (seen below #{seen}): {body}", self.session(*session))
             }

@@ -1,0 +1,369 @@
+//! What this node has answered, and the log does not have yet. `docs/protocols/write-behind.md` has the protocol.
+//!
+//! A plan: accepted -> (its blob is on a majority) -> shipped with others as one commit -> landed; or lost with the session.
+//!
+//! Threads that answer operations and the node's own thread share this behind one lock; it does no waiting itself.
+//!
+//! Invariants (checked by [`Pending::check_invariants`]):
+//! 1. Plans are numbered without gaps in the order in which they were accepted; they are shipped and land in that order.
+//! 2. The layer holds what the plans that have not landed leave behind, and nothing else.
+//! 3. No plan is shipped before its blob is on a majority.
+
+use bytes::Bytes;
+use gavel_lease::RangeSet;
+use gavel_lease::range::{guarded, written};
+use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
+use gavel_txn::{Layer, Layered};
+use gavel_types::limits::{OBJECT_BLOCK, REQUEST_BYTES_MAX};
+use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid};
+use gavel_wire::{AttrDelta, Content, Guard, Mutation, Plan, Record, View};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room.
+pub const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most plans that have not landed.
+pub const PENDING_PLANS_MAX: usize = 16 * 1024;
+/// Most bytes of plans (roughly) that are joined to one commit.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Most mutations that are joined to one commit: whoever applies it does nothing else meanwhile.
+pub const BATCH_MUTATIONS_MAX: usize = 2048;
+/// Object ids that are kept ready; more are fetched when fewer are left.
+pub const IDS_READY: u64 = 1024;
+/// What a mutation weighs beside the bytes that it carries.
+const MUTATION_BYTES: usize = 128;
+
+// A single plan is a request too: what one operation can come to fits into one.
+const _: () = assert!(BATCH_BYTES_MAX <= REQUEST_BYTES_MAX / 4);
+const _: () = assert!(BATCH_MUTATIONS_MAX <= PLAN_MUTATIONS_MAX);
+const _: () = assert!(IDS_READY <= OBJECT_BLOCK);
+
+#[derive(Debug)]
+struct Accepted {
+    plan: Plan,
+    guards: Vec<Guard>,
+    /// What it wrote in the layer.
+    keys: Vec<Key>,
+    bytes: usize,
+    /// Bytes that are not in the plan, and whether they are on a majority.
+    blob: Option<(BlobId, bool)>,
+}
+
+/// Plans that become one commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// The number of its last plan.
+    pub last: u64,
+    /// All their mutations, in order.
+    pub plan: Plan,
+}
+
+/// A plan that was answered, and was not committed when its session ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LostPlan {
+    /// Its number.
+    pub number: u64,
+    /// What it would have written. Its times are set.
+    pub plan: Plan,
+    /// What it read, some of it left by the plans before it.
+    pub guards: Vec<Guard>,
+    /// It was shipped: it may have been committed.
+    pub shipped: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Pending {
+    layer: Layer,
+    /// What has not landed; the first one's number is `landed + 1`.
+    queue: VecDeque<Accepted>,
+    landed: u64,
+    shipped: u64,
+    bytes: usize,
+    /// Who wants to know when all up to a plan is shipped: the plan, and [`SessionEffect::ShipPending`](crate::SessionEffect::ShipPending)'s number.
+    marks: VecDeque<(u64, u64)>,
+    /// The last time that was given out.
+    time: Tid,
+    /// Ids for new objects: from the first up to and without the second.
+    ids: VecDeque<(u64, u64)>,
+    /// Bytes of blobs that are named here, and by how many plans: they can be read before anybody has stored them.
+    blobs: BTreeMap<BlobId, (Bytes, u32)>,
+}
+
+impl Pending {
+    /// What is laid over the replica.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// The number of the last plan that was accepted.
+    pub fn accepted(&self) -> u64 {
+        self.landed + self.queue.len() as u64
+    }
+
+    /// The number of the last plan that was shipped.
+    pub fn shipped(&self) -> u64 {
+        self.shipped
+    }
+
+    /// The number of the last plan that has landed.
+    pub fn landed(&self) -> u64 {
+        self.landed
+    }
+
+    /// Bytes of plans and blobs that have not landed, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Is there no room for another plan?
+    pub fn is_full(&self) -> bool {
+        self.bytes >= PENDING_BYTES_MAX || self.queue.len() >= PENDING_PLANS_MAX
+    }
+
+    /// The time of what is accepted now: the cluster's clock shows `cluster_ns`, and the replica `seen`.
+    pub fn next_time(&mut self, cluster_ns: u64, seen: Tid) -> Tid {
+        self.time = self.time.max(seen).advance(cluster_ns);
+        self.time
+    }
+
+    /// An id for a new object, if one is ready.
+    pub fn take_id(&mut self) -> Option<ObjectId> {
+        let (first, end) = self.ids.front_mut()?;
+        let id = ObjectId(*first);
+        *first += 1;
+        if first == end {
+            self.ids.pop_front();
+        }
+        Some(id)
+    }
+
+    /// An id that was taken is not used after all.
+    pub fn put_back_id(&mut self, id: ObjectId) {
+        self.ids.push_front((id.0, id.0 + 1));
+    }
+
+    /// Are more ids needed?
+    pub fn lacks_ids(&self) -> bool {
+        self.ids.iter().map(|(first, end)| end - first).sum::<u64>() < IDS_READY / 2
+    }
+
+    /// Ids, from the first up to and without the second, that nobody else has.
+    pub fn add_ids(&mut self, ids: (u64, u64)) {
+        self.ids.push_back(ids);
+    }
+
+    /// Accepts a plan: from now on, views show it. `base` is the replica, taken under the same lock. Gives the plan's number.
+    ///
+    /// # Errors
+    /// [`ExpandError`] if the plan can't be applied. Nothing has changed then.
+    pub fn accept(
+        &mut self,
+        base: &dyn View,
+        time: Tid,
+        mut plan: Plan,
+        guards: Vec<Guard>,
+        blob: Option<(BlobId, Bytes)>,
+    ) -> Result<u64, ExpandError> {
+        plan.settle_times(time);
+        let view = Layered::new(base, self.layer.clone());
+        let mut expansion = Expansion::new(&view, time);
+        // Who else may have it open shows when the commit is applied; nothing that depends on that is accepted.
+        let holders: &[SessionId] = &[];
+        for mutation in &plan.mutations {
+            expansion.mutate(mutation, holders)?;
+        }
+        expansion.check_plan()?;
+        let (changes, _) = expansion.finish()?;
+        let keys = changes.iter().map(|change| change.key.clone()).collect();
+        let number = self.accepted() + 1;
+        self.layer.lay(number, changes);
+        let bytes = weight(&plan) + blob.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        self.bytes += bytes;
+        let blob = blob.map(|(id, bytes)| {
+            self.blobs.entry(id).or_insert((bytes, 0)).1 += 1;
+            (id, false)
+        });
+        self.queue.push_back(Accepted { plan, guards, keys, bytes, blob });
+        Ok(number)
+    }
+
+    /// The blob of this plan is on a majority.
+    pub fn stored(&mut self, number: u64) {
+        if let Some((_, stored)) = self.at(number).and_then(|accepted| accepted.blob.as_mut()) {
+            *stored = true;
+        }
+    }
+
+    fn at(&mut self, number: u64) -> Option<&mut Accepted> {
+        let place = number.checked_sub(self.landed + 1)?;
+        self.queue.get_mut(place as usize)
+    }
+
+    /// What a plan that has not landed writes.
+    pub fn written_by(&self, number: u64) -> Vec<KeyRange> {
+        let place = number.checked_sub(self.landed + 1);
+        let accepted = place.and_then(|place| self.queue.get(place as usize));
+        accepted.map(|accepted| written(&accepted.plan)).unwrap_or_default()
+    }
+
+    /// The bytes of a blob that a plan names.
+    pub fn blob(&self, id: &BlobId) -> Option<Bytes> {
+        self.blobs.get(id).map(|(bytes, _)| bytes.clone())
+    }
+
+    /// The next plans that can be shipped, if there are any.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        let from = (self.shipped - self.landed) as usize;
+        let (mut bytes, mut mutations) = (0, Vec::new());
+        for accepted in self.queue.range(from..) {
+            let is_ready = accepted.blob.is_none_or(|(_, stored)| stored);
+            let own = accepted.bytes.min(weight(&accepted.plan));
+            let fits = mutations.is_empty()
+                || (bytes + own <= BATCH_BYTES_MAX
+                    && mutations.len() + accepted.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
+            if !is_ready || !fits {
+                break;
+            }
+            bytes += own;
+            join(&mut mutations, &accepted.plan.mutations);
+            self.shipped += 1;
+        }
+        (!mutations.is_empty()).then_some(Batch { last: self.shipped, plan: Plan { mutations } })
+    }
+
+    /// What was accepted so far is to be shipped soon, and [`Pending::take_shipped`] to give `id` then.
+    pub fn mark(&mut self, id: u64) {
+        self.marks.push_back((self.accepted(), id));
+    }
+
+    /// The marks in front of which everything is shipped.
+    pub fn take_shipped(&mut self) -> Vec<u64> {
+        let shipped = self.shipped;
+        let ready = self.marks.iter().take_while(|(last, _)| *last <= shipped).count();
+        self.marks.drain(..ready).map(|(_, id)| id).collect()
+    }
+
+    /// Is there anything for [`Pending::take_batch`] or [`Pending::take_shipped`], but for what waits for its blob?
+    pub fn is_due(&self) -> bool {
+        self.shipped < self.accepted() || !self.marks.is_empty()
+    }
+
+    /// The plans up to and with `last` are committed, and the replica has them.
+    pub fn on_landed(&mut self, last: u64) {
+        while self.landed < last
+            && let Some(accepted) = self.queue.pop_front()
+        {
+            self.landed += 1;
+            self.bytes -= accepted.bytes;
+            self.layer.lift(last, &accepted.keys);
+            self.forget_blob(accepted.blob);
+        }
+    }
+
+    /// The session has ended: nothing that has not landed will land as it is. Gives it, oldest first.
+    pub fn lose(&mut self) -> Vec<LostPlan> {
+        let (landed, shipped) = (self.landed, self.shipped);
+        self.landed = self.accepted();
+        self.shipped = self.landed;
+        self.layer = Layer::default();
+        self.bytes = 0;
+        self.blobs = BTreeMap::new();
+        let lost = std::mem::take(&mut self.queue).into_iter().zip(landed + 1..);
+        lost.map(|(Accepted { plan, guards, .. }, number)| LostPlan {
+            number,
+            plan,
+            guards,
+            shipped: number <= shipped,
+        })
+        .collect()
+    }
+
+    fn forget_blob(&mut self, blob: Option<(BlobId, bool)>) {
+        let Some((id, _)) = blob else { return };
+        if let Some((_, named)) = self.blobs.get_mut(&id) {
+            *named -= 1;
+            if *named == 0 {
+                self.blobs.remove(&id);
+            }
+        }
+    }
+
+    /// Asserts the invariants that the module's documentation numbers.
+    ///
+    /// # Panics
+    /// If one does not hold: a programming error.
+    pub fn check_invariants(&self) {
+        assert!(self.landed <= self.shipped && self.shipped <= self.accepted(), "{self:?}");
+        assert!(!self.queue.is_empty() || self.layer.is_empty(), "a layer of nothing");
+        assert_eq!(self.bytes, self.queue.iter().map(|accepted| accepted.bytes).sum::<usize>());
+        let shipped = (self.shipped - self.landed) as usize;
+        assert!(self.queue.range(..shipped).all(|accepted| accepted.blob.is_none_or(|(_, stored)| stored)));
+    }
+}
+
+impl LostPlan {
+    /// What the plan writes, and what it read, as ranges of leases.
+    pub fn touched(&self) -> RangeSet {
+        self.guards.iter().map(guarded).chain(written(&self.plan)).collect()
+    }
+}
+
+/// What a plan weighs, roughly.
+fn weight(plan: &Plan) -> usize {
+    let carried = |mutation: &Mutation| match mutation {
+        Mutation::Put { record: Record::Extent(extent), .. } => match &extent.content {
+            Content::Inline(bytes) => bytes.len(),
+            _ => 0,
+        },
+        Mutation::Put { record: Record::Xattr(bytes) | Record::Target(bytes), .. } => bytes.len(),
+        _ => 0,
+    };
+    plan.mutations.iter().map(|mutation| MUTATION_BYTES + carried(mutation)).sum()
+}
+
+/// How far back a change of the same counters is looked for.
+const JOIN_BACK_MAX: usize = 16;
+
+/// Puts mutations behind others. Changes of one object's counters and times that nothing lies between which could tell become one: a directory
+/// in which many names are made is adjusted once.
+fn join(mutations: &mut Vec<Mutation>, more: &[Mutation]) {
+    for mutation in more {
+        let Mutation::Adjust { volume, object, delta } = mutation else {
+            mutations.push(mutation.clone());
+            continue;
+        };
+        let touches = |other: &&mut Mutation| match other {
+            Mutation::Put { key, .. } | Mutation::Delete { key } => {
+                (key.volume(), key.object()) == (*volume, *object) && *key == Key::attr(*volume, *object)
+            }
+            Mutation::Adjust { volume: v, object: o, .. }
+            | Mutation::Orphan { volume: v, object: o }
+            | Mutation::Carve { volume: v, object: o, .. } => (*v, *o) == (*volume, *object),
+        };
+        let joined = match mutations.iter_mut().rev().take(JOIN_BACK_MAX).find(touches) {
+            Some(Mutation::Adjust { delta: earlier, .. }) => join_deltas(earlier, delta),
+            _ => false,
+        };
+        if !joined {
+            mutations.push(mutation.clone());
+        }
+    }
+}
+
+/// Makes one change of two, if it can: what the first one makes the size to be at least must be known before the second one adds to it.
+fn join_deltas(earlier: &mut AttrDelta, later: &AttrDelta) -> bool {
+    let sums = (earlier.nlink.checked_add(later.nlink), earlier.size.checked_add(later.size));
+    let (Some(nlink), Some(size), 0, 0) = (sums.0, sums.1, earlier.size_min, later.size_min) else { return false };
+    *earlier = AttrDelta {
+        nlink,
+        size,
+        size_min: 0,
+        atime: later.atime.or(earlier.atime),
+        mtime: later.mtime.or(earlier.mtime),
+        ctime: later.ctime.or(earlier.ctime),
+    };
+    true
+}
+
+#[cfg(test)]
+mod tests;
