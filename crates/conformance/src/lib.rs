@@ -11,6 +11,7 @@
 //! | `tests/bad_input.rs` | garbage comes in: on sockets, in files, in configurations |
 //! | `tests/programs.rs` | programs that people use run on the mounts |
 //! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
+//! | `tests/linear.rs` | the same; all that was answered on three mounts must have an order |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:
@@ -26,6 +27,7 @@
 pub mod cluster;
 pub mod command;
 pub mod dice;
+pub mod history;
 pub mod journal;
 pub mod machine;
 pub mod mapping;
