@@ -1,12 +1,12 @@
 //! Writers that note what was acknowledged to them, and when.
 //!
 //! Each writer works through one mount, one record at a time: it appends a line to a file that all writers share, or makes
-//! a file of its own name. What the system call returned is all that it knows, and what it knows is what the cluster is
+//! a file of its own name, and syncs it. What the system calls returned is all that it knows, and what it knows is what the cluster is
 //! held to afterwards ([`crate::verify`]):
 //!
 //! | the call | means | so afterwards the record is there |
 //! |---|---|---|
-//! | succeeded | acknowledged | exactly once, at its place in time |
+//! | succeeded, and `fsync` behind it | acknowledged | exactly once, at its place in time |
 //! | failed with ETIMEDOUT | refused, nothing was changed (docs/protocols/mount.md) | not at all; a file that was to be made may be there, empty |
 //! | failed otherwise | nobody knows | at most once |
 //!
@@ -58,7 +58,7 @@ pub enum Outcome {
     Refused,
     /// It failed, and nobody knows what came of it.
     Unknown,
-    /// The file was made; what came of writing to it, nobody knows.
+    /// The file was made, but not synced; what came of that, and of writing to it, nobody knows.
     Half,
 }
 
@@ -281,10 +281,14 @@ fn append(writer: &Writer, open: &mut Option<File>, seq: u64) -> Option<(Outcome
         },
     };
     match file.write(&record(writer.id, seq)) {
-        Ok(RECORD_BYTES) => {
-            *open = Some(file);
-            Some((Outcome::Acknowledged, None))
-        }
+        Ok(RECORD_BYTES) => match file.sync_data() {
+            Ok(()) => {
+                *open = Some(file);
+                Some((Outcome::Acknowledged, None))
+            }
+            // Whatever the reason: the record was answered, and may be committed.
+            Err(error) => Some((Outcome::Unknown, failed(&error).1)),
+        },
         Ok(_) => Some((Outcome::Unknown, None)),
         Err(error) if is_dead(&error) => None,
         Err(error) => Some(failed(&error)),
@@ -299,7 +303,7 @@ fn create(writer: &Writer, seq: u64) -> Option<(Outcome, Option<Errno>)> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound || is_dead(&error) => return None,
         Err(error) => return Some(failed(&error)),
     };
-    match file.write_all(&content(writer.id, seq)) {
+    match file.write_all(&content(writer.id, seq)).and_then(|()| file.sync_all()) {
         Ok(()) => Some((Outcome::Acknowledged, None)),
         Err(error) => Some((Outcome::Half, failed(&error).1)),
     }
