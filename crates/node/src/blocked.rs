@@ -6,7 +6,7 @@ use gavel_client::Token;
 use gavel_lease::LeaseTable;
 use gavel_types::{KeyRange, Moment, SessionId};
 use gavel_wire::Mode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is still in the way is recalled again after this.
 const RECALL_AGAIN_NS: u64 = 50_000_000;
@@ -93,6 +93,18 @@ impl<T> Blocked<T> {
         let (free, blocked) = std::mem::take(&mut self.waits).into_iter().partition(free);
         self.waits = blocked;
         free
+    }
+
+    /// Who is in the way of how many.
+    pub(crate) fn in_the_way(&self, table: &LeaseTable, session: SessionId) -> BTreeMap<SessionId, usize> {
+        let mut waited_for = BTreeMap::new();
+        for wait in &self.waits {
+            let holders = wait.ranges().flat_map(|(range, mode)| table.in_the_way(session, range, mode));
+            for holder in holders.collect::<BTreeSet<_>>() {
+                *waited_for.entry(holder).or_default() += 1;
+            }
+        }
+        waited_for
     }
 
     /// Whose leases are in the way of what, as far as it is time to say so (again).

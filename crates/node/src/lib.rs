@@ -215,6 +215,17 @@ impl<E: Engine> Node<E> {
         self.blocked.len()
     }
 
+    /// How many commits and reads of this node wait for leases of each session.
+    pub fn waits_for(&self) -> BTreeMap<SessionId, usize> {
+        let session = self.session.id().unwrap_or_default();
+        let table = &self.server.state().leases;
+        let mut waits = self.blocked.in_the_way(table, session);
+        for (holder, reads) in self.reads.in_the_way(table, session) {
+            *waits.entry(holder).or_default() += reads;
+        }
+        waits
+    }
+
     /// The fronts have forgotten what [`NodeEffect::Forget`] told them to.
     pub fn forgotten(&mut self, id: u64) {
         self.session.forgotten(id);

@@ -96,9 +96,22 @@ fn print(status: &DaemonStatus) {
     for mount in &status.mounts {
         println!("mount    {} (volume {})", mount.path.display(), mount.volume);
     }
-    let sessions = node
-        .sessions
-        .iter()
-        .map(|session| vec![format!("{:#x}", session.id), session.node.to_string(), session.requests.to_string()]);
-    println!("\n{}", table(&["session", "node", "requests"], sessions.collect()));
+    let leases = &node.leases;
+    println!("pending  {} changes answered and not committed yet ({} bytes)", leases.pending, leases.pending_bytes);
+    if leases.lost > 0 {
+        println!("lost     {} changes were answered, never synced, and could not be committed", leases.lost);
+    }
+    let sessions = node.sessions.iter().map(|session| {
+        vec![
+            format!("{:#x}", session.id),
+            session.node.to_string(),
+            format!("{:.1} s", f64::from(session.term_ms) / 1000.0),
+            session.requests.to_string(),
+            session.leases.to_string(),
+            session.exclusive.to_string(),
+            session.waited_for.to_string(),
+        ]
+    });
+    let head = ["session", "node", "term", "requests", "ranges leased", "exclusively", "waited for"];
+    println!("\n{}", table(&head, sessions.collect()));
 }

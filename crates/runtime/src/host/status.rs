@@ -60,6 +60,18 @@ pub struct LeaseStatus {
     pub reads_confirmed: u64,
     /// Changes that wait until others have given up their leases.
     pub blocked: u64,
+    /// Changes that were answered here before they were committed.
+    #[serde(default)]
+    pub answered_behind: u64,
+    /// Of these, how many are not committed yet.
+    #[serde(default)]
+    pub pending: u64,
+    /// Bytes of these.
+    #[serde(default)]
+    pub pending_bytes: u64,
+    /// How many were lost, since the daemon started.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 /// An open session.
@@ -73,6 +85,15 @@ pub struct SessionStatus {
     pub requests: u64,
     /// How many ranges it holds leases over.
     pub leases: u64,
+    /// How long it lives without being heard of, in milliseconds.
+    #[serde(default)]
+    pub term_ms: u32,
+    /// How many ranges it holds exclusively.
+    #[serde(default)]
+    pub exclusive: u64,
+    /// How many operations of this node wait for what it holds.
+    #[serde(default)]
+    pub waited_for: u64,
 }
 
 /// A peer, as its leader knows it.
@@ -103,6 +124,11 @@ impl NodeStatus {
         let quorum = node.server.quorum_status();
         let state = node.server.state();
         let silent = node.session.without_quorum_ns(clock.now);
+        let waits_for = node.waits_for();
+        let (pending, pending_bytes) = {
+            let pending = handle.pending.lock();
+            (pending.accepted() - pending.landed(), pending.bytes() as u64)
+        };
         NodeStatus {
             node: quorum.id.0,
             role: match quorum.role.role {
@@ -128,6 +154,9 @@ impl NodeStatus {
                     node: session.node.0,
                     requests: session.next.0 - 1,
                     leases: state.leases.held_by(*id).ranges().len() as u64,
+                    term_ms: session.term_ms,
+                    exclusive: state.leases.held_exclusively_by(*id).ranges().len() as u64,
+                    waited_for: waits_for.get(id).copied().unwrap_or(0) as u64,
                 })
                 .collect(),
             clock: match node.server.clock_verdict() {
@@ -152,6 +181,10 @@ impl NodeStatus {
                 reads_leased: handle.reads_leased.load(Ordering::Relaxed),
                 reads_confirmed: handle.reads_confirmed.load(Ordering::Relaxed),
                 blocked: node.blocked() as u64,
+                answered_behind: handle.answered_behind.load(Ordering::Relaxed),
+                pending,
+                pending_bytes,
+                lost: handle.lost.load(Ordering::Relaxed),
             },
         }
     }
