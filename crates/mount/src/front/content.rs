@@ -7,8 +7,8 @@
 use super::known::Pages;
 use super::replies;
 use super::{Front, caller};
-use fuser::{ReplyData, ReplyWrite, Request};
-use gavel_client::tree::TreeRequest;
+use fuser::{Errno, ReplyData, ReplyWrite, Request};
+use gavel_client::tree::{Answer, TreeRequest};
 use gavel_fs::Reply;
 use gavel_types::ObjectId;
 
@@ -28,7 +28,8 @@ impl Front {
         });
     }
 
-    /// `direct`: the bytes come from a program, not from the kernel's pages.
+    /// `direct`: the bytes come from a program, not from the kernel's pages. `sync`: it is answered when they are durable.
+    #[allow(clippy::too_many_arguments, reason = "one of the kernel's calls, taken apart")]
     pub(super) fn write_bytes(
         &self,
         req: &Request,
@@ -36,13 +37,15 @@ impl Front {
         request: TreeRequest,
         len: usize,
         direct: bool,
+        sync: bool,
         reply: ReplyWrite,
     ) {
-        let (door, agreed) = (self.door.clone(), self.agreed);
+        let (door, agreed, caller) = (self.door.clone(), self.agreed, caller(req));
         if !direct {
             door.known().hold(object);
         }
-        self.door.start(caller(req), request, len, move |answered| {
+        let syncing = self.door.clone();
+        let answer = move |answered: Result<Answer, Errno>| {
             let written = match &answered {
                 Ok(answer) => match answer.reply {
                     Reply::Written { len, offset } => Some((offset, len)),
@@ -61,6 +64,13 @@ impl Front {
             if !direct {
                 door.known().release(object);
             }
+        };
+        self.door.start(caller, request, len, move |answered| match answered {
+            // The kernel does not ask for it behind a direct write.
+            Ok(written) if sync => {
+                syncing.start(caller, TreeRequest::Sync { object }, 0, move |synced| answer(synced.map(|_| written)));
+            }
+            answered => answer(answered),
         });
     }
 }

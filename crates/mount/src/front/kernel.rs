@@ -200,7 +200,8 @@ impl Filesystem for Front {
             data: data.to_vec(),
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        self.write_bytes(req, object(ino), request, data.len(), !from_mapping, reply);
+        let sync = flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        self.write_bytes(req, object(ino), request, data.len(), !from_mapping, sync, reply);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -7,7 +7,8 @@ use gavel_fs::Operation;
 use gavel_fs::operation::Caller;
 use gavel_types::{ObjectId, VolumeId};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -108,6 +109,31 @@ fn failures_reach_programs_and_turn_nothing_off() {
         *failing.lock().expect("sound") = None;
         fs::write(&path, "x").expect("writes again");
         file.sync_all().expect("fsync again");
+    }
+    fixture.finish();
+}
+
+#[test]
+fn a_write_to_a_file_that_is_open_for_synchronous_writes_waits_until_it_is_durable() {
+    let synced = Arc::new(AtomicBool::new(false));
+    let seen = synced.clone();
+    let Some(fixture) = tampered(move |_, request, answered| match request {
+        TreeRequest::Sync { .. } => {
+            seen.store(true, Ordering::SeqCst);
+            answered(Err(TreeError::Unknown { cause: "a test".into() }));
+            None
+        }
+        _ => Some(answered),
+    }) else {
+        return;
+    };
+    for (flags, waits) in [(0, false), (libc::O_APPEND, false), (libc::O_DSYNC, true), (libc::O_SYNC, true)] {
+        synced.store(false, Ordering::SeqCst);
+        let mut options = fs::OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false).custom_flags(flags);
+        let mut file = options.open(fixture.path("file")).expect("opens");
+        let written = file.write(b"x");
+        assert_eq!((errno(written), synced.load(Ordering::SeqCst)), (waits.then_some(libc::EIO), waits), "{flags:#o}");
     }
     fixture.finish();
 }

@@ -9,6 +9,7 @@ use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
 use gavel_types::{BlobId, KeyRange, Moment, ObjectId, VolumeId};
 use gavel_wire::Mode;
+use parking_lot::Mutex;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,11 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that could not be stored on a majority are stored again after this.
 const STORE_AGAIN: Duration = Duration::from_millis(200);
 
+/// With less room than this on the disk nothing is answered before it is committed: whoever writes is to be told that there is no room.
+const ROOM_MIN_BYTES: u64 = 64 << 20;
+/// How often that is looked at.
+const ROOM_LOOK: Duration = Duration::from_millis(200);
+
 /// One volume through this node.
 pub struct VolumeTree {
     inner: Arc<Inner>,
@@ -36,6 +42,8 @@ struct Inner {
     node: Arc<NodeHandle>,
     blobs: Arc<Blobs>,
     data_dir: PathBuf,
+    /// When it was looked whether there is room on the disk, and what was found.
+    room: Mutex<(Moment, bool)>,
 }
 
 impl VolumeTree {
@@ -48,7 +56,10 @@ impl VolumeTree {
         data_dir: PathBuf,
         tokio: Handle,
     ) -> VolumeTree {
-        VolumeTree { inner: Arc::new(Inner { volume, sync, node, blobs, data_dir }), tokio }
+        VolumeTree {
+            inner: Arc::new(Inner { volume, sync, node, blobs, data_dir, room: Mutex::new((Moment(0), true)) }),
+            tokio,
+        }
     }
 }
 
@@ -208,6 +219,9 @@ impl Inner {
         under_way.crowded = false;
         let usable = self.node.usable.read_recursive();
         let now = self.node.clocks.now();
+        if !self.has_room(now) {
+            return Some((asked, answered));
+        }
         let mut pending = self.node.pending.lock();
         let behind = under_way.run.step_behind(&self.node.replica(), &mut pending, &usable, now);
         let many = pending.accepted() - pending.shipped() > GATHERED_MAX;
@@ -240,6 +254,16 @@ impl Inner {
         let keeps = matches!(&result, Ok(answer) if answer.keep != Keep::default());
         self.hand_over(now, keeps, answered, result);
         None
+    }
+
+    /// Is there room on the disk, as far as is known?
+    fn has_room(&self, now: Moment) -> bool {
+        let mut room = self.room.lock();
+        if now.since_ns(room.0) >= ROOM_LOOK.as_nanos() as u64 {
+            let free = rustix::fs::statvfs(&self.data_dir).map(|disk| disk.f_bavail * disk.f_frsize);
+            *room = (now, free.is_ok_and(|free| free >= ROOM_MIN_BYTES));
+        }
+        room.1
     }
 
     /// Waits until there is room among what is pending, and tries again.
