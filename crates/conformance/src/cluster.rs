@@ -52,6 +52,12 @@ pub struct Leases {
     pub reads_confirmed: u64,
     /// Changes that wait until others have given up their leases.
     pub blocked: u64,
+    /// Changes that were answered there before they were committed.
+    pub answered_behind: u64,
+    /// Of these, how many are not committed yet.
+    pub pending: u64,
+    /// Of these, how many were lost.
+    pub lost: u64,
 }
 
 impl NodeState {
@@ -79,6 +85,9 @@ impl NodeState {
             reads_leased: number("reads_leased")?,
             reads_confirmed: number("reads_confirmed")?,
             blocked: number("blocked")?,
+            answered_behind: number("answered_behind")?,
+            pending: number("pending")?,
+            lost: number("lost")?,
         })
     }
 
