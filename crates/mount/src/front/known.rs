@@ -4,6 +4,11 @@
 //! it has not looked at yet. Its own count of look-ups settles that: each reply that brings an inode is counted before it is
 //! written, and taken back when the kernel says that it has dropped the inode. What is not counted is nowhere.
 
+mod arrivals;
+
+pub(super) use arrivals::Arrival;
+
+use arrivals::{Made, ReplyNo};
 use gavel_client::tree::Kept;
 use gavel_types::ObjectId;
 use parking_lot::{Condvar, Mutex};
@@ -21,6 +26,10 @@ pub(super) struct Known {
     keeps: AtomicBool,
     /// The connection has ended: the kernel keeps nothing.
     ended: AtomicBool,
+    /// Replies that were numbered: see `arrivals`.
+    replies: AtomicU64,
+    /// The latest listing of each open directory, by its handle, until the kernel has taken it in for sure.
+    listings: Mutex<BTreeMap<u64, Arrival>>,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
     /// A request that was to be waited for was answered, or the connection has ended.
     released: [Condvar; SHARDS],
@@ -33,6 +42,10 @@ struct Inode {
     /// Requests under way during which the kernel holds locks of its pages.
     holding: u64,
     pages: Pages,
+    /// The last reply that made it, or a name of it, until the kernel has taken that in for sure.
+    made: Option<Made>,
+    /// As a directory: replies about what is in it with smaller numbers were taken in.
+    taken_in: ReplyNo,
 }
 
 /// What the kernel has of a file's bytes because it was opened so.
@@ -53,13 +66,18 @@ pub(super) struct Moment(u64);
 
 impl Known {
     pub(super) fn new() -> Known {
-        Known {
+        let known = Known {
             forgets: AtomicU64::new(0),
             keeps: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            replies: AtomicU64::new(0),
+            listings: Mutex::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             released: std::array::from_fn(|_| Condvar::new()),
-        }
+        };
+        // The kernel has it without being told, and never gives it back.
+        known.looked_up(ObjectId::ROOT, known.moment());
+        known
     }
 
     /// Now. Taken before a request is given to the tree.
@@ -218,10 +236,31 @@ mod tests {
         assert!(known.holds(FILE));
         known.dropped(FILE, 1);
         assert!(!known.holds(FILE));
-        known.dropped(ObjectId::ROOT, 1); // never counted
+        known.dropped(ObjectId(21), 1); // never counted
         known.looked_up(FILE, known.moment());
         known.end();
         assert!(!known.holds(FILE), "a kernel that is gone holds nothing");
+    }
+
+    #[test]
+    fn what_was_made_is_taken_in_when_a_request_shows_it() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        let known = Known::new();
+        known.looked_up(DIRECTORY, known.moment());
+        known.made(FILE, DIRECTORY, known.moment());
+        assert!(known.arriving(FILE).is_some());
+        known.named(FILE);
+        assert!(known.arriving(FILE).is_none(), "nothing else has brought it");
+        known.made(FILE, DIRECTORY, known.moment());
+        known.named(FILE);
+        let arrival = known.arriving(FILE).expect("it may be known by its other name");
+        known.took_in(DIRECTORY, known.numbered());
+        assert!(known.arriving(FILE).is_none() && known.has_taken_in(arrival));
+        let before = known.moment();
+        known.forget(&[Kept::Names]);
+        assert!(!known.made(FILE, DIRECTORY, before) && !known.lists(1, DIRECTORY, before));
+        known.dropped(DIRECTORY, 1);
+        assert!(known.arriving(FILE).is_none(), "a kernel that has given the directory back does nothing in it");
     }
 
     #[test]

@@ -173,6 +173,98 @@ fn bytes_are_kept_until_they_are_forgotten() {
     fixture.finish();
 }
 
+/// Attributes that chmod changes, by path.
+fn modes<const N: usize>(fixture: &Fixture, names: [&str; N]) -> [u32; N] {
+    names.map(|name| fs::symlink_metadata(fixture.path(name)).expect(name).permissions().mode() & 0o7777)
+}
+
+#[test]
+fn what_this_mount_makes_is_kept_until_it_is_forgotten() {
+    let Some((fixture, _)) = keeping() else { return };
+    let names = ["made", "dir", "fifo", "link", "second"];
+    let file = File::create(fixture.path("made")).expect("creates");
+    fs::create_dir(fixture.path("dir")).expect("makes");
+    rustix::fs::mkfifoat(rustix::fs::CWD, fixture.path("fifo"), rustix::fs::Mode::RWXU).expect("makes");
+    std::os::unix::fs::symlink("made", fixture.path("link")).expect("links");
+    fs::hard_link(fixture.path("file"), fixture.path("second")).expect("links");
+    // The directory itself was changed: the kernel asks for its attributes.
+    assert_eq!(mode(fixture.dir.path()), 0o755);
+    let requests = asked(&fixture, ["lookup", "getattr"], || {
+        assert_eq!(modes(&fixture, names), [0o644, 0o755, 0o700, 0o777, 0o644]);
+        assert_eq!(file.metadata().expect("is open").len(), 0);
+        assert_eq!(fs::metadata(fixture.path("file")).expect("is there").nlink(), 2);
+    });
+    assert_eq!(requests, [0, 0]);
+    let ids = names.map(|name| ObjectId(fs::symlink_metadata(fixture.path(name)).expect(name).ino()));
+    // A symlink has no mode of its own.
+    for id in ids.into_iter().filter(|id| *id != ids[3]) {
+        fixture.tree.behind(chmod(id, 0o601));
+    }
+    assert_eq!(modes(&fixture, names)[0], 0o644, "nothing was forgotten yet");
+    fixture.tree.forget(ids.map(Kept::Object).into());
+    assert_eq!(file.metadata().expect("is open").permissions().mode() & 0o7777, 0o601);
+    assert_eq!(modes(&fixture, names), [0o601, 0o601, 0o601, 0o777, 0o601]);
+    fixture.tree.keep(ALL);
+    fs::create_dir(fixture.path("another")).expect("makes");
+    fixture.tree.behind(rename("another", "renamed"));
+    fixture.tree.behind(rename("made", "made too"));
+    assert!(fixture.path("another").exists(), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Names]);
+    assert_eq!(
+        ["another", "made", "renamed", "made too"].map(|name| fixture.path(name).exists()),
+        [false, false, true, true]
+    );
+    drop(file);
+    fixture.finish();
+}
+
+#[test]
+fn attributes_that_this_mount_sets_are_kept_until_they_are_forgotten() {
+    let Some((fixture, id)) = keeping() else { return };
+    let path = fixture.path("file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+    OpenOptions::new().write(true).open(&path).expect("opens").set_len(7).expect("truncates");
+    let look =
+        || fs::metadata(&path).map(|found| (found.len(), found.permissions().mode() & 0o7777)).expect("is there");
+    assert_eq!(asked(&fixture, ["lookup", "getattr"], || assert_eq!(look(), (7, 0o640))), [0, 0]);
+    fixture.tree.behind(chmod(id, 0o604));
+    assert_eq!(look(), (7, 0o640), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Attributes(id)]);
+    assert_eq!(look(), (7, 0o604));
+    fixture.finish();
+}
+
+#[test]
+fn listings_bring_names_and_attributes_that_are_kept() {
+    let Some(fixture) = Fixture::with(|options| options.readdirplus = true).filter(|_| keeps_names()) else { return };
+    let names: Vec<_> = (0..300).map(|i| format!("name {i}")).collect();
+    names.iter().for_each(|name| fs::write(fixture.path(name), "text").expect("writes"));
+    fixture.tree.forget(vec![Kept::Names]);
+    fixture.tree.keep(ALL);
+    let list = || fs::read_dir(fixture.dir.path()).expect("lists").count();
+    let [listed, lookups, gets] = asked(&fixture, ["readdirplus", "lookup", "getattr"], || {
+        assert_eq!(list(), 300);
+        for name in &names {
+            assert_eq!(fs::metadata(fixture.path(name)).expect("is there").len(), 4);
+        }
+    });
+    // The kernel asks for attributes only if it has seen that they are of use.
+    assert!(listed >= 1 && lookups + gets < 300, "{listed} listings, {lookups} look-ups, {gets} times attributes");
+    assert_eq!(list(), 300);
+    let again = asked(&fixture, ["lookup", "getattr"], || {
+        names.iter().for_each(|name| drop(fs::metadata(fixture.path(name)).expect("is there")));
+    });
+    assert_eq!(again, [0, 0]);
+    let ids = ["name 3", "name 7"].map(|name| inode(&fixture.path(name)));
+    fixture.tree.behind(rename("name 3", "moved"));
+    fixture.tree.behind(chmod(ids[1], 0o611));
+    assert!(fixture.path("name 3").exists() && mode(&fixture.path("name 7")) != 0o611, "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Names, Kept::Object(ids[0]), Kept::Object(ids[1])]);
+    assert!(!fixture.path("name 3").exists());
+    assert_eq!((mode(&fixture.path("name 7")), inode(&fixture.path("moved"))), (0o611, ids[0]));
+    fixture.finish();
+}
+
 #[test]
 fn listings_show_what_others_made() {
     let Some((fixture, _)) = keeping() else { return };
