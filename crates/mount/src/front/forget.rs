@@ -72,22 +72,25 @@ enum Job {
 pub(crate) struct Forgetter {
     known: Arc<Known>,
     jobs: Sender<Job>,
+    /// Pages of listings. Somebody has locked the directory meanwhile, so these must not wait behind who waits for that.
+    listings: Sender<Job>,
 }
 
 /// Jobs that nobody works on yet.
-pub(crate) struct Jobs(Receiver<Job>);
+pub(crate) struct Jobs(Receiver<Job>, Receiver<Job>);
 
 impl Forget for Forgetter {
     fn forget(&self, kept: Vec<Kept>, forgotten: Then) {
         self.known.forget(&kept);
-        self.send(Job::Forget { kept, forgotten });
+        send(&self.jobs, Job::Forget { kept, forgotten });
     }
 }
 
 impl Forgetter {
     pub(crate) fn new() -> (Arc<Forgetter>, Jobs) {
         let (jobs, receiver) = channel();
-        (Arc::new(Forgetter { known: Arc::new(Known::new()), jobs }), Jobs(receiver))
+        let (listings, listings_receiver) = channel();
+        (Arc::new(Forgetter { known: Arc::new(Known::new()), jobs, listings }), Jobs(receiver, listings_receiver))
     }
 
     pub(super) fn known(&self) -> &Known {
@@ -96,10 +99,15 @@ impl Forgetter {
 
     /// Has the kernel drop pages of a range, if it has any; `then` is called behind that. Never waits.
     pub(super) fn drop_pages(&self, object: ObjectId, offset: u64, len: u64, then: Then) {
-        self.send(Job::Pages { object, offset, len, then });
+        send(&self.jobs, Job::Pages { object, offset, len, then });
     }
 
-    /// Starts the thread. `device` is the connection to the kernel. Unless `keep`, or if the kernel cannot forget all
+    /// Has the kernel drop what it has of the listing of a directory; `then` is called behind that. Never waits.
+    pub(super) fn drop_listing(&self, directory: ObjectId, then: Then) {
+        send(&self.listings, Job::Pages { object: directory, offset: 0, len: 0, then });
+    }
+
+    /// Starts the threads. `device` is the connection to the kernel. Unless `keep`, or if the kernel cannot forget all
     /// names at once, names and attributes are never kept.
     ///
     /// # Errors
@@ -113,24 +121,29 @@ impl Forgetter {
                 "the kernel cannot forget all names at once (Linux 6.16 can): it keeps no names and attributes"
             ),
         }
-        let worker = Worker { device: Some(Arc::new(device)), known: self.known.clone(), passing: Arc::default() };
-        std::thread::Builder::new().name("gavel-forget".into()).spawn(move || worker.run(&jobs.0))?;
+        let device = Arc::new(device);
+        for (name, jobs) in [("gavel-forget", jobs.0), ("gavel-listings", jobs.1)] {
+            let (known, passing) = (self.known.clone(), Arc::default());
+            let worker = Worker { device: Some(device.clone()), known, passing };
+            std::thread::Builder::new().name(name.into()).spawn(move || worker.run(&jobs))?;
+        }
         Ok(())
     }
 
     /// The connection to the kernel has ended.
     pub(super) fn end(&self) {
         self.known.end();
-        self.send(Job::End);
+        send(&self.jobs, Job::End);
+        send(&self.listings, Job::End);
     }
+}
 
-    fn send(&self, job: Job) {
-        // The thread lives as long as this does, unless it never started: then there is no mount, and nothing is kept.
-        if let Err(std::sync::mpsc::SendError(Job::Forget { forgotten: then, .. } | Job::Pages { then, .. })) =
-            self.jobs.send(job)
-        {
-            then();
-        }
+fn send(jobs: &Sender<Job>, job: Job) {
+    // The threads live as long as the senders, unless they never started: then there is no mount, and nothing is kept.
+    if let Err(std::sync::mpsc::SendError(Job::Forget { forgotten: then, .. } | Job::Pages { then, .. })) =
+        jobs.send(job)
+    {
+        then();
     }
 }
 
@@ -198,7 +211,10 @@ impl<K: Kernel> Worker<K> {
                     self.forget_object(*object, ALL_PAGES)?;
                     done.insert(*object);
                 }
-                Kept::Attributes(object) => self.forget_object(*object, NO_PAGES)?,
+                Kept::Attributes(object) => {
+                    let pages = if self.known.take_listing(*object) { ALL_PAGES } else { NO_PAGES };
+                    self.forget_object(*object, pages)?;
+                }
             }
         }
         Ok(())
@@ -208,7 +224,9 @@ impl<K: Kernel> Worker<K> {
         match &self.device {
             Some(device) if self.known.keeps() => {
                 self.known.arriving_listings().into_iter().for_each(|listing| self.settle(listing));
-                unless_ended(device.inc_epoch())
+                unless_ended(device.inc_epoch())?;
+                // Those that are not open are dropped with the next open.
+                self.known.open_listings().into_iter().try_for_each(|open| self.forget_object(open, ALL_PAGES))
             }
             _ => Ok(()), // none were kept
         }

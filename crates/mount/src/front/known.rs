@@ -5,6 +5,7 @@
 //! written, and taken back when the kernel says that it has dropped the inode. What is not counted is nowhere.
 
 mod arrivals;
+mod streams;
 
 pub(super) use arrivals::Arrival;
 
@@ -30,6 +31,10 @@ pub(super) struct Known {
     replies: AtomicU64,
     /// The latest listing of each open directory, by its handle, until the kernel has taken it in for sure.
     listings: Mutex<BTreeMap<u64, Arrival>>,
+    /// How often names had to be forgotten.
+    names_forgotten: AtomicU64,
+    /// Directories that are open so that the kernel keeps what they list, by their handles.
+    streams: Mutex<BTreeMap<u64, ObjectId>>,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
     /// A request that was to be waited for was answered, or the connection has ended.
     released: [Condvar; SHARDS],
@@ -46,6 +51,10 @@ struct Inode {
     made: Option<Made>,
     /// As a directory: replies about what is in it with smaller numbers were taken in.
     taken_in: ReplyNo,
+    /// As a directory: what the kernel has of its listing, if that is good.
+    listing: Option<streams::Good>,
+    /// As a directory: the kernel may have a listing, good or not.
+    has_listing: bool,
 }
 
 /// What the kernel has of a file's bytes because it was opened so.
@@ -72,6 +81,8 @@ impl Known {
             ended: AtomicBool::new(false),
             replies: AtomicU64::new(0),
             listings: Mutex::default(),
+            names_forgotten: AtomicU64::new(0),
+            streams: Mutex::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             released: std::array::from_fn(|_| Condvar::new()),
         };
@@ -174,11 +185,15 @@ impl Known {
     pub(super) fn forget(&self, kept: &[Kept]) {
         self.forgets.fetch_add(1, Ordering::SeqCst);
         for kept in kept {
-            if let Kept::Object(object) = kept
-                && let Some(inode) = self.shard(*object).lock().get_mut(object)
-                && inode.pages == Pages::Kept
-            {
-                inode.pages = Pages::Revoked;
+            let (Kept::Object(object) | Kept::Attributes(object)) = kept else {
+                self.names_forgotten.fetch_add(1, Ordering::SeqCst);
+                continue;
+            };
+            if let Some(inode) = self.shard(*object).lock().get_mut(object) {
+                inode.listing = None;
+                if inode.pages == Pages::Kept && matches!(kept, Kept::Object(_)) {
+                    inode.pages = Pages::Revoked;
+                }
             }
         }
     }
@@ -261,6 +276,37 @@ mod tests {
         assert!(!known.made(FILE, DIRECTORY, before) && !known.lists(1, DIRECTORY, before));
         known.dropped(DIRECTORY, 1);
         assert!(known.arriving(FILE).is_none(), "a kernel that has given the directory back does nothing in it");
+    }
+
+    #[test]
+    fn a_listing_is_kept_if_all_of_it_may_be() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        const LONG: std::time::Duration = std::time::Duration::from_secs(1000);
+        let known = Known::new();
+        known.looked_up(DIRECTORY, known.moment());
+        assert_eq!(known.open_listing(DIRECTORY, 1), None, "the kernel cannot forget yet");
+        known.allow();
+        let forgets = [&[Kept::Object(DIRECTORY)], &[Kept::Attributes(DIRECTORY)], &[Kept::Names]];
+        for (handle, forget) in (1..).zip(forgets) {
+            let since = known.moment();
+            assert_eq!(known.open_listing(DIRECTORY, handle), Some(false), "what is there is dropped");
+            known.listed(DIRECTORY, since, LONG);
+            assert!(known.may_complete(DIRECTORY, handle));
+            assert_eq!(known.open_listing(DIRECTORY, 10 + handle), Some(true));
+            known.forget(forget);
+            assert!(!known.may_complete(DIRECTORY, handle) && known.take_listing(DIRECTORY));
+            known.listed(DIRECTORY, since, LONG);
+            assert!(!known.may_complete(DIRECTORY, handle), "an answer from before");
+        }
+        known.open_listing(DIRECTORY, 20);
+        known.listed(DIRECTORY, known.moment(), std::time::Duration::ZERO);
+        assert!(!known.may_complete(DIRECTORY, 20), "a part of it may not be kept");
+        known.close_listing(20);
+        assert!(known.may_complete(DIRECTORY, 20), "the kernel keeps nothing of it");
+        known.lists(21, DIRECTORY, known.moment());
+        assert_eq!(known.open_listing(DIRECTORY, 22), None, "another's reply may come in behind it");
+        known.lists_on(21);
+        assert_eq!(known.open_listing(DIRECTORY, 22), Some(false));
     }
 
     #[test]

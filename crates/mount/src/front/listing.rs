@@ -186,7 +186,8 @@ fn fill<P: Page>(door: Arc<Door>, caller: Caller, place: Place, since: Moment, m
         return reply.refuse(errno::NOT_AN_ANSWER);
     };
     let known = door.known();
-    let undisturbed = P::PLUS && known.lists(handle, directory, since);
+    let undisturbed = known.lists(handle, directory, since);
+    known.listed(directory, since, keeping::names(known, answer.keep));
     let time = if undisturbed { keeping::both(known, answer.keep) } else { NO_TIME };
     let keeping = Keeping { known, since, time };
     let mut added = 0;
@@ -216,6 +217,14 @@ fn fill<P: Page>(door: Arc<Door>, caller: Caller, place: Place, since: Moment, m
             list(door.clone(), caller, Place { offset: last.cookie.0, ..place }, reply);
         }
         _ if added == 0 && full => reply.refuse(errno::INVALID),
+        // All that came before has been taken in, for the program has asked for more; and this brings nothing.
+        _ if added == 0 => {
+            known.lists_on(handle);
+            match known.may_complete(directory, handle) {
+                true => reply.send(),
+                false => door.forgetter.drop_listing(directory, Box::new(move || reply.send())),
+            }
+        }
         _ => reply.send(),
     }
 }

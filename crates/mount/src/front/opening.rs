@@ -9,7 +9,7 @@ use super::replies::{self, GENERATION};
 use super::{Front, bytes_of, caller};
 use crate::attr::{object, permissions};
 use crate::errno;
-use fuser::{Errno, FileHandle, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
+use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
 use gavel_client::tree::{Answer, TreeRequest};
 use gavel_fs::Operation;
 use gavel_types::ObjectId;
@@ -81,13 +81,20 @@ impl Front {
 
     pub(super) fn open_directory(&self, ino: INodeNo, reply: ReplyOpen) {
         // No request: the kernel has looked the directory up just now, and a listing says if it is gone.
-        self.door.opens.open(object(ino));
-        let handle = FileHandle(self.door.handles.fetch_add(1, Ordering::Relaxed));
-        reply.opened(handle, fuser::FopenFlags::empty());
+        let directory = object(ino);
+        self.door.opens.open(directory);
+        let handle = self.door.handles.fetch_add(1, Ordering::Relaxed);
+        let flags = match self.door.known().open_listing(directory, handle) {
+            None => FopenFlags::empty(),
+            Some(false) => FopenFlags::FOPEN_CACHE_DIR,
+            Some(true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        };
+        reply.opened(FileHandle(handle), flags);
     }
 
     pub(super) fn close_directory(&self, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
         self.door.known().lists_on(handle.0);
+        self.door.known().close_listing(handle.0);
         self.door.opens.close(object(ino));
         reply.ok();
     }

@@ -252,7 +252,7 @@ fn listings_bring_names_and_attributes_that_are_kept() {
     assert!(listed >= 1 && lookups + gets < 300, "{listed} listings, {lookups} look-ups, {gets} times attributes");
     assert_eq!(list(), 300);
     let again = asked(&fixture, ["lookup", "getattr"], || {
-        names.iter().for_each(|name| drop(fs::metadata(fixture.path(name)).expect("is there")));
+        names.iter().for_each(|name| assert_eq!(fs::metadata(fixture.path(name)).expect("is there").len(), 4));
     });
     assert_eq!(again, [0, 0]);
     let ids = ["name 3", "name 7"].map(|name| inode(&fixture.path(name)));
@@ -262,6 +262,91 @@ fn listings_bring_names_and_attributes_that_are_kept() {
     fixture.tree.forget(vec![Kept::Names, Kept::Object(ids[0]), Kept::Object(ids[1])]);
     assert!(!fixture.path("name 3").exists());
     assert_eq!((mode(&fixture.path("name 7")), inode(&fixture.path("moved"))), (0o611, ids[0]));
+    fixture.finish();
+}
+
+fn names_in(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).expect("lists").map(|entry| entry.expect("reads").file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+fn make(parent: ObjectId, name: &str) -> TreeRequest {
+    TreeRequest::Operation(Operation::Mkdir { parent, name: name.as_bytes().into(), mode: 0o755, umask: 0 })
+}
+
+#[test]
+fn listings_are_kept_until_they_are_forgotten() {
+    for readdirplus in [false, true] {
+        let Some(fixture) = Fixture::with(|options| options.readdirplus = readdirplus).filter(|_| keeps_names()) else {
+            return;
+        };
+        let path = fixture.path("dir");
+        fs::create_dir(&path).expect("makes");
+        (0..500).for_each(|i| fs::write(path.join(format!("name {i}")), "").expect("writes"));
+        let list = || names_in(&path).len();
+        assert_ne!(asked(&fixture, ["readdir", "readdirplus"], || assert_eq!(list(), 500)), [0, 0], "not to be kept");
+        fixture.tree.keep(ALL);
+        let (id, mtime) = (inode(&path), fs::metadata(&path).expect("is there").modified().expect("has a time"));
+        // Neither size nor time shows it: only what is forgotten does.
+        let behind = |name: &str| {
+            fixture.tree.behind(make(id, name));
+            let since = mtime.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+            let mtime = gavel_types::Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() };
+            let set = SetAttr { mtime: Some(gavel_fs::operation::SetTime::At(mtime)), ..SetAttr::default() };
+            fixture.tree.behind(TreeRequest::Operation(Operation::Setattr { object: id, set }));
+        };
+        assert_eq!((list(), list()), (500, 500));
+        let requests = ["readdir", "readdirplus", "lookup", "getattr"];
+        assert_eq!(asked(&fixture, requests, || assert_eq!((list(), list()), (500, 500))), [0; 4]);
+        let open = File::open(&path).expect("opens");
+        let mut stream = rustix::fs::Dir::read_from(&open).expect("lists");
+        let mut again = || {
+            stream.rewind();
+            stream.by_ref().inspect(|entry| assert!(entry.is_ok(), "reads")).count() - 2
+        };
+        assert_eq!(again(), 500);
+        behind("a");
+        assert_eq!((list(), again()), (500, 500), "nothing was forgotten yet");
+        fixture.tree.forget(vec![Kept::Names, Kept::Object(id)]);
+        assert_eq!((list(), again(), list(), again()), (501, 501, 501, 501));
+        // Nobody vouches for it any more, and nothing is forgotten.
+        behind("b");
+        assert_eq!((again(), list(), again(), list()), (502, 502, 502, 502));
+        fixture.tree.keep(ALL);
+        assert_eq!((list(), again(), list(), again()), (502, 502, 502, 502));
+        for (name, kept) in [("c", Kept::Attributes(id)), ("d", Kept::Names)] {
+            let before = list();
+            assert_eq!(again(), before);
+            let requests = asked(&fixture, requests, || assert_eq!((list(), again()), (before, before)));
+            assert_eq!(requests, [0; 4], "it is kept again");
+            behind(name);
+            fixture.tree.forget(vec![kept]);
+            assert_eq!((again(), list(), again()), (before + 1, before + 1, before + 1), "{name}");
+            fixture.tree.keep(ALL);
+            assert_eq!((list(), again(), list()), (before + 1, before + 1, before + 1));
+        }
+        fs::write(path.join("mine"), "").expect("writes");
+        assert_eq!((list(), again()), (505, 505));
+        fs::remove_file(path.join("mine")).expect("removes");
+        assert_eq!((list(), again()), (504, 504));
+        drop((stream, open));
+        fixture.finish();
+    }
+}
+
+#[test]
+fn listings_that_are_not_open_are_not_kept_beyond_names() {
+    let Some((fixture, _)) = keeping() else { return };
+    let list = || names_in(fixture.dir.path());
+    assert_eq!((list(), list()), (vec!["file".to_owned()], vec!["file".to_owned()]));
+    assert_eq!(asked(&fixture, ["readdir"], || drop(list())), [0]);
+    // A right that runs out names no directories.
+    fixture.tree.forget(vec![Kept::Names]);
+    fixture.tree.keep(ALL);
+    assert_ne!(asked(&fixture, ["readdir"], || drop(list())), [0]);
+    assert_eq!(asked(&fixture, ["readdir"], || drop(list())), [0]);
     fixture.finish();
 }
 
