@@ -144,6 +144,44 @@ fn what_this_mount_changes_shows_at_once() {
 }
 
 #[test]
+fn times_of_what_this_mount_changes_show_at_once() {
+    let Some((fixture, id)) = keeping() else { return };
+    let path = fixture.path("file");
+    fs::hard_link(&path, fixture.path("other")).expect("links");
+    let shown = || fs::metadata(&path).map(|found| (found.ctime(), found.ctime_nsec(), found.mode(), found.nlink()));
+    let mut wrong = Vec::new();
+    let mut check = |what: &str| {
+        let is = fixture.tree.behind(TreeRequest::Operation(Operation::Getattr { object: id })).attr.expect("is there");
+        let is = (is.ctime.secs, i64::from(is.ctime.nanos), u32::from(is.firm.mode & 0o7777), u64::from(is.nlink));
+        let shown = shown().expect("is there");
+        if (shown.0, shown.1, shown.2 & 0o7777, shown.3) != is {
+            wrong.push(format!("{what}: {shown:?} {is:?}"));
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).expect("chmod");
+        _ = fs::metadata(&path);
+    };
+    check("link");
+    fs::rename(fixture.path("other"), fixture.path("third")).expect("renames");
+    check("rename of another name");
+    fs::remove_file(fixture.path("third")).expect("removes");
+    check("unlink");
+    fs::rename(&path, fixture.path("x")).and_then(|()| fs::rename(fixture.path("x"), &path)).expect("renames");
+    check("rename");
+    rustix::fs::setxattr(&path, "user.a", b"b", rustix::fs::XattrFlags::empty()).expect("sets");
+    check("setxattr");
+    rustix::fs::removexattr(&path, "user.a").expect("removes");
+    check("removexattr");
+    OpenOptions::new().write(true).open(&path).expect("opens").write_all_at(b"x", 3).expect("writes");
+    check("write");
+    fs::hard_link(&path, fixture.path("other")).expect("links");
+    fs::write(fixture.path("new"), "").expect("writes");
+    fs::rename(fixture.path("new"), fixture.path("other")).expect("renames");
+    check("replaced by rename");
+    assert_eq!(wrong, Vec::<String>::new());
+    fixture.finish();
+}
+
+#[test]
 fn bytes_are_kept_until_they_are_forgotten() {
     let Some((fixture, id)) = keeping() else { return };
     let path = fixture.path("file");
