@@ -48,7 +48,7 @@ pub struct MountOptions {
     pub programs: bool,
     /// Covers a directory that has names in it.
     pub allow_non_empty: bool,
-    /// Listings bring attributes. The kernel may not keep those, so they are read in vain.
+    /// Listings bring attributes, which the kernel may keep as the tree says.
     pub readdirplus: bool,
     /// The kernel may keep names and attributes for as long as the tree says, if it can forget them all at once (Linux 6.16).
     /// It then takes other filesystems that are mounted inside this one off when it is made to forget.

@@ -41,6 +41,7 @@ impl Front {
         reply: ReplyWrite,
     ) {
         let (door, agreed, caller) = (self.door.clone(), self.agreed, caller(req));
+        door.known().named(object);
         if !direct {
             door.known().hold(object);
         }

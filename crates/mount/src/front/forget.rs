@@ -5,20 +5,22 @@
 //!
 //! ```text
 //!   node ──forget──> [jobs] ──batch──> names: INC_EPOCH ──> objects: INVAL_INODE, each until it is certain ──> forgotten
+//!                                      (each behind what the kernel has still to take in: see `known::arrivals`)
 //!   end of the mount ──> the device is closed, and everything is forgotten at once
 //! ```
 //!
 //! `docs/protocols/mount.md` has the argument why nothing comes back.
 
-use super::known::Known;
+use super::known::{Arrival, Known};
 use gavel_client::tree::{Forget, Kept};
 use gavel_types::ObjectId;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most jobs that are done as one.
 const BATCH_MAX: usize = 4096;
@@ -26,9 +28,19 @@ const BATCH_MAX: usize = 4096;
 /// threads need microseconds, unless the machine is overloaded.
 const TRIES_MAX: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long a reply may take to be taken in by the kernel, where that cannot be seen at once. Its threads need microseconds.
+const TAKE_IN_MAX: Duration = Duration::from_secs(2);
+/// Directories whose locks are asked for at a time. Nearly always one: others wait for programs that change them.
+const PASSING_MAX: usize = 16;
 
 /// `FUSE_NOTIFY_INVAL_INODE`: attributes and a range of pages.
 const NOTIFY_INVAL_INODE: u32 = 2;
+/// `FUSE_NOTIFY_INVAL_ENTRY`: a name, under the lock of its directory.
+const NOTIFY_INVAL_ENTRY: u32 = 3;
+/// `FUSE_EXPIRE_ONLY` (Linux 6.2): the name is looked up again before it is used, and that is all.
+const EXPIRE_ONLY: u32 = 1;
+/// A name that nobody uses; should it be used all the same, it is looked up once more.
+const NOWHERE: &[u8; 2] = b"\x01\0";
 /// `FUSE_NOTIFY_INC_EPOCH` (Linux 6.16): all names. fuser 0.18 does not know it.
 const NOTIFY_INC_EPOCH: u32 = 8;
 /// Where the pages begin that go with an object's attributes.
@@ -36,6 +48,7 @@ const ALL_PAGES: i64 = 0;
 const NO_PAGES: i64 = -1;
 const HEADER_BYTES: usize = 16;
 const INVAL_INODE_BYTES: usize = HEADER_BYTES + 24;
+const INVAL_ENTRY_BYTES: usize = HEADER_BYTES + 16 + NOWHERE.len();
 
 type Then = Box<dyn FnOnce() + Send>;
 
@@ -59,22 +72,25 @@ enum Job {
 pub(crate) struct Forgetter {
     known: Arc<Known>,
     jobs: Sender<Job>,
+    /// Pages of listings. Somebody has locked the directory meanwhile, so these must not wait behind who waits for that.
+    listings: Sender<Job>,
 }
 
 /// Jobs that nobody works on yet.
-pub(crate) struct Jobs(Receiver<Job>);
+pub(crate) struct Jobs(Receiver<Job>, Receiver<Job>);
 
 impl Forget for Forgetter {
     fn forget(&self, kept: Vec<Kept>, forgotten: Then) {
         self.known.forget(&kept);
-        self.send(Job::Forget { kept, forgotten });
+        send(&self.jobs, Job::Forget { kept, forgotten });
     }
 }
 
 impl Forgetter {
     pub(crate) fn new() -> (Arc<Forgetter>, Jobs) {
         let (jobs, receiver) = channel();
-        (Arc::new(Forgetter { known: Arc::new(Known::new()), jobs }), Jobs(receiver))
+        let (listings, listings_receiver) = channel();
+        (Arc::new(Forgetter { known: Arc::new(Known::new()), jobs, listings }), Jobs(receiver, listings_receiver))
     }
 
     pub(super) fn known(&self) -> &Known {
@@ -83,10 +99,15 @@ impl Forgetter {
 
     /// Has the kernel drop pages of a range, if it has any; `then` is called behind that. Never waits.
     pub(super) fn drop_pages(&self, object: ObjectId, offset: u64, len: u64, then: Then) {
-        self.send(Job::Pages { object, offset, len, then });
+        send(&self.jobs, Job::Pages { object, offset, len, then });
     }
 
-    /// Starts the thread. `device` is the connection to the kernel. Unless `keep`, or if the kernel cannot forget all
+    /// Has the kernel drop what it has of the listing of a directory; `then` is called behind that. Never waits.
+    pub(super) fn drop_listing(&self, directory: ObjectId, then: Then) {
+        send(&self.listings, Job::Pages { object: directory, offset: 0, len: 0, then });
+    }
+
+    /// Starts the threads. `device` is the connection to the kernel. Unless `keep`, or if the kernel cannot forget all
     /// names at once, names and attributes are never kept.
     ///
     /// # Errors
@@ -100,41 +121,51 @@ impl Forgetter {
                 "the kernel cannot forget all names at once (Linux 6.16 can): it keeps no names and attributes"
             ),
         }
-        let worker = Worker { device: Some(device), known: self.known.clone() };
-        std::thread::Builder::new().name("gavel-forget".into()).spawn(move || worker.run(&jobs.0))?;
+        let device = Arc::new(device);
+        for (name, jobs) in [("gavel-forget", jobs.0), ("gavel-listings", jobs.1)] {
+            let (known, passing) = (self.known.clone(), Arc::default());
+            let worker = Worker { device: Some(device.clone()), known, passing };
+            std::thread::Builder::new().name(name.into()).spawn(move || worker.run(&jobs))?;
+        }
         Ok(())
     }
 
     /// The connection to the kernel has ended.
     pub(super) fn end(&self) {
         self.known.end();
-        self.send(Job::End);
+        send(&self.jobs, Job::End);
+        send(&self.listings, Job::End);
     }
+}
 
-    fn send(&self, job: Job) {
-        // The thread lives as long as this does, unless it never started: then there is no mount, and nothing is kept.
-        if let Err(std::sync::mpsc::SendError(Job::Forget { forgotten: then, .. } | Job::Pages { then, .. })) =
-            self.jobs.send(job)
-        {
-            then();
-        }
+fn send(jobs: &Sender<Job>, job: Job) {
+    // The threads live as long as the senders, unless they never started: then there is no mount, and nothing is kept.
+    if let Err(std::sync::mpsc::SendError(Job::Forget { forgotten: then, .. } | Job::Pages { then, .. })) =
+        jobs.send(job)
+    {
+        then();
     }
 }
 
 /// The kernel's end of a connection.
-trait Kernel: Send + 'static {
+trait Kernel: Send + Sync + 'static {
     /// All names, and all absences of names, that the kernel has or is about to take from replies to requests that it has
     /// sent already.
     fn inc_epoch(&self) -> Result<(), Errno>;
 
     /// Attributes of an object, and its pages from `offset` on, `len` bytes (all if 0), none if `offset` is negative. False if the kernel has no such inode.
     fn inval_inode(&self, object: ObjectId, offset: i64, len: i64) -> Result<bool, Errno>;
+
+    /// Waits for the lock of a directory, if the kernel has it.
+    fn pass(&self, directory: ObjectId) -> Result<(), Errno>;
 }
 
 struct Worker<K> {
     /// None when the connection has ended.
-    device: Option<K>,
+    device: Option<Arc<K>>,
     known: Arc<Known>,
+    /// Threads that wait for the locks of directories.
+    passing: Arc<AtomicUsize>,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -180,7 +211,10 @@ impl<K: Kernel> Worker<K> {
                     self.forget_object(*object, ALL_PAGES)?;
                     done.insert(*object);
                 }
-                Kept::Attributes(object) => self.forget_object(*object, NO_PAGES)?,
+                Kept::Attributes(object) => {
+                    let pages = if self.known.take_listing(*object) { ALL_PAGES } else { NO_PAGES };
+                    self.forget_object(*object, pages)?;
+                }
             }
         }
         Ok(())
@@ -188,13 +222,21 @@ impl<K: Kernel> Worker<K> {
 
     fn forget_names(&self) -> Result<(), Errno> {
         match &self.device {
-            Some(device) if self.known.keeps() => unless_ended(device.inc_epoch()),
+            Some(device) if self.known.keeps() => {
+                self.known.arriving_listings().into_iter().for_each(|listing| self.settle(listing));
+                unless_ended(device.inc_epoch())?;
+                // Those that are not open are dropped with the next open.
+                self.known.open_listings().into_iter().try_for_each(|open| self.forget_object(open, ALL_PAGES))
+            }
             _ => Ok(()), // none were kept
         }
     }
 
     fn forget_object(&self, object: ObjectId, pages_from: i64) -> Result<(), Errno> {
         let Some(device) = &self.device else { return Ok(()) };
+        if let Some(arrival) = self.known.arriving(object) {
+            self.settle(arrival);
+        }
         for _ in 0..TRIES_MAX {
             // Looked at before: a kernel that has it then shows it now, or gives it back.
             let held = self.known.holds(object);
@@ -209,6 +251,35 @@ impl<K: Kernel> Worker<K> {
         tracing::warn!(%object, "the kernel neither has this inode nor gives it back");
         self.known.give_up(object);
         Ok(())
+    }
+
+    /// Waits until the kernel has taken in a reply. Another thread asks for the lock of the directory meanwhile: who holds
+    /// it may be waiting for an answer that waits for this one. (Then a request comes that says so, in nearly all cases.)
+    fn settle(&self, arrival: Arrival) {
+        let Some(device) = &self.device else { return };
+        if self.known.has_taken_in(arrival) {
+            return;
+        }
+        if self.passing.fetch_add(1, Ordering::SeqCst) < PASSING_MAX {
+            let (device, known, passing) = (device.clone(), self.known.clone(), self.passing.clone());
+            let pass = move || {
+                let below = known.numbered();
+                match unless_ended(device.pass(arrival.directory)) {
+                    Ok(()) => known.took_in(arrival.directory, below),
+                    Err(errno) => tracing::error!(%errno, "the kernel does not let its locks be waited for"),
+                }
+                passing.fetch_sub(1, Ordering::SeqCst);
+            };
+            if let Err(error) = std::thread::Builder::new().name("gavel-pass".into()).spawn(pass) {
+                tracing::warn!(%error, "no thread to wait for a directory");
+                self.passing.fetch_sub(1, Ordering::SeqCst);
+            }
+        } else {
+            self.passing.fetch_sub(1, Ordering::SeqCst);
+        }
+        if !self.known.wait_for(arrival, Instant::now() + TAKE_IN_MAX) {
+            tracing::warn!(object = %arrival.directory, "the kernel is slow to take in what is in this directory");
+        }
     }
 
     fn drop_pages(&self, object: ObjectId, offset: u64, len: u64) -> Result<(), Errno> {
@@ -249,6 +320,24 @@ impl Kernel for OwnedFd {
             Err(errno) => Err(errno),
         }
     }
+
+    fn pass(&self, directory: ObjectId) -> Result<(), Errno> {
+        match notify(self, &inval_entry(directory)) {
+            // No such name, or no such directory any more: then nothing is under way in it.
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+fn inval_entry(directory: ObjectId) -> [u8; INVAL_ENTRY_BYTES] {
+    let mut message = [0; INVAL_ENTRY_BYTES];
+    message[..HEADER_BYTES].copy_from_slice(&header(INVAL_ENTRY_BYTES, NOTIFY_INVAL_ENTRY));
+    message[16..24].copy_from_slice(&directory.0.to_ne_bytes());
+    message[24..28].copy_from_slice(&(NOWHERE.len() as u32 - 1).to_ne_bytes());
+    message[28..32].copy_from_slice(&EXPIRE_ONLY.to_ne_bytes());
+    message[32..].copy_from_slice(NOWHERE);
+    message
 }
 
 /// The head of a message that answers nothing: its length, which notification it is, and 0 for the request.
@@ -291,9 +380,9 @@ mod tests {
 
     const FILE: ObjectId = ObjectId(20);
 
-    /// A kernel that has some inodes, and notes what it is told.
+    /// A kernel that has some inodes, and notes what it is told. All directories have one lock.
     #[derive(Clone, Default)]
-    struct Noted(Arc<Mutex<(BTreeSet<ObjectId>, Vec<String>)>>);
+    struct Noted(Arc<Mutex<(BTreeSet<ObjectId>, Vec<String>)>>, Arc<Mutex<()>>);
 
     impl Kernel for Noted {
         fn inc_epoch(&self) -> Result<(), Errno> {
@@ -306,13 +395,19 @@ mod tests {
             noted.1.push(format!("{} {offset}+{len}", object.0));
             Ok(noted.0.contains(&object))
         }
+
+        fn pass(&self, directory: ObjectId) -> Result<(), Errno> {
+            self.0.lock().1.push(format!("pass {}", directory.0));
+            drop(self.1.lock());
+            Ok(())
+        }
     }
 
     fn worker() -> (Worker<Noted>, Noted) {
         let noted = Noted::default();
         let known = Arc::new(Known::new());
         known.allow();
-        (Worker { device: Some(noted.clone()), known }, noted)
+        (Worker { device: Some(Arc::new(noted.clone())), known, passing: Arc::default() }, noted)
     }
 
     #[test]
@@ -353,6 +448,51 @@ mod tests {
     }
 
     #[test]
+    fn what_is_still_to_be_taken_in_is_waited_for_before_it_is_forgotten() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        let (mut worker, noted) = worker();
+        noted.0.lock().0.extend([FILE, DIRECTORY]);
+        let known = worker.known.clone();
+        known.looked_up(DIRECTORY, known.moment());
+        let mut forget = |kept: Kept| {
+            worker.work(vec![Job::Forget { kept: vec![kept], forgotten: Box::new(|| ()) }]);
+            std::mem::take(&mut noted.0.lock().1)
+        };
+        assert!(known.made(FILE, DIRECTORY, known.moment()));
+        assert_eq!(forget(Kept::Attributes(FILE)), ["pass 30", "20 -1+0"]);
+        assert_eq!(forget(Kept::Object(FILE)), ["20 0+0"], "once is enough");
+        known.made(FILE, DIRECTORY, known.moment());
+        known.changing(DIRECTORY);
+        assert_eq!(forget(Kept::Object(FILE)), ["20 0+0"], "a request has come that shows it");
+        assert!(known.lists(7, DIRECTORY, known.moment()));
+        assert_eq!(forget(Kept::Names), ["pass 30", "epoch"]);
+        known.lists(7, DIRECTORY, known.moment());
+        known.lists_on(7);
+        assert_eq!(forget(Kept::Names), ["epoch"], "the program has gone on");
+    }
+
+    #[test]
+    fn who_has_locked_the_directory_and_waits_is_not_waited_for() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        let (worker, noted) = worker();
+        noted.0.lock().0.insert(FILE);
+        let known = worker.known.clone();
+        known.looked_up(DIRECTORY, known.moment());
+        known.made(FILE, DIRECTORY, known.moment());
+        let locked = noted.1.lock();
+        std::thread::scope(|scope| {
+            let forgetting = scope.spawn(|| worker.forget_object(FILE, ALL_PAGES));
+            while !noted.0.lock().1.contains(&"pass 30".into()) {
+                std::thread::yield_now();
+            }
+            assert!(!forgetting.is_finished());
+            known.changing(DIRECTORY);
+            assert_eq!(forgetting.join().expect("ends"), Ok(()));
+        });
+        drop(locked);
+    }
+
+    #[test]
     fn ranges_that_the_kernel_cannot_say_reach_to_the_end() {
         let (worker, noted) = worker();
         for (offset, len) in [(5, 7), (u64::MAX, 1), (5, u64::MAX), (i64::MAX as u64, 1)] {
@@ -367,5 +507,9 @@ mod tests {
         assert_eq!(header[..4], 16u32.to_ne_bytes());
         assert_eq!(header[4..8], 8i32.to_ne_bytes());
         assert_eq!(header[8..], [0; 8]);
+        let entry = inval_entry(FILE);
+        assert_eq!((&entry[..4], &entry[4..8]), (&34u32.to_ne_bytes()[..], &3u32.to_ne_bytes()[..]));
+        assert_eq!((&entry[16..24], &entry[32..]), (&20u64.to_ne_bytes()[..], &b"\x01\0"[..]));
+        assert_eq!((&entry[24..28], &entry[28..32]), (&1u32.to_ne_bytes()[..], &1u32.to_ne_bytes()[..]));
     }
 }

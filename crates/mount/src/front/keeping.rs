@@ -21,6 +21,11 @@ pub(super) fn attrs(known: &Known, keep: Keep) -> Duration {
     time(known, keep.attrs_ns)
 }
 
+/// How long both may be kept, where the kernel is told one time for them.
+pub(super) fn both(known: &Known, keep: Keep) -> Duration {
+    time(known, keep.names_ns.min(keep.attrs_ns))
+}
+
 fn time(known: &Known, ns: u64) -> Duration {
     if known.keeps() { Duration::from_nanos(ns).saturating_sub(TICK).min(KEEP_MAX) } else { NO_TIME }
 }

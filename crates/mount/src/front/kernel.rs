@@ -80,9 +80,10 @@ impl Filesystem for Front {
             // A change of owner takes them away whoever asks, a truncation only from who may not set them.
             kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && loses_suidgid(req)),
         };
-        let id = object(ino);
+        let (id, door) = (object(ino), self.door.clone());
+        door.known().named(id);
         self.operate(req, Operation::Setattr { object: id, set }, move |answered| {
-            replies::attr_once(id, reply, answered);
+            replies::attr(door.known(), id, reply, answered);
         });
     }
 
@@ -93,24 +94,25 @@ impl Filesystem for Front {
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let Some(kind) = kind_to_make(mode) else { return reply.error(errno::INVALID) };
-        let (parent, name) = (object(parent), bytes_of(name));
-        let (mode, umask) = (permissions(mode), permissions(umask));
-        let operation = Operation::Mknod { parent, name, kind, mode, umask, rdev };
-        self.make(req, operation, reply);
+        let (mode, umask, name) = (permissions(mode), permissions(umask), bytes_of(name));
+        let operation = Operation::Mknod { parent: object(parent), name, kind, mode, umask, rdev };
+        self.make(req, parent, operation, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (mode, umask) = (permissions(mode), permissions(umask));
         let operation = Operation::Mkdir { parent: object(parent), name: bytes_of(name), mode, umask };
-        self.make(req, operation, reply);
+        self.make(req, parent, operation, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.door.known().changing(object(parent));
         let operation = Operation::Unlink { parent: object(parent), name: bytes_of(name) };
         self.operate(req, operation, move |answered| replies::empty(reply, answered));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.door.known().changing(object(parent));
         let operation = Operation::Rmdir { parent: object(parent), name: bytes_of(name) };
         self.operate(req, operation, move |answered| replies::empty(reply, answered));
     }
@@ -118,7 +120,7 @@ impl Filesystem for Front {
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes().into();
         let operation = Operation::Symlink { parent: object(parent), name: bytes_of(name), target };
-        self.make(req, operation, reply);
+        self.make(req, parent, operation, reply);
     }
 
     fn rename(
@@ -138,6 +140,8 @@ impl Filesystem for Front {
             _ => return reply.error(errno::INVALID),
         };
         let (parent, new_parent) = (object(parent), object(newparent));
+        self.door.known().changing(parent);
+        self.door.known().changing(new_parent);
         let (name, new_name) = (bytes_of(name), bytes_of(newname));
         let operation = Operation::Rename { parent, name, new_parent, new_name, mode };
         self.operate(req, operation, move |answered| replies::empty(reply, answered));
@@ -145,7 +149,7 @@ impl Filesystem for Front {
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let operation = Operation::Link { object: object(ino), parent: object(newparent), name: bytes_of(newname) };
-        self.make(req, operation, reply);
+        self.make(req, newparent, operation, reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -229,16 +233,16 @@ impl Filesystem for Front {
         self.open_directory(ino, reply);
     }
 
-    fn readdir(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(req, ino, offset, reply);
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(req, (ino, fh), offset, reply);
     }
 
-    fn readdirplus(&self, req: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        self.list_plus(req, ino, offset, reply);
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        self.list_plus(req, (ino, fh), offset, reply);
     }
 
-    fn releasedir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.close(ino, reply);
+    fn releasedir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.close_directory(ino, fh, reply);
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {

@@ -4,6 +4,12 @@
 //! it has not looked at yet. Its own count of look-ups settles that: each reply that brings an inode is counted before it is
 //! written, and taken back when the kernel says that it has dropped the inode. What is not counted is nowhere.
 
+mod arrivals;
+mod streams;
+
+pub(super) use arrivals::Arrival;
+
+use arrivals::{Made, ReplyNo};
 use gavel_client::tree::Kept;
 use gavel_types::ObjectId;
 use parking_lot::{Condvar, Mutex};
@@ -21,6 +27,14 @@ pub(super) struct Known {
     keeps: AtomicBool,
     /// The connection has ended: the kernel keeps nothing.
     ended: AtomicBool,
+    /// Replies that were numbered: see `arrivals`.
+    replies: AtomicU64,
+    /// The latest listing of each open directory, by its handle, until the kernel has taken it in for sure.
+    listings: Mutex<BTreeMap<u64, Arrival>>,
+    /// How often names had to be forgotten.
+    names_forgotten: AtomicU64,
+    /// Directories that are open so that the kernel keeps what they list, by their handles.
+    streams: Mutex<BTreeMap<u64, ObjectId>>,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
     /// A request that was to be waited for was answered, or the connection has ended.
     released: [Condvar; SHARDS],
@@ -33,6 +47,14 @@ struct Inode {
     /// Requests under way during which the kernel holds locks of its pages.
     holding: u64,
     pages: Pages,
+    /// The last reply that made it, or a name of it, until the kernel has taken that in for sure.
+    made: Option<Made>,
+    /// As a directory: replies about what is in it with smaller numbers were taken in.
+    taken_in: ReplyNo,
+    /// As a directory: what the kernel has of its listing, if that is good.
+    listing: Option<streams::Good>,
+    /// As a directory: the kernel may have a listing, good or not.
+    has_listing: bool,
 }
 
 /// What the kernel has of a file's bytes because it was opened so.
@@ -53,13 +75,20 @@ pub(super) struct Moment(u64);
 
 impl Known {
     pub(super) fn new() -> Known {
-        Known {
+        let known = Known {
             forgets: AtomicU64::new(0),
             keeps: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            replies: AtomicU64::new(0),
+            listings: Mutex::default(),
+            names_forgotten: AtomicU64::new(0),
+            streams: Mutex::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             released: std::array::from_fn(|_| Condvar::new()),
-        }
+        };
+        // The kernel has it without being told, and never gives it back.
+        known.looked_up(ObjectId::ROOT, known.moment());
+        known
     }
 
     /// Now. Taken before a request is given to the tree.
@@ -156,11 +185,15 @@ impl Known {
     pub(super) fn forget(&self, kept: &[Kept]) {
         self.forgets.fetch_add(1, Ordering::SeqCst);
         for kept in kept {
-            if let Kept::Object(object) = kept
-                && let Some(inode) = self.shard(*object).lock().get_mut(object)
-                && inode.pages == Pages::Kept
-            {
-                inode.pages = Pages::Revoked;
+            let (Kept::Object(object) | Kept::Attributes(object)) = kept else {
+                self.names_forgotten.fetch_add(1, Ordering::SeqCst);
+                continue;
+            };
+            if let Some(inode) = self.shard(*object).lock().get_mut(object) {
+                inode.listing = None;
+                if inode.pages == Pages::Kept && matches!(kept, Kept::Object(_)) {
+                    inode.pages = Pages::Revoked;
+                }
             }
         }
     }
@@ -218,10 +251,62 @@ mod tests {
         assert!(known.holds(FILE));
         known.dropped(FILE, 1);
         assert!(!known.holds(FILE));
-        known.dropped(ObjectId::ROOT, 1); // never counted
+        known.dropped(ObjectId(21), 1); // never counted
         known.looked_up(FILE, known.moment());
         known.end();
         assert!(!known.holds(FILE), "a kernel that is gone holds nothing");
+    }
+
+    #[test]
+    fn what_was_made_is_taken_in_when_a_request_shows_it() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        let known = Known::new();
+        known.looked_up(DIRECTORY, known.moment());
+        known.made(FILE, DIRECTORY, known.moment());
+        assert!(known.arriving(FILE).is_some());
+        known.named(FILE);
+        assert!(known.arriving(FILE).is_none(), "nothing else has brought it");
+        known.made(FILE, DIRECTORY, known.moment());
+        known.named(FILE);
+        let arrival = known.arriving(FILE).expect("it may be known by its other name");
+        known.took_in(DIRECTORY, known.numbered());
+        assert!(known.arriving(FILE).is_none() && known.has_taken_in(arrival));
+        let before = known.moment();
+        known.forget(&[Kept::Names]);
+        assert!(!known.made(FILE, DIRECTORY, before) && !known.lists(1, DIRECTORY, before));
+        known.dropped(DIRECTORY, 1);
+        assert!(known.arriving(FILE).is_none(), "a kernel that has given the directory back does nothing in it");
+    }
+
+    #[test]
+    fn a_listing_is_kept_if_all_of_it_may_be() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        const LONG: std::time::Duration = std::time::Duration::from_secs(1000);
+        let known = Known::new();
+        known.looked_up(DIRECTORY, known.moment());
+        assert_eq!(known.open_listing(DIRECTORY, 1), None, "the kernel cannot forget yet");
+        known.allow();
+        let forgets = [&[Kept::Object(DIRECTORY)], &[Kept::Attributes(DIRECTORY)], &[Kept::Names]];
+        for (handle, forget) in (1..).zip(forgets) {
+            let since = known.moment();
+            assert_eq!(known.open_listing(DIRECTORY, handle), Some(false), "what is there is dropped");
+            known.listed(DIRECTORY, since, LONG);
+            assert!(known.may_complete(DIRECTORY, handle));
+            assert_eq!(known.open_listing(DIRECTORY, 10 + handle), Some(true));
+            known.forget(forget);
+            assert!(!known.may_complete(DIRECTORY, handle) && known.take_listing(DIRECTORY));
+            known.listed(DIRECTORY, since, LONG);
+            assert!(!known.may_complete(DIRECTORY, handle), "an answer from before");
+        }
+        known.open_listing(DIRECTORY, 20);
+        known.listed(DIRECTORY, known.moment(), std::time::Duration::ZERO);
+        assert!(!known.may_complete(DIRECTORY, 20), "a part of it may not be kept");
+        known.close_listing(20);
+        assert!(known.may_complete(DIRECTORY, 20), "the kernel keeps nothing of it");
+        known.lists(21, DIRECTORY, known.moment());
+        assert_eq!(known.open_listing(DIRECTORY, 22), None, "another's reply may come in behind it");
+        known.lists_on(21);
+        assert_eq!(known.open_listing(DIRECTORY, 22), Some(false));
     }
 
     #[test]

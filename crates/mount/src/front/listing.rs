@@ -1,19 +1,19 @@
 //! Directories, page by page.
 //!
-//! A directory offset is the cookie of the name before it: it stays valid for ever and on every node, so there is no
-//! state of an open directory. `.` has offset 1 and `..` offset 2.
+//! A directory offset is the cookie of the name before it: it stays valid for ever and on every node, so nothing is remembered of an
+//! open directory but what the kernel may still have to take in (`known::arrivals`). `.` has offset 1 and `..` offset 2.
 //!
 //! Names with the same cookie: a reply that ends between two of them would lose the rest, because going on behind the
 //! cookie skips it. All but the last of such names carry the offset just before their cookie, so that going on there
 //! lists them again: a name twice (once in 2^63 names) instead of never.
 
-use super::keeping::NO_TIME;
-use super::known::Known;
+use super::keeping::{self, NO_TIME};
+use super::known::{Known, Moment};
 use super::replies::GENERATION;
 use super::{Door, Front, caller};
 use crate::attr::{bare_directory, file_attr, file_type, inode, object};
 use crate::errno;
-use fuser::{Errno, FileAttr, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
+use fuser::{Errno, FileAttr, FileHandle, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
 use gavel_client::tree::{Answer, TreeRequest};
 use gavel_fs::operation::{Caller, Listed};
 use gavel_fs::{Operation, Reply};
@@ -23,6 +23,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 const OFFSET_START: u64 = 0;
 const OFFSET_SELF: u64 = 1;
@@ -65,12 +66,27 @@ impl PageSize {
     }
 }
 
+/// An open directory, and where its listing goes on.
+#[derive(Clone, Copy)]
+struct Place {
+    directory: ObjectId,
+    handle: u64,
+    offset: u64,
+}
+
+/// For how long the kernel may keep what a page lists.
+struct Keeping<'a> {
+    known: &'a Known,
+    since: Moment,
+    time: Duration,
+}
+
 /// A reply that takes names until it is full.
 trait Page: Send + 'static {
     /// Adds a directory of which only the inode number matters; true if it did not fit.
     fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool;
     /// Adds a name with its attributes, as far as they were asked for; true if it did not fit.
-    fn add_name(&mut self, known: &Known, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool;
+    fn add_name(&mut self, keeping: &Keeping, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool;
     fn send(self);
     fn refuse(self, errno: Errno);
     /// Are attributes asked for?
@@ -84,7 +100,7 @@ impl Page for ReplyDirectory {
         self.add(inode(id), offset, fuser::FileType::Directory, name)
     }
 
-    fn add_name(&mut self, _: &Known, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
+    fn add_name(&mut self, _: &Keeping, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
         self.add(inode(name.object), offset, file_type(name.kind), OsStr::from_bytes(&name.name))
     }
 
@@ -104,14 +120,15 @@ impl Page for ReplyDirectoryPlus {
         self.add(inode(id), offset, name, &NO_TIME, &bare_directory(id), GENERATION)
     }
 
-    fn add_name(&mut self, known: &Known, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool {
+    fn add_name(&mut self, keeping: &Keeping, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool {
         let Some(attr) = attr else { return false }; // it vanished: it is no longer a name of this directory
+        let Keeping { known, since, time } = keeping;
         let attr: FileAttr = file_attr(name.object, attr);
-        // Names of this reply would escape a forget that comes while it is under way (the kernel reads the epoch behind
-        // it), and fuser has one time for both, so nothing of it is kept. The kernel counts it as a look-up.
-        let full = self.add(attr.ino, offset, OsStr::from_bytes(&name.name), &NO_TIME, &attr, GENERATION);
-        if !full {
-            known.looked_up(name.object, known.moment());
+        // The kernel counts it as a look-up.
+        let time = if known.looked_up(name.object, *since) { time } else { &NO_TIME };
+        let full = self.add(attr.ino, offset, OsStr::from_bytes(&name.name), time, &attr, GENERATION);
+        if full {
+            known.dropped(name.object, 1);
         }
         full
     }
@@ -126,26 +143,33 @@ impl Page for ReplyDirectoryPlus {
 }
 
 impl Front {
-    pub(super) fn list(&self, req: &Request, ino: INodeNo, offset: u64, reply: ReplyDirectory) {
-        list(self.door.clone(), caller(req), object(ino), offset, reply);
+    pub(super) fn list(&self, req: &Request, open: (INodeNo, FileHandle), offset: u64, reply: ReplyDirectory) {
+        self.list_page(req, open, offset, reply);
     }
 
-    pub(super) fn list_plus(&self, req: &Request, ino: INodeNo, offset: u64, reply: ReplyDirectoryPlus) {
-        list(self.door.clone(), caller(req), object(ino), offset, reply);
+    pub(super) fn list_plus(&self, req: &Request, open: (INodeNo, FileHandle), offset: u64, reply: ReplyDirectoryPlus) {
+        self.list_page(req, open, offset, reply);
+    }
+
+    fn list_page<P: Page>(&self, req: &Request, (ino, handle): (INodeNo, FileHandle), offset: u64, reply: P) {
+        self.door.known().lists_on(handle.0);
+        let place = Place { directory: object(ino), handle: handle.0, offset };
+        list(self.door.clone(), caller(req), place, reply);
     }
 }
 
-fn list<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u64, reply: P) {
+fn list<P: Page>(door: Arc<Door>, caller: Caller, place: Place, reply: P) {
     let limit = if P::PLUS { door.page_plus.get() } else { door.page.get() };
-    let after = Cookie(offset.max(OFFSET_PARENT));
+    let (directory, after) = (place.directory, Cookie(place.offset.max(OFFSET_PARENT)));
     let request = if P::PLUS {
         TreeRequest::ReaddirPlus { object: directory, after, limit }
     } else {
         TreeRequest::Operation(Operation::Readdir { object: directory, after, limit })
     };
     let next = door.clone();
+    let since = door.known().moment();
     door.start(caller, request, 0, move |answered| match answered {
-        Ok(answer) => fill(next, caller, directory, offset, reply, answer),
+        Ok(answer) => fill(next, caller, place, since, reply, answer),
         Err(errno) if errno == stale() => reply.refuse(errno::DIRECTORY_GONE),
         Err(errno) => reply.refuse(errno),
     });
@@ -155,11 +179,17 @@ fn stale() -> Errno {
     errno::of(&gavel_client::tree::TreeError::Fs(gavel_fs::FsError::Stale))
 }
 
-fn fill<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u64, mut reply: P, answer: Answer) {
+fn fill<P: Page>(door: Arc<Door>, caller: Caller, place: Place, since: Moment, mut reply: P, answer: Answer) {
+    let Place { directory, handle, offset } = place;
     let Reply::Listing { names, parent, end } = answer.reply else {
         tracing::error!(reply = ?answer.reply, "the tree gave an answer to another question");
         return reply.refuse(errno::NOT_AN_ANSWER);
     };
+    let known = door.known();
+    let undisturbed = known.lists(handle, directory, since);
+    known.listed(directory, since, keeping::names(known, answer.keep));
+    let time = if undisturbed { keeping::both(known, answer.keep) } else { NO_TIME };
+    let keeping = Keeping { known, since, time };
     let mut added = 0;
     let mut full = false;
     if offset == OFFSET_START {
@@ -173,7 +203,7 @@ fn fill<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u
     let dots = added;
     for (i, name) in names.iter().enumerate() {
         let attr = answer.listed.get(i).and_then(Option::as_ref);
-        full = full || reply.add_name(door.known(), name, attr, offset_behind(&names, i));
+        full = full || reply.add_name(&keeping, name, attr, offset_behind(&names, i));
         if full {
             break;
         }
@@ -183,8 +213,18 @@ fn fill<P: Page>(door: Arc<Door>, caller: Caller, directory: ObjectId, offset: u
     page.learn(added - dots, full, !end);
     match names.last() {
         // An empty reply says "this is the end": a page of which every name has vanished does not mean that.
-        Some(last) if added == 0 && !full && !end => list(door.clone(), caller, directory, last.cookie.0, reply),
+        Some(last) if added == 0 && !full && !end => {
+            list(door.clone(), caller, Place { offset: last.cookie.0, ..place }, reply);
+        }
         _ if added == 0 && full => reply.refuse(errno::INVALID),
+        // All that came before has been taken in, for the program has asked for more; and this brings nothing.
+        _ if added == 0 => {
+            known.lists_on(handle);
+            match known.may_complete(directory, handle) {
+                true => reply.send(),
+                false => door.forgetter.drop_listing(directory, Box::new(move || reply.send())),
+            }
+        }
         _ => reply.send(),
     }
 }

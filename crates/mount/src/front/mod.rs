@@ -7,7 +7,7 @@
 //! - `listing`: directories, page by page
 //! - `replies`: the tree's answers in the kernel's forms
 //! - `keeping`: for how long the kernel may keep them
-//! - `known`: what the kernel may know
+//! - `known`: what the kernel may know, and what of it is still on its way
 //! - `forget`: making it forget
 
 mod content;
@@ -22,10 +22,11 @@ mod replies;
 
 pub(crate) use forget::Forgetter;
 
+use crate::attr::object;
 use crate::errno;
 use crate::gate::Gate;
 use crate::init::Agreed;
-use fuser::{Errno, ReplyEntry, Request};
+use fuser::{Errno, INodeNo, ReplyEntry, Request};
 use gavel_client::tree::{Answer, Tree, TreeError, TreeRequest};
 use gavel_fs::Operation;
 use gavel_fs::operation::Caller;
@@ -35,6 +36,7 @@ use opens::Opens;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// What the event-loop threads share: all of it is fixed once mounted, but for counters.
 pub(crate) struct Front {
@@ -49,6 +51,8 @@ struct Door {
     opens: Opens,
     gate: Arc<Gate>,
     forgetter: Arc<Forgetter>,
+    /// The next open directory's handle: never used twice.
+    handles: AtomicU64,
     page: PageSize,
     page_plus: PageSize,
 }
@@ -59,7 +63,7 @@ impl Front {
         let gate = Arc::new(Gate::default());
         let (page, page_plus) = (PageSize::names(), PageSize::names_with_attributes());
         let opens = Opens::new(tree.clone());
-        let door = Door { tree, opens, gate, forgetter, page, page_plus };
+        let door = Door { tree, opens, gate, forgetter, handles: AtomicU64::new(1), page, page_plus };
         Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus }
     }
 
@@ -73,10 +77,12 @@ impl Front {
         self.door.start(caller(req), TreeRequest::Operation(operation), 0, answered);
     }
 
-    /// Starts an operation that makes a name.
-    fn make(&self, req: &Request, operation: Operation, reply: ReplyEntry) {
-        let door = self.door.clone();
-        self.operate(req, operation, move |answered| replies::made(door.known(), reply, answered));
+    /// Starts an operation that makes a name in `directory`.
+    fn make(&self, req: &Request, directory: INodeNo, operation: Operation, reply: ReplyEntry) {
+        let (door, directory) = (self.door.clone(), object(directory));
+        door.known().changing(directory);
+        let since = door.known().moment();
+        self.operate(req, operation, move |answered| replies::made(door.known(), directory, since, reply, answered));
     }
 }
 

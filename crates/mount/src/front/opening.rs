@@ -4,18 +4,19 @@
 //! the two finds the object held. Only the answer names what `create` has made: there the tree is told from within
 //! the callback, before the kernel hears of the object.
 
-use super::keeping::NO_TIME;
+use super::keeping::{self, NO_TIME};
 use super::replies::{self, GENERATION};
 use super::{Front, bytes_of, caller};
 use crate::attr::{object, permissions};
 use crate::errno;
-use fuser::{Errno, FileHandle, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
+use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
 use gavel_client::tree::{Answer, TreeRequest};
 use gavel_fs::Operation;
 use gavel_types::ObjectId;
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 
-/// Handles say nothing: whatever an open needs to know comes with each request.
+/// Handles of files say nothing: whatever an open needs to know comes with each request.
 const NO_HANDLE: FileHandle = FileHandle(0);
 /// Pages are kept for opens with none of these.
 const CACHED_OPEN_MASK: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_DIRECT;
@@ -59,26 +60,47 @@ impl Front {
             exclusive: true,
             truncate: false,
         };
-        let (door, open) = (self.door.clone(), self.agreed.open(None));
-        self.operate(req, operation, move |answered| match answered.and_then(replies::found) {
-            Ok((id, attr)) => {
-                door.opens.open(id);
-                door.known().looked_up(id, door.known().moment());
-                // fuser has one time for the name and the attributes here, and the latter may not be kept.
-                reply.created(&NO_TIME, &attr, GENERATION, NO_HANDLE, open);
+        let (door, open, parent) = (self.door.clone(), self.agreed.open(None), object(parent));
+        door.known().changing(parent);
+        let since = door.known().moment();
+        self.operate(req, operation, move |answered| {
+            let keep = replies::keep(&answered);
+            match answered.and_then(replies::found) {
+                Ok((id, attr)) => {
+                    door.opens.open(id);
+                    let undisturbed = door.known().made(id, parent, since);
+                    // fuser has one time for the name and the attributes here.
+                    let time = if undisturbed { keeping::both(door.known(), keep) } else { NO_TIME };
+                    reply.created(&time, &attr, GENERATION, NO_HANDLE, open);
+                }
+                Err(Errno::EEXIST) if !exclusive => reply.error(errno::WALK_AGAIN),
+                Err(errno) => reply.error(errno),
             }
-            Err(Errno::EEXIST) if !exclusive => reply.error(errno::WALK_AGAIN),
-            Err(errno) => reply.error(errno),
         });
     }
 
     pub(super) fn open_directory(&self, ino: INodeNo, reply: ReplyOpen) {
         // No request: the kernel has looked the directory up just now, and a listing says if it is gone.
-        self.door.opens.open(object(ino));
-        reply.opened(NO_HANDLE, fuser::FopenFlags::empty());
+        let directory = object(ino);
+        self.door.opens.open(directory);
+        let handle = self.door.handles.fetch_add(1, Ordering::Relaxed);
+        let flags = match self.door.known().open_listing(directory, handle) {
+            None => FopenFlags::empty(),
+            Some(false) => FopenFlags::FOPEN_CACHE_DIR,
+            Some(true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        };
+        reply.opened(FileHandle(handle), flags);
+    }
+
+    pub(super) fn close_directory(&self, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
+        self.door.known().lists_on(handle.0);
+        self.door.known().close_listing(handle.0);
+        self.door.opens.close(object(ino));
+        reply.ok();
     }
 
     pub(super) fn close(&self, ino: INodeNo, reply: ReplyEmpty) {
+        self.door.known().named(object(ino));
         self.door.opens.close(object(ino));
         reply.ok();
     }

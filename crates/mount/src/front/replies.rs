@@ -1,7 +1,7 @@
 //! The tree's answers in the kernel's forms.
 //!
-//! Attributes are kept only where the kernel throws them away if they were to be forgotten while the reply was under way: that
-//! is for GETATTR and LOOKUP. It looks at nothing of the kind when it takes those of SETATTR, LINK or of what is made.
+//! Attributes that were to be forgotten while the reply was under way, the kernel throws away: of GETATTR, LOOKUP and SETATTR. Those of what
+//! is made or linked it takes in any case; so who forgets them waits until it has (`known::arrivals`).
 
 use super::keeping::{self, NO_TIME};
 use super::known::{Known, Moment};
@@ -15,7 +15,6 @@ use gavel_client::tree::{Answer, Keep, Space};
 use gavel_fs::Reply;
 use gavel_types::ObjectId;
 use gavel_types::limits::NAME_BYTES_MAX;
-use std::time::Duration;
 
 /// Object ids are never reused, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -70,13 +69,19 @@ fn absent(known: &Known, keep: Keep, reply: ReplyEntry) {
     reply.entry_with_ttls(&NO_TIME, &names, &bare_directory(ObjectId(0)), GENERATION);
 }
 
-/// A name that was made.
-pub(super) fn made(known: &Known, reply: ReplyEntry, answered: Answered) {
-    let keep = answered.as_ref().map_or(Keep::default(), |answer| answer.keep);
+/// What may be kept of it.
+pub(super) fn keep(answered: &Answered) -> Keep {
+    answered.as_ref().map_or(Keep::default(), |answer| answer.keep)
+}
+
+/// A name that was made in `directory`. `since` is from before the request.
+pub(super) fn made(known: &Known, directory: ObjectId, since: Moment, reply: ReplyEntry, answered: Answered) {
+    let keep = keep(&answered);
     match answered.and_then(found) {
         Ok((object, attr)) => {
-            known.looked_up(object, known.moment());
-            reply.entry_with_ttls(&NO_TIME, &keeping::names(known, keep), &attr, GENERATION);
+            let undisturbed = known.made(object, directory, since);
+            let attrs = if undisturbed { keeping::attrs(known, keep) } else { NO_TIME };
+            reply.entry_with_ttls(&attrs, &keeping::names(known, keep), &attr, GENERATION);
         }
         Err(errno) => reply.error(errno),
     }
@@ -84,16 +89,7 @@ pub(super) fn made(known: &Known, reply: ReplyEntry, answered: Answered) {
 
 /// The attributes of `object`, which the request named: the answer need not.
 pub(super) fn attr(known: &Known, object: ObjectId, reply: ReplyAttr, answered: Answered) {
-    let keep = answered.as_ref().map_or(Keep::default(), |answer| answer.keep);
-    attr_for(keeping::attrs(known, keep), object, reply, answered);
-}
-
-/// The same, not to be kept.
-pub(super) fn attr_once(object: ObjectId, reply: ReplyAttr, answered: Answered) {
-    attr_for(NO_TIME, object, reply, answered);
-}
-
-fn attr_for(time: Duration, object: ObjectId, reply: ReplyAttr, answered: Answered) {
+    let time = keeping::attrs(known, keep(&answered));
     let attr = answered.and_then(|answer| match (answer.attr, &answer.reply) {
         (Some(attr), _) => Ok(attr),
         (None, Reply::Attr(_, attr)) => Ok(*attr),

@@ -47,8 +47,15 @@ impl Tree for Tampered {
 pub fn tampered(
     between: impl Fn(&RamTree, &TreeRequest, Answered) -> Option<Answered> + Send + Sync + 'static,
 ) -> Option<Fixture> {
+    tampered_with(between, |_| {})
+}
+
+pub fn tampered_with(
+    between: impl Fn(&RamTree, &TreeRequest, Answered) -> Option<Answered> + Send + Sync + 'static,
+    change: impl FnOnce(&mut gavel_mount::MountOptions),
+) -> Option<Fixture> {
     let inner = RamTree::with_thread();
-    Fixture::of(inner.clone(), Arc::new(Tampered { inner, between: Box::new(between) }), |_| {})
+    Fixture::of(inner.clone(), Arc::new(Tampered { inner, between: Box::new(between) }), change)
 }
 
 fn errno<T>(result: std::io::Result<T>) -> Option<i32> {

@@ -144,6 +144,44 @@ fn what_this_mount_changes_shows_at_once() {
 }
 
 #[test]
+fn times_of_what_this_mount_changes_show_at_once() {
+    let Some((fixture, id)) = keeping() else { return };
+    let path = fixture.path("file");
+    fs::hard_link(&path, fixture.path("other")).expect("links");
+    let shown = || fs::metadata(&path).map(|found| (found.ctime(), found.ctime_nsec(), found.mode(), found.nlink()));
+    let mut wrong = Vec::new();
+    let mut check = |what: &str| {
+        let is = fixture.tree.behind(TreeRequest::Operation(Operation::Getattr { object: id })).attr.expect("is there");
+        let is = (is.ctime.secs, i64::from(is.ctime.nanos), u32::from(is.firm.mode & 0o7777), u64::from(is.nlink));
+        let shown = shown().expect("is there");
+        if (shown.0, shown.1, shown.2 & 0o7777, shown.3) != is {
+            wrong.push(format!("{what}: {shown:?} {is:?}"));
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).expect("chmod");
+        _ = fs::metadata(&path);
+    };
+    check("link");
+    fs::rename(fixture.path("other"), fixture.path("third")).expect("renames");
+    check("rename of another name");
+    fs::remove_file(fixture.path("third")).expect("removes");
+    check("unlink");
+    fs::rename(&path, fixture.path("x")).and_then(|()| fs::rename(fixture.path("x"), &path)).expect("renames");
+    check("rename");
+    rustix::fs::setxattr(&path, "user.a", b"b", rustix::fs::XattrFlags::empty()).expect("sets");
+    check("setxattr");
+    rustix::fs::removexattr(&path, "user.a").expect("removes");
+    check("removexattr");
+    OpenOptions::new().write(true).open(&path).expect("opens").write_all_at(b"x", 3).expect("writes");
+    check("write");
+    fs::hard_link(&path, fixture.path("other")).expect("links");
+    fs::write(fixture.path("new"), "").expect("writes");
+    fs::rename(fixture.path("new"), fixture.path("other")).expect("renames");
+    check("replaced by rename");
+    assert_eq!(wrong, Vec::<String>::new());
+    fixture.finish();
+}
+
+#[test]
 fn bytes_are_kept_until_they_are_forgotten() {
     let Some((fixture, id)) = keeping() else { return };
     let path = fixture.path("file");
@@ -170,6 +208,183 @@ fn bytes_are_kept_until_they_are_forgotten() {
         again(round);
     }
     drop((mapping, open));
+    fixture.finish();
+}
+
+/// Attributes that chmod changes, by path.
+fn modes<const N: usize>(fixture: &Fixture, names: [&str; N]) -> [u32; N] {
+    names.map(|name| fs::symlink_metadata(fixture.path(name)).expect(name).permissions().mode() & 0o7777)
+}
+
+#[test]
+fn what_this_mount_makes_is_kept_until_it_is_forgotten() {
+    let Some((fixture, _)) = keeping() else { return };
+    let names = ["made", "dir", "fifo", "link", "second"];
+    let file = File::create(fixture.path("made")).expect("creates");
+    fs::create_dir(fixture.path("dir")).expect("makes");
+    rustix::fs::mkfifoat(rustix::fs::CWD, fixture.path("fifo"), rustix::fs::Mode::RWXU).expect("makes");
+    std::os::unix::fs::symlink("made", fixture.path("link")).expect("links");
+    fs::hard_link(fixture.path("file"), fixture.path("second")).expect("links");
+    // The directory itself was changed: the kernel asks for its attributes.
+    assert_eq!(mode(fixture.dir.path()), 0o755);
+    let requests = asked(&fixture, ["lookup", "getattr"], || {
+        assert_eq!(modes(&fixture, names), [0o644, 0o755, 0o700, 0o777, 0o644]);
+        assert_eq!(file.metadata().expect("is open").len(), 0);
+        assert_eq!(fs::metadata(fixture.path("file")).expect("is there").nlink(), 2);
+    });
+    assert_eq!(requests, [0, 0]);
+    let ids = names.map(|name| ObjectId(fs::symlink_metadata(fixture.path(name)).expect(name).ino()));
+    // A symlink has no mode of its own.
+    for id in ids.into_iter().filter(|id| *id != ids[3]) {
+        fixture.tree.behind(chmod(id, 0o601));
+    }
+    assert_eq!(modes(&fixture, names)[0], 0o644, "nothing was forgotten yet");
+    fixture.tree.forget(ids.map(Kept::Object).into());
+    assert_eq!(file.metadata().expect("is open").permissions().mode() & 0o7777, 0o601);
+    assert_eq!(modes(&fixture, names), [0o601, 0o601, 0o601, 0o777, 0o601]);
+    fixture.tree.keep(ALL);
+    fs::create_dir(fixture.path("another")).expect("makes");
+    fixture.tree.behind(rename("another", "renamed"));
+    fixture.tree.behind(rename("made", "made too"));
+    assert!(fixture.path("another").exists(), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Names]);
+    assert_eq!(
+        ["another", "made", "renamed", "made too"].map(|name| fixture.path(name).exists()),
+        [false, false, true, true]
+    );
+    drop(file);
+    fixture.finish();
+}
+
+#[test]
+fn attributes_that_this_mount_sets_are_kept_until_they_are_forgotten() {
+    let Some((fixture, id)) = keeping() else { return };
+    let path = fixture.path("file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+    OpenOptions::new().write(true).open(&path).expect("opens").set_len(7).expect("truncates");
+    let look =
+        || fs::metadata(&path).map(|found| (found.len(), found.permissions().mode() & 0o7777)).expect("is there");
+    assert_eq!(asked(&fixture, ["lookup", "getattr"], || assert_eq!(look(), (7, 0o640))), [0, 0]);
+    fixture.tree.behind(chmod(id, 0o604));
+    assert_eq!(look(), (7, 0o640), "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Attributes(id)]);
+    assert_eq!(look(), (7, 0o604));
+    fixture.finish();
+}
+
+#[test]
+fn listings_bring_names_and_attributes_that_are_kept() {
+    let Some(fixture) = Fixture::with(|options| options.readdirplus = true).filter(|_| keeps_names()) else { return };
+    let names: Vec<_> = (0..300).map(|i| format!("name {i}")).collect();
+    names.iter().for_each(|name| fs::write(fixture.path(name), "text").expect("writes"));
+    fixture.tree.forget(vec![Kept::Names]);
+    fixture.tree.keep(ALL);
+    let list = || fs::read_dir(fixture.dir.path()).expect("lists").count();
+    let [listed, lookups, gets] = asked(&fixture, ["readdirplus", "lookup", "getattr"], || {
+        assert_eq!(list(), 300);
+        for name in &names {
+            assert_eq!(fs::metadata(fixture.path(name)).expect("is there").len(), 4);
+        }
+    });
+    // The kernel asks for attributes only if it has seen that they are of use.
+    assert!(listed >= 1 && lookups + gets < 300, "{listed} listings, {lookups} look-ups, {gets} times attributes");
+    assert_eq!(list(), 300);
+    let again = asked(&fixture, ["lookup", "getattr"], || {
+        names.iter().for_each(|name| assert_eq!(fs::metadata(fixture.path(name)).expect("is there").len(), 4));
+    });
+    assert_eq!(again, [0, 0]);
+    let ids = ["name 3", "name 7"].map(|name| inode(&fixture.path(name)));
+    fixture.tree.behind(rename("name 3", "moved"));
+    fixture.tree.behind(chmod(ids[1], 0o611));
+    assert!(fixture.path("name 3").exists() && mode(&fixture.path("name 7")) != 0o611, "nothing was forgotten yet");
+    fixture.tree.forget(vec![Kept::Names, Kept::Object(ids[0]), Kept::Object(ids[1])]);
+    assert!(!fixture.path("name 3").exists());
+    assert_eq!((mode(&fixture.path("name 7")), inode(&fixture.path("moved"))), (0o611, ids[0]));
+    fixture.finish();
+}
+
+fn names_in(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).expect("lists").map(|entry| entry.expect("reads").file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+fn make(parent: ObjectId, name: &str) -> TreeRequest {
+    TreeRequest::Operation(Operation::Mkdir { parent, name: name.as_bytes().into(), mode: 0o755, umask: 0 })
+}
+
+#[test]
+fn listings_are_kept_until_they_are_forgotten() {
+    for readdirplus in [false, true] {
+        let Some(fixture) = Fixture::with(|options| options.readdirplus = readdirplus).filter(|_| keeps_names()) else {
+            return;
+        };
+        let path = fixture.path("dir");
+        fs::create_dir(&path).expect("makes");
+        (0..500).for_each(|i| fs::write(path.join(format!("name {i}")), "").expect("writes"));
+        let list = || names_in(&path).len();
+        assert_ne!(asked(&fixture, ["readdir", "readdirplus"], || assert_eq!(list(), 500)), [0, 0], "not to be kept");
+        fixture.tree.keep(ALL);
+        let (id, mtime) = (inode(&path), fs::metadata(&path).expect("is there").modified().expect("has a time"));
+        // Neither size nor time shows it: only what is forgotten does.
+        let behind = |name: &str| {
+            fixture.tree.behind(make(id, name));
+            let since = mtime.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+            let mtime = gavel_types::Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() };
+            let set = SetAttr { mtime: Some(gavel_fs::operation::SetTime::At(mtime)), ..SetAttr::default() };
+            fixture.tree.behind(TreeRequest::Operation(Operation::Setattr { object: id, set }));
+        };
+        assert_eq!((list(), list()), (500, 500));
+        let requests = ["readdir", "readdirplus", "lookup", "getattr"];
+        assert_eq!(asked(&fixture, requests, || assert_eq!((list(), list()), (500, 500))), [0; 4]);
+        let open = File::open(&path).expect("opens");
+        let mut stream = rustix::fs::Dir::read_from(&open).expect("lists");
+        let mut again = || {
+            stream.rewind();
+            stream.by_ref().inspect(|entry| assert!(entry.is_ok(), "reads")).count() - 2
+        };
+        assert_eq!(again(), 500);
+        behind("a");
+        assert_eq!((list(), again()), (500, 500), "nothing was forgotten yet");
+        fixture.tree.forget(vec![Kept::Names, Kept::Object(id)]);
+        assert_eq!((list(), again(), list(), again()), (501, 501, 501, 501));
+        // Nobody vouches for it any more, and nothing is forgotten.
+        behind("b");
+        assert_eq!((again(), list(), again(), list()), (502, 502, 502, 502));
+        fixture.tree.keep(ALL);
+        assert_eq!((list(), again(), list(), again()), (502, 502, 502, 502));
+        for (name, kept) in [("c", Kept::Attributes(id)), ("d", Kept::Names)] {
+            let before = list();
+            assert_eq!(again(), before);
+            let requests = asked(&fixture, requests, || assert_eq!((list(), again()), (before, before)));
+            assert_eq!(requests, [0; 4], "it is kept again");
+            behind(name);
+            fixture.tree.forget(vec![kept]);
+            assert_eq!((again(), list(), again()), (before + 1, before + 1, before + 1), "{name}");
+            fixture.tree.keep(ALL);
+            assert_eq!((list(), again(), list()), (before + 1, before + 1, before + 1));
+        }
+        fs::write(path.join("mine"), "").expect("writes");
+        assert_eq!((list(), again()), (505, 505));
+        fs::remove_file(path.join("mine")).expect("removes");
+        assert_eq!((list(), again()), (504, 504));
+        drop((stream, open));
+        fixture.finish();
+    }
+}
+
+#[test]
+fn listings_that_are_not_open_are_not_kept_beyond_names() {
+    let Some((fixture, _)) = keeping() else { return };
+    let list = || names_in(fixture.dir.path());
+    assert_eq!((list(), list()), (vec!["file".to_owned()], vec!["file".to_owned()]));
+    assert_eq!(asked(&fixture, ["readdir"], || drop(list())), [0]);
+    // A right that runs out names no directories.
+    fixture.tree.forget(vec![Kept::Names]);
+    fixture.tree.keep(ALL);
+    assert_ne!(asked(&fixture, ["readdir"], || drop(list())), [0]);
+    assert_eq!(asked(&fixture, ["readdir"], || drop(list())), [0]);
     fixture.finish();
 }
 

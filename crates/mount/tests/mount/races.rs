@@ -1,6 +1,6 @@
 //! What is under way while the kernel is made to forget.
 
-use crate::failures::tampered;
+use crate::failures::tampered_with;
 use crate::fixture::{Fixture, eventually};
 use crate::keeping::{chmod, inode, rename, write};
 use crate::mapping::{Mapping, PAGES};
@@ -13,6 +13,7 @@ use gavel_types::ObjectId;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -65,9 +66,13 @@ impl Late {
 }
 
 fn late() -> Option<(Fixture, Late)> {
+    late_with(|_| {})
+}
+
+fn late_with(change: impl FnOnce(&mut gavel_mount::MountOptions)) -> Option<(Fixture, Late)> {
     let late = Late::default();
     let between = late.clone();
-    let fixture = tampered(move |_, request, answered| between.between(request, answered))?;
+    let fixture = tampered_with(move |_, request, answered| between.between(request, answered), change)?;
     fs::write(fixture.path("file"), vec![b'.'; PAGES]).expect("writes");
     Some((fixture, late))
 }
@@ -133,9 +138,27 @@ fn attributes_that_were_under_way_are_not_kept() {
     fixture.finish();
 }
 
-/// The kernel takes the attributes of these answers without asking whether they were to be forgotten meanwhile.
+fn is_mkdir(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::Operation(Operation::Mkdir { .. }))
+}
+
+fn is_create(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::Operation(Operation::Create { .. }))
+}
+
+fn is_listing(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::ReaddirPlus { .. })
+}
+
+fn find(fixture: &Fixture, name: &str) -> ObjectId {
+    let lookup = Operation::Lookup { parent: ObjectId::ROOT, name: name.as_bytes().into() };
+    let found = fixture.tree.behind(TreeRequest::Operation(lookup)).reply;
+    let gavel_fs::Reply::Object(id) = found else { panic!("{found:?}") };
+    id
+}
+
 #[test]
-fn attributes_of_what_this_mount_changes_and_makes_are_not_kept_at_all() {
+fn attributes_of_what_this_mount_changes_and_makes_are_not_kept_if_they_were_to_be_forgotten() {
     let Some((fixture, late)) = late() else { return };
     let (path, made) = (fixture.path("file"), fixture.path("made"));
     fixture.tree.keep(ALL);
@@ -152,21 +175,115 @@ fn attributes_of_what_this_mount_changes_and_makes_are_not_kept_at_all() {
         changing.join().expect("ends");
     });
     assert_eq!(open.metadata().expect("is open").permissions().mode() & 0o7777, 0o622);
-    late.hold(Way::Back, |request| matches!(request, TreeRequest::Operation(Operation::Mkdir { .. })));
-    std::thread::scope(|scope| {
-        let making = scope.spawn(|| fs::create_dir(&made).expect("makes"));
-        late.wait();
-        let lookup = Operation::Lookup { parent: ObjectId::ROOT, name: b"made"[..].into() };
-        let found = fixture.tree.behind(TreeRequest::Operation(lookup)).reply;
-        let gavel_fs::Reply::Object(id) = found else { panic!("{found:?}") };
-        fixture.tree.behind(chmod(id, 0o733));
-        fixture.tree.forget(vec![Kept::Object(id)]);
-        fixture.tree.keep(ALL);
-        late.deliver(&fixture);
-        making.join().expect("ends");
-    });
-    assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o7777, 0o733);
+    for (name, wanted) in [("made", is_mkdir as fn(&TreeRequest) -> bool), ("file too", is_create)] {
+        let made = fixture.path(name);
+        late.hold(Way::Back, wanted);
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| match name {
+                "made" => fs::create_dir(&made).expect("makes"),
+                _ => drop(File::create(&made).expect("makes")),
+            });
+            late.wait();
+            let id = find(&fixture, name);
+            fixture.tree.behind(chmod(id, 0o733));
+            fixture.tree.forget(vec![Kept::Object(id)]);
+            fixture.tree.keep(ALL);
+            late.deliver(&fixture);
+            making.join().expect("ends");
+        });
+        assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o7777, 0o733, "{name}");
+    }
+    fs::remove_dir(made).expect("removes");
     drop(open);
+    fixture.finish();
+}
+
+#[test]
+fn names_that_are_being_made_and_listed_leave_no_old_ones() {
+    let Some((fixture, late)) = late_with(|options| options.readdirplus = true) else { return };
+    for (name, wanted) in [("dir", is_mkdir as fn(&TreeRequest) -> bool), ("new", is_create), ("file", is_listing)] {
+        fixture.tree.forget(vec![Kept::Names]);
+        fixture.tree.keep(ALL);
+        late.hold(Way::Back, wanted);
+        std::thread::scope(|scope| {
+            let working = scope.spawn(|| match name {
+                "dir" => fs::create_dir(fixture.path(name)).expect("makes"),
+                "new" => drop(File::create(fixture.path(name)).expect("creates")),
+                _ => assert!(fs::read_dir(fixture.dir.path()).expect("lists").count() >= 1),
+            });
+            late.wait();
+            fixture.tree.behind(rename(name, "moved"));
+            fixture.tree.forget(vec![Kept::Names, Kept::Object(ObjectId::ROOT)]);
+            fixture.tree.keep(ALL);
+            late.deliver(&fixture);
+            working.join().expect("ends");
+        });
+        assert!(!fixture.path(name).exists(), "the old name of {name} was kept");
+        fixture.tree.behind(rename("moved", name));
+        fixture.tree.forget(vec![Kept::Names, Kept::Object(ObjectId::ROOT)]);
+    }
+    fixture.finish();
+}
+
+/// What others do before an answer goes out that does not show it, and what is to be forgotten as soon as it is out.
+type Behind = Box<dyn FnOnce() -> Delivery + Send>;
+
+/// The kernel is made to forget what a reply says while it is about to take that in.
+#[test]
+fn what_was_answered_just_before_it_was_to_be_forgotten_is_forgotten() {
+    let next: Arc<Mutex<Option<Behind>>> = Arc::default();
+    let behind = next.clone();
+    let between = move |_: &RamTree, request: &TreeRequest, answered: Answered| {
+        let wanted = matches!(request, TreeRequest::Operation(Operation::Link { .. }));
+        let Some(behind) = behind.lock().expect("sound").take_if(|_| wanted) else { return Some(answered) };
+        let answered: Answered = Box::new(move |result| {
+            let forget = behind();
+            answered(result);
+            forget(&RamTree::new());
+        });
+        Some(answered)
+    };
+    let Some(fixture) = tampered_with(between, |options| options.readdirplus = true) else { return };
+    fs::write(fixture.path("file"), "").expect("writes");
+    let id = inode(&fixture.path("file"));
+    let mode_of = |name: &str| fs::metadata(fixture.path(name)).expect("is there").permissions().mode() & 0o7777;
+    for round in 0..200u16 {
+        let mode = 0o600 | (round & 0o177);
+        let (begun, begins) = channel();
+        let tree = fixture.tree.clone();
+        *next.lock().expect("sound") = Some(Box::new(move || {
+            tree.behind(chmod(id, mode));
+            Box::new(move |_| begun.send(tree.take_back(vec![Kept::Attributes(id)])).expect("is heard"))
+        }));
+        fixture.tree.keep(ALL);
+        fs::hard_link(fixture.path("file"), fixture.path("link")).expect("links");
+        let forgotten = begins.recv_timeout(Duration::from_secs(10)).expect("is to be forgotten");
+        forgotten.recv_timeout(Duration::from_secs(10)).expect("is forgotten");
+        assert_eq!((mode_of("file"), mode_of("link")), (mode.into(), mode.into()), "round {round}");
+        fs::remove_file(fixture.path("link")).expect("removes");
+    }
+    fixture.finish();
+}
+
+#[test]
+fn forgetting_waits_for_no_request_that_waits_for_forgetting() {
+    let Some((fixture, late)) = late() else { return };
+    fixture.tree.keep(ALL);
+    fs::create_dir(fixture.path("made")).expect("makes");
+    let id = inode(&fixture.path("made"));
+    // The kernel has locked the directory for it, and it is answered when all is forgotten.
+    late.hold(Way::There, is_create);
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| drop(File::create(fixture.path("new")).expect("creates")));
+        late.wait();
+        let started = Instant::now();
+        fixture.tree.behind(chmod(id, 0o711));
+        fixture.tree.forget(vec![Kept::Names, Kept::Object(id)]);
+        assert!(started.elapsed() < Duration::from_secs(1), "it was waited for");
+        late.deliver(&fixture);
+        creating.join().expect("ends");
+    });
+    assert_eq!(fs::metadata(fixture.path("made")).expect("is there").permissions().mode() & 0o7777, 0o711);
     fixture.finish();
 }
 

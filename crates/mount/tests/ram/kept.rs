@@ -45,7 +45,9 @@ fn kind(request: &TreeRequest) -> &'static str {
         TreeRequest::Write { .. } => "write",
         TreeRequest::Operation(Operation::Getattr { .. }) => "getattr",
         TreeRequest::Operation(Operation::Readdir { .. }) => "readdir",
+        TreeRequest::ReaddirPlus { .. } => "readdirplus",
         TreeRequest::Operation(Operation::Readlink { .. }) => "readlink",
+        TreeRequest::Operation(Operation::Create { .. }) => "create",
         _ => "other",
     }
 }
