@@ -29,7 +29,8 @@ pub enum Kind {
     Blob,
     /// A file that is written as a block, cut to a half and to nothing, and read with O_DIRECT.
     Whole,
-    /// A file that is appended to.
+    /// A file that is appended to, and read with O_DIRECT: a read through pages that meets with a forgetting can be cut to an earlier length
+    /// (docs/protocols/coherency.md, "Known faults").
     Journal,
     /// Names in two directories, between which they are moved.
     Names,
@@ -46,7 +47,7 @@ impl Kind {
 
     /// Is it read past what the kernel keeps?
     pub fn is_direct(self) -> bool {
-        matches!(self, Kind::Blob | Kind::Whole)
+        matches!(self, Kind::Blob | Kind::Whole | Kind::Journal)
     }
 }
 
