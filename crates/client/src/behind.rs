@@ -41,7 +41,7 @@ pub enum Behind {
 pub struct Taken {
     /// Its number.
     pub number: u64,
-    /// The object that it made, if its id was taken here.
+    /// The object that it made, if it made one.
     pub made: Option<ObjectId>,
     /// The bytes that have to be stored on a majority before it can be shipped: then call [`Pending::stored`].
     pub store: Option<Bytes>,
@@ -67,23 +67,28 @@ impl Run {
             return Behind::Full;
         }
         let had_id = self.cx.fresh.is_some();
-        let mut behind = match self.evaluate_with_id(base, pending) {
+        let behind = match self.evaluate_with_id(base, pending, usable) {
             Some(found) => self.accept(base, pending, usable, now, found),
             None => Behind::No,
         };
-        match &mut behind {
-            Behind::Done { accepted: Some(taken), .. } if !had_id => taken.made = self.cx.fresh,
-            _ if had_id => {}
-            _ => self.cx.fresh.take().into_iter().for_each(|id| pending.put_back_id(id)),
+        // What is shipped instead keeps the id: whoever has a lease in its neighbourhood is recalled for it, not for others.
+        if matches!(behind, Behind::Done { accepted: None, .. }) && !had_id {
+            self.cx.fresh.take().into_iter().for_each(|id| pending.put_back_id(id));
         }
         behind
     }
 
-    fn evaluate_with_id(&mut self, base: &dyn View, pending: &mut Pending) -> Option<Found> {
+    /// The id that the object which the operation makes will have, if it has one already.
+    pub fn id(&self) -> Option<ObjectId> {
+        self.cx.fresh
+    }
+
+    fn evaluate_with_id(&mut self, base: &dyn View, pending: &mut Pending, usable: &Usable) -> Option<Found> {
         let view = Layered::new(base, pending.layer().clone());
         let (mut attempted, mut guards) = gavel_fs::attempt(&view, &self.cx, &self.operation);
         if matches!(attempted, Err(Stop::NeedObjectId)) {
-            self.cx.fresh = Some(pending.take_id()?);
+            let volume = self.cx.volume;
+            self.cx.fresh = Some(pending.take_id(|id| usable.writes.covers(&KeyRange::object(volume, id)))?);
             (attempted, guards) = gavel_fs::attempt(&view, &self.cx, &self.operation);
         }
         let (plan, reply) = match attempted {
@@ -128,7 +133,7 @@ impl Run {
             let store = blob.as_ref().map(|(_, bytes)| bytes.clone());
             // What can't be applied is judged, and reported, where all such is.
             let Ok(number) = pending.accept(base, time, plan, guards, blob) else { return Behind::No };
-            accepted = Some(Taken { number, made: None, store });
+            accepted = Some(Taken { number, made: self.cx.fresh, store });
         }
         let keeps = reads.iter().chain(&writes).all(|range| usable.keeps.covers(range));
         let left_ns = if keeps { usable.left_ns(now) } else { 0 };

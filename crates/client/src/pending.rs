@@ -29,6 +29,8 @@ pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 pub const BATCH_MUTATIONS_MAX: usize = 2048;
 /// Object ids that are kept ready; more are fetched when fewer are left.
 pub const IDS_READY: u64 = 1024;
+/// So far is looked for an id that nobody else has a lease over, a power of two: as far as grants are widened among what a session makes.
+const IDS_APART: u64 = 64;
 /// What a mutation weighs beside the bytes that it carries.
 const MUTATION_BYTES: usize = 128;
 
@@ -126,8 +128,22 @@ impl Pending {
         self.time
     }
 
-    /// An id for a new object, if one is ready.
-    pub fn take_id(&mut self) -> Option<ObjectId> {
+    /// An id for a new object, if one is ready. Those that are not `good` are passed by, with their neighbours, and never used, if there are
+    /// good ones behind them: others have leases around what was made last. Otherwise it is one that is not.
+    pub fn take_id(&mut self, good: impl Fn(ObjectId) -> bool) -> Option<ObjectId> {
+        let ready = self.ids.iter().flat_map(|(first, end)| {
+            let behind = (first / IDS_APART + 1..).map(|place| place * IDS_APART).take_while(move |id| id < end);
+            std::iter::once(*first).chain(behind)
+        });
+        if let Some(id) = ready.map(ObjectId).find(|id| good(*id)) {
+            while let Some((first, end)) = self.ids.front_mut() {
+                if id.0 < *end {
+                    *first = id.0.max(*first);
+                    break;
+                }
+                self.ids.pop_front();
+            }
+        }
         let (first, end) = self.ids.front_mut()?;
         let id = ObjectId(*first);
         *first += 1;

@@ -35,6 +35,7 @@ impl World {
             return false;
         }
         let base = life.records.live(life.node.server.state().tid);
+        let had_id = job.run.id();
         match job.run.step_behind(&base, &mut life.pending, &life.usable, now) {
             Behind::Done { result, accepted } => {
                 if let Some(Taken { number, made, store }) = accepted {
@@ -52,7 +53,7 @@ impl World {
                     if let Some(bytes) = store {
                         self.store_behind(machine, number, bytes);
                     }
-                    if let Some(made) = made {
+                    if let Some(made) = made.filter(|_| had_id.is_none()) {
                         self.judge_fresh_id(made);
                     }
                 }

@@ -164,3 +164,17 @@ fn a_batch_has_bounds() {
     assert!(batch.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
     assert!(batch.last < pending.accepted() && pending.take_batch().is_some());
 }
+
+#[test]
+fn ids_that_others_have_leases_around_are_passed_by_if_there_are_better_ones() {
+    let mut pending = Pending::default();
+    pending.add_ids((100, 110));
+    pending.add_ids((1000, 1200));
+    assert_eq!(pending.take_id(|_| true), Some(ObjectId(100)));
+    assert_eq!(pending.take_id(|_| false), Some(ObjectId(101)), "one that is not good is better than none");
+    assert_eq!(pending.take_id(|id| id.0 >= 1088), Some(ObjectId(1088)), "the first multiple of 64 that is good");
+    assert_eq!(pending.take_id(|_| true), Some(ObjectId(1089)), "those before are not used any more");
+    pending.put_back_id(ObjectId(1089));
+    assert_eq!(pending.take_id(|_| true), Some(ObjectId(1089)));
+    assert_eq!((0..).map_while(|_| pending.take_id(|_| true)).last(), Some(ObjectId(1199)));
+}

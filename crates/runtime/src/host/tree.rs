@@ -344,6 +344,7 @@ impl Inner {
 
     async fn operate(&self, under_way: UnderWay, pin: &mut Pin) -> Result<Answer, TreeError> {
         let UnderWay { caller, mut run, creates, mut opens, mut next, .. } = under_way;
+        run.id().filter(|_| creates).into_iter().for_each(|object| pin.hold(object));
         let mut view = self.node.latest();
         loop {
             let step = next.take().unwrap_or_else(|| run.step(&view));
