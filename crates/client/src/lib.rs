@@ -8,6 +8,7 @@
 //! - [`behind`]: changes that are answered under exclusive leases
 //! - [`pending`]: what was answered so, until the log has it
 //! - [`leases`]: what the node may answer for without asking, and how that is taken from it
+//! - [`locks`]: locks of this node's programs on their way
 //! - `own_writes`: the node's own commits, which it must not answer for until its replica has them
 //!
 //! Invariants of a session (checked by [`Session::check_invariants`]):
@@ -18,6 +19,7 @@
 pub mod behind;
 pub mod leased;
 pub mod leases;
+pub mod locks;
 mod own_writes;
 pub mod pending;
 pub mod run;
@@ -27,7 +29,8 @@ pub mod tree;
 pub use behind::{Behind, Taken};
 pub use leased::Leased;
 pub use leases::{ToForget, Usable, What};
+pub use locks::{LockAnswer, LockCall};
 pub use pending::{Batch, LostPlan, Pending};
 pub use run::{Blobs, Run, Step};
 pub use session::{LostBecause, Session, SessionEffect, Token};
-pub use tree::{Answer, Answered, Forget, Keep, Kept, Space, Tree, TreeError, TreeRequest};
+pub use tree::{Answer, Answered, Forget, Keep, Kept, LockError, LockId, Space, Tree, TreeError, TreeRequest};

@@ -80,7 +80,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// An operation that begins. [`TreeRequest::Sync`] and [`TreeRequest::Statfs`] are their host's own affair.
+    /// An operation that begins. [`TreeRequest::Sync`], [`TreeRequest::Statfs`] and locks are their host's own affair.
     ///
     /// # Errors
     /// [`TreeError`] if the request can't be an operation at all.
@@ -115,7 +115,11 @@ impl Run {
                 Operation::Write { object, offset, append, len, content, kill_suidgid }
             }
             TreeRequest::Sync { object } => Operation::Getattr { object },
-            TreeRequest::Statfs => return Err(FsError::NotSupported.into()),
+            TreeRequest::Statfs
+            | TreeRequest::Lock { .. }
+            | TreeRequest::Unlock { .. }
+            | TreeRequest::TestLock { .. }
+            | TreeRequest::CancelLock { .. } => return Err(FsError::NotSupported.into()),
         };
         let cx = Cx { volume, caller, fresh: None };
         let (confirmed, confirming) = (None, Vec::new());
@@ -174,7 +178,7 @@ impl Run {
                 let cause = format!("the plan of {:?} was refused; please report this", self.operation);
                 return Err(TreeError::Storage { cause, full: false });
             }
-            Some(Outcome::Refused { .. } | Outcome::Allocated { .. }) | None => {
+            Some(Outcome::Refused { .. } | Outcome::Allocated { .. } | Outcome::Waits) | None => {
                 self.conflicts += 1;
                 if self.conflicts > CONFLICTS_MAX {
                     let cause = format!("collided with other nodes {CONFLICTS_MAX} times; nothing was changed");
@@ -334,7 +338,7 @@ impl Run {
 }
 
 pub(crate) fn answer(reply: Reply) -> Answer {
-    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
+    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, lock: None, keep: Keep::default() }
 }
 
 fn assemble(pieces: &[Piece], blobs: &Blobs) -> Result<Vec<u8>, TreeError> {

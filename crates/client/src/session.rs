@@ -6,6 +6,7 @@
 //! again in a new round. The outcomes come with the log, through the node's own replica, in the order of the requests.
 
 use crate::leases::{Leases, Next, ToForget, Usable};
+use crate::locks::{self, LockAnswer, LockCall, Locks};
 use crate::pending::Batch;
 use gavel_lease::RangeSet;
 use gavel_types::limits::SESSION_WINDOW_MAX;
@@ -76,6 +77,13 @@ pub enum SessionEffect {
     Usable(Usable),
     /// Tell the fronts to forget, then call [`Session::forgotten`].
     Forget(ToForget),
+    /// What became of a [`LockCall`].
+    Lock {
+        /// Whose.
+        token: Token,
+        /// How it ended.
+        answer: LockAnswer,
+    },
     /// Give everything that was accepted so far to [`Session::commit_behind`], then call [`Session::shipped`] with this number.
     ShipPending(u64),
     /// A batch is committed, and this replica has it.
@@ -125,6 +133,10 @@ enum Owner {
     Recall(u64),
     /// Plans that were answered already, up to this one.
     Behind(u64),
+    /// A program that wants a lock, or gives one back.
+    Lock(Token),
+    /// A lock that its program does not wait for any more.
+    CancelLock(Token),
 }
 
 impl Owner {
@@ -182,6 +194,7 @@ pub struct Session {
     leases: Leases,
     /// A request for leases is on its way.
     wanting: bool,
+    locks: Locks,
     /// The last sign of a quorum, or as long ago as that if the node has stood still since.
     heard_at: Moment,
     ticked_at: Moment,
@@ -215,6 +228,7 @@ impl Session {
             refreshes: BTreeMap::new(),
             leases: Leases::default(),
             wanting: false,
+            locks: Locks::default(),
             heard_at: now,
             ticked_at: now,
             effects: VecDeque::new(),
@@ -280,6 +294,65 @@ impl Session {
         self.ids_waiting.push_back(token);
     }
 
+    /// Takes a lock, or gives one back. Answered by `Lock` or `NoQuorum`.
+    pub fn lock(&mut self, now: Moment, token: Token, call: LockCall) {
+        let stuck = self.without_quorum_ns(now).is_some() || self.locks.len() >= BACKLOG_MAX;
+        if stuck && matches!(call, LockCall::Lock { .. }) {
+            return self.effects.push_back(SessionEffect::NoQuorum { token });
+        }
+        let next = self.locks.begin(token, call);
+        self.go_on_locking(token, next);
+    }
+
+    /// The program does not want to wait for its lock any more; its call is answered all the same.
+    pub fn cancel_lock(&mut self, token: Token) {
+        // What was never sent needs no cancelling.
+        let waiting = self.backlog.len();
+        self.backlog.retain(|(owner, _)| *owner != Owner::Lock(token));
+        if self.backlog.len() < waiting {
+            self.locks.withdraw(token);
+            return self.effects.push_back(SessionEffect::Lock { token, answer: LockAnswer::Cancelled });
+        }
+        let next = self.locks.cancel(token);
+        self.go_on_locking(token, next);
+    }
+
+    /// Nobody waits for the answer to this call any more.
+    pub fn abandon_lock(&mut self, token: Token) {
+        let next = self.locks.abandon(token);
+        self.go_on_locking(token, next);
+    }
+
+    /// Locks on their way.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// The replica has skipped a part of the log: `waits` says which of this session's requests stand in line.
+    pub fn on_locks_installed(&mut self, waits: impl Fn(Seq) -> bool) {
+        let granted = self.locks.not_waiting(waits);
+        self.on_granted(granted.into_iter());
+    }
+
+    fn on_granted(&mut self, granted: impl Iterator<Item = Seq>) {
+        for seq in granted {
+            if let Some((token, next)) = self.locks.granted(seq) {
+                self.go_on_locking(token, next);
+            }
+        }
+    }
+
+    fn go_on_locking(&mut self, token: Token, next: locks::Next) {
+        match next {
+            locks::Next::Ship(body @ RequestBody::CancelLock { .. }) => {
+                self.backlog.push_back((Owner::CancelLock(token), body))
+            }
+            locks::Next::Ship(body) => self.backlog.push_back((Owner::Lock(token), body)),
+            locks::Next::Answer(answer) => self.effects.push_back(SessionEffect::Lock { token, answer }),
+            locks::Next::Nothing => {}
+        }
+    }
+
     /// An object is open once more.
     pub fn opened(&mut self, object: ObjectId) {
         *self.open.entry(object).or_default() += 1;
@@ -339,6 +412,8 @@ impl Session {
                 self.settle(now, *seq, outcome.clone());
             }
         }
+        let granted = news.granted.iter().filter(|(session, _)| Some(*session) == self.id).map(|(_, seq)| *seq);
+        self.on_granted(granted.collect::<Vec<_>>().into_iter());
         if self.id.is_some_and(|id| news.ended.contains(&id)) {
             self.lose(LostBecause::SessionEnded);
         }
@@ -524,6 +599,9 @@ impl Session {
         self.effects.extend(lost.into_iter().map(|token| SessionEffect::Outcome { token, outcome: None }));
         let waiting = std::mem::take(&mut self.backlog);
         self.backlog = waiting.into_iter().filter(|(owner, _)| owner.token().is_some()).collect();
+        for (token, next) in self.locks.lose() {
+            self.go_on_locking(token, next);
+        }
     }
 
     /// The quorum has ended the session in a part of the log that this replica has skipped.
@@ -563,6 +641,14 @@ impl Session {
                 _ => self.effects.push_back(SessionEffect::Lost { cause: LostBecause::Refused }),
             },
             Owner::Recall(id) => self.leases.yielded(id),
+            Owner::Lock(token) => {
+                let next = self.locks.settled(token, seq, &outcome);
+                self.go_on_locking(token, next);
+            }
+            Owner::CancelLock(token) => {
+                let next = self.locks.cancel_settled(token, &outcome);
+                self.go_on_locking(token, next);
+            }
             Owner::Session => {}
         }
     }
@@ -694,5 +780,6 @@ impl Session {
         assert!(self.in_flight.is_empty() || self.id.is_some(), "requests in flight without a session");
         assert!(self.rounds.len() <= ROUNDS_MAX);
         self.leases.check_invariants();
+        self.locks.check_invariants();
     }
 }

@@ -4,6 +4,7 @@ use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply};
 use gavel_types::{ObjectId, VolumeId};
 use gavel_wire::Attr;
+use gavel_wire::lock::{Family, Lock, LockKind, Span};
 use std::sync::Weak;
 
 /// What a front asks of a node.
@@ -59,6 +60,80 @@ pub enum TreeRequest {
     },
     /// How much room there is.
     Statfs,
+    /// Takes a lock, in place of what its owner has of these bytes.
+    Lock {
+        /// On which file.
+        object: ObjectId,
+        /// In which family.
+        family: Family,
+        /// For whom: unique on this node.
+        owner: u64,
+        /// Which bytes.
+        span: Span,
+        /// To do what.
+        kind: LockKind,
+        /// The process, for those who ask who is in their way.
+        pid: u32,
+        /// Names this request.
+        id: LockId,
+        /// If somebody is in the way, wait, for as long as it takes; [`TreeRequest::CancelLock`] ends that.
+        wait: bool,
+    },
+    /// Gives back what the owner has of these bytes.
+    Unlock {
+        /// On which file.
+        object: ObjectId,
+        /// In which family.
+        family: Family,
+        /// Whose: unique on this node.
+        owner: u64,
+        /// Which bytes.
+        span: Span,
+        /// The file is being closed: that the locks were lost with a session is no error then.
+        closing: bool,
+    },
+    /// Which lock would be in the way of this one? The answer is in [`Answer::lock`].
+    TestLock {
+        /// On which file.
+        object: ObjectId,
+        /// In which family.
+        family: Family,
+        /// For whom: unique on this node.
+        owner: u64,
+        /// Which bytes.
+        span: Span,
+        /// To do what.
+        kind: LockKind,
+    },
+    /// That [`TreeRequest::Lock`] is not waited for any more. It is answered with [`LockError::Cancelled`], or with success if the lock came first.
+    CancelLock {
+        /// Which.
+        id: LockId,
+    },
+}
+
+/// Names a request for a lock; unique in the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LockId(pub u64);
+
+/// Why a lock was not taken or given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody is in the way, and it was not to wait.
+    #[error("locked by another")]
+    Locked,
+    /// It would wait for somebody who waits for its owner.
+    #[error("would wait for itself")]
+    Deadlock,
+    /// There are too many locks.
+    #[error("too many locks")]
+    NoLocks,
+    /// It was cancelled while it waited.
+    #[error("cancelled while it waited")]
+    Cancelled,
+    /// What the owner had of this file is gone: the node's session has ended. An unlock that is answered so, or closing the file, makes good.
+    #[error("the locks of this file were lost when the cluster gave this node up")]
+    Lost,
 }
 
 /// An answer.
@@ -74,6 +149,8 @@ pub struct Answer {
     pub data: Vec<u8>,
     /// For [`TreeRequest::Statfs`].
     pub space: Option<Space>,
+    /// For [`TreeRequest::TestLock`]: the lock in the way, if there is one; its process is 0 if it belongs to another node.
+    pub lock: Option<Lock>,
     /// What of this answer the front may keep, until it is told to forget it ([`Forget`]) or the time is up.
     pub keep: Keep,
 }
@@ -158,6 +235,9 @@ pub enum TreeError {
     /// The node is going down.
     #[error("the node is shutting down")]
     Closed,
+    /// A lock was not taken or given back.
+    #[error("lock: {0}")]
+    Lock(#[from] LockError),
 }
 
 /// Called once with the answer, on any thread. Must be quick.

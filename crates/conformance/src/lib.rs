@@ -12,6 +12,7 @@
 //! | `tests/programs.rs` | programs that people use run on the mounts |
 //! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
 //! | `tests/linear.rs` | the same; all that was answered on three mounts must have an order |
+//! | `tests/locks.rs` | programs lock files, on all mounts, while they, nodes and leaders die |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:
@@ -29,6 +30,7 @@ pub mod command;
 pub mod dice;
 pub mod history;
 pub mod journal;
+pub mod locker;
 pub mod machine;
 pub mod mapping;
 pub mod mounts;

@@ -71,7 +71,7 @@ fn git_on_all_mounts() -> Result<()> {
     })
 }
 
-/// Processes that count in one table, on one node: SQLite's locks and its shared memory are the kernel's in this stage.
+/// Processes that count in one table, on one node: the shared memory of its write-ahead log is the kernel's. (`tests/locks.rs` has two nodes count.)
 fn sqlite(journal_mode: &str) -> Result<()> {
     const WRITERS: usize = 4;
     const EACH: usize = 15;

@@ -3,7 +3,7 @@
 //! Nothing else in Gavel makes an errno. `docs/protocols/mount.md` shows the table to users.
 
 use fuser::Errno;
-use gavel_client::tree::TreeError;
+use gavel_client::tree::{LockError, TreeError};
 use gavel_fs::FsError;
 
 /// Too many requests are under way on this mount (see `gate`): nothing was done. ENOMEM is what any system call may
@@ -45,6 +45,19 @@ pub(crate) fn of(error: &TreeError) -> Errno {
         TreeError::Storage { full: false, .. } => Errno::EIO,
         // Not ENOTCONN, which is what a mount says whose daemon is gone.
         TreeError::Closed => Errno::from_i32(libc::ESHUTDOWN),
+        TreeError::Lock(error) => of_lock(*error),
+    }
+}
+
+fn of_lock(error: LockError) -> Errno {
+    match error {
+        LockError::Locked => Errno::EAGAIN,
+        LockError::Deadlock => Errno::EDEADLK,
+        LockError::NoLocks => Errno::ENOLCK,
+        // The kernel calls again, or not, as the program's signal handler wants it.
+        LockError::Cancelled => Errno::EINTR,
+        // As NFS does. No errno says it, and the program must not believe that it has its locks.
+        LockError::Lost => Errno::EIO,
     }
 }
 
@@ -87,6 +100,8 @@ mod tests {
             TreeError::Closed,
             TreeError::Fs(FsError::NotSupported),
             TreeError::Fs(FsError::Stale),
+            TreeError::Lock(LockError::NoLocks),
+            TreeError::Lock(LockError::Lost),
         ];
         for error in errors {
             assert_ne!(of(&error), NOT_IMPLEMENTED, "{error}");

@@ -12,7 +12,7 @@ const BACKGROUND_MAX: u16 = 64;
 const CONGESTED: u16 = BACKGROUND_MAX / 4 * 3;
 
 /// What is asked for, if the kernel has it. fuser adds `ASYNC_READ`, `BIG_WRITES`, `MAX_PAGES` and `INIT_EXT`.
-const WANTED: [InitFlags; 9] = [
+const WANTED: [InitFlags; 11] = [
     InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -22,6 +22,8 @@ const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
 ];
 
 /// What was agreed on.

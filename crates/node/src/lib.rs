@@ -9,13 +9,14 @@ use blocked::Blocked;
 use gavel_client::pending::IDS_READY;
 use gavel_client::session::BACKLOG_MAX;
 use gavel_client::session::SessionConfig;
-use gavel_client::{LostBecause, Pending, Session, SessionEffect, ToForget, Token, Usable};
+use gavel_client::{LockAnswer, LostBecause, Pending, Session, SessionEffect, ToForget, Token, Usable};
 use gavel_lease::range::guarded;
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
 use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, SessionId, Tid, VolumeId};
+use gavel_wire::lock::{Lock, LockFile, LockKind, LockOwner, Span};
 use gavel_wire::{Guard, Message, Mode, Outcome, Plan, Record, View};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -85,6 +86,13 @@ pub enum NodeEffect {
     Usable(Usable),
     /// See [`SessionEffect::Forget`]; then call [`Node::forgotten`].
     Forget(ToForget),
+    /// What became of a lock; see [`SessionEffect::Lock`].
+    Lock {
+        /// Whose.
+        token: Token,
+        /// How it ended.
+        answer: LockAnswer,
+    },
     /// See [`SessionEffect::ShipPending`]: [`Pending::mark`] it, then [`Node::ship_pending`].
     ShipPending(u64),
     /// See [`SessionEffect::Landed`]. To be carried out before any other effect: what was accepted must not hide what is newer.
@@ -232,6 +240,19 @@ impl<E: Engine> Node<E> {
         self.blocked.on_change();
     }
 
+    /// Which lock is in the way of this one, by the replica as it is? Good for an answer if a confirmed read came before. Processes of other
+    /// nodes are told as 0. None at all: `owner` has lost its locks of the file with a session.
+    pub fn test_lock(&self, file: LockFile, owner: u64, span: Span, kind: LockKind) -> Option<Option<Lock>> {
+        if self.session.locks().has_lost(file, owner) {
+            return None;
+        }
+        // Without a session, nothing is held by this node.
+        let session = self.session.id().unwrap_or(SessionId(0));
+        let lock = Lock { owner: LockOwner { session, id: owner }, span, kind, pid: 0 };
+        let found = self.server.state().locks.in_the_way(&file, &lock);
+        Some(found.map(|found| Lock { pid: if found.owner.session == session { found.pid } else { 0 }, ..found }))
+    }
+
     /// Ships what is not blocked any more, and recalls what still is in the way of the rest.
     fn unblock(&mut self, clock: Clock) {
         let Some(session) = self.session.id() else { return };
@@ -368,6 +389,10 @@ impl<E: Engine> Node<E> {
         let id = self.session.id();
         let known = id.and_then(|id| self.server.state().sessions.get(&id));
         self.session.on_installed(clock.now, known.map(|session| (session.next, &session.outcomes)));
+        if let Some(id) = self.session.id() {
+            let locks = &self.server.state().locks;
+            self.session.on_locks_installed(|seq| locks.waits((id, seq)));
+        }
         if self.session.id().is_some() {
             let orphans = self.own_orphans();
             self.session.on_orphans(&orphans);
@@ -415,6 +440,7 @@ impl<E: Engine> Node<E> {
             SessionEffect::ShipPending(id) => NodeEffect::ShipPending(id),
             SessionEffect::Landed { last, tid } => NodeEffect::Landed { last, tid },
             SessionEffect::Lost { cause } => NodeEffect::Lost { cause },
+            SessionEffect::Lock { token, answer } => NodeEffect::Lock { token, answer },
         });
     }
 

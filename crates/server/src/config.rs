@@ -54,6 +54,7 @@ impl Config {
 
 /// What is sealed with the records, so that a restart knows what they are.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, made once for each flush")]
 pub enum Sealed {
     /// Records and state are those behind this entry.
     At {

@@ -347,6 +347,7 @@ impl<E: Engine> Server<E> {
             ended: applied.ended,
             orphaned: applied.orphaned,
             leases: applied.leases,
+            granted: applied.granted,
         };
         self.effects.push_back(Effect::Applied(news));
     }

@@ -53,6 +53,11 @@ pub const MARKS: &[(&str, &str)] = &[
     ("checkpoint", "replicas compared their digests with the leader's"),
     ("blob_stored", "bytes were placed on a majority before the commit that names them"),
     ("blob_fetched", "a blob was fetched from another node"),
+    ("lock_handed_over", "a lock that stood in line was granted"),
+    ("lock_lost", "a program was told that its locks were lost with a session"),
+    ("lock_deadlock", "a lock was refused because its owner would have waited for itself"),
+    ("lock_cancelled", "a program did not want to wait for its lock any more"),
+    ("lock_abandoned", "a lock came, or did not, when nobody wanted to know any more"),
     ("removed_directory", "a directory was removed under a program that used it"),
 ];
 

@@ -2,6 +2,7 @@
 //! that the real world has.
 
 use crate::clock::MS;
+use crate::locks::Lockers;
 use crate::machine::{LogWork, hash};
 use crate::network::Packet;
 use crate::script::When;
@@ -76,6 +77,7 @@ impl World {
             NodeEffect::Unknown { token } => self.job_unknown(token),
             NodeEffect::Confirmed { token, index } => self.job_confirmed(token, index),
             NodeEffect::Id { token, object } => self.job_id(token, object),
+            NodeEffect::NoQuorum { token } if Lockers::is_token(token) => self.lock_answered(machine, token, None),
             NodeEffect::NoQuorum { token } => self.job_no_quorum(token),
             NodeEffect::Usable(usable) => self.put_in_force(machine, usable),
             NodeEffect::Forget(to_forget) => self.forget(machine, to_forget),
@@ -86,6 +88,7 @@ impl World {
             }
             NodeEffect::Landed { last, tid } => self.landed(machine, last, tid),
             NodeEffect::Lost { cause } => self.lost(machine, cause),
+            NodeEffect::Lock { token, answer } => self.lock_answered(machine, token, Some(answer)),
         }
     }
 

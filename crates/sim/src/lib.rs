@@ -20,6 +20,7 @@
 //! - [`program`]: what programs ask for, and what answers mean
 //! - [`models`], [`linear`]: what single objects may answer, and whether a history is one of theirs
 //! - [`fsck`]: whether a tree is whole
+//! - `locks`: programs that lock files, and whether they exclude each other
 //! - `judge`, `rest`: what must hold all the time, and at the end
 //! - [`cover`]: rare situations that were reached
 //! - [`mod@shrink`]: cuts a failing script down
@@ -37,6 +38,7 @@ mod jobs;
 mod judge;
 mod leased;
 mod linear;
+mod locks;
 pub mod machine;
 pub mod models;
 pub mod network;

@@ -53,6 +53,7 @@ impl World {
         if let Some((token, job)) = self.jobs.first_key_value() {
             return Err(format!("job {token} on n{} waits for {:?}", job.machine, job.wait));
         }
+        self.lockers_rest()?;
         let mut states = Vec::new();
         for machine in &self.machines {
             let Some(life) = &self.lives[machine.number] else {
@@ -74,6 +75,9 @@ impl World {
             let orphans = life.records.live(state.tid).scan(&KeyRange::orphans_from(VOLUME, ObjectId(0)), 1);
             if orphans.as_ref().map_or(true, |orphans| !orphans.is_empty()) {
                 return Err(format!("there are orphans on n{}: {orphans:?}", machine.number));
+            }
+            if !state.locks.is_empty() {
+                return Err(format!("there are locks on n{}: {:?}", machine.number, state.locks));
             }
             states.push((machine.number, state.applied, state.digest()));
         }

@@ -20,6 +20,8 @@ pub struct Script {
     pub busy_ms: u64,
     /// What programs do.
     pub mix: Mix,
+    /// Programs on each node that lock files.
+    pub lockers: usize,
     /// So little log is kept that a node that is away for a moment must catch up by a change scan.
     pub short_log: bool,
     /// How much faster or slower clocks run at most, in millionths.
@@ -170,6 +172,10 @@ pub struct Scenario {
     faults: &'static [(Kind, u64)],
 }
 
+/// The scenario in which programs lock files, and how many of them on each node. The others have none, so that their seeds stay what they are.
+const LOCKS: &str = "locks";
+const LOCKERS: usize = 4;
+
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "calm", nodes: &[1, 3, 5], mix: Mix::ALL, short_log: false, drift_ppm: 0, faults: &[] },
@@ -245,6 +251,22 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: &[(Kind::Storm, 3), (Kind::Blink, 8), (Kind::Relapse, 6), (Kind::Crash, 1)],
     },
     Scenario {
+        name: LOCKS,
+        nodes: &[3, 3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 1_000,
+        faults: &[
+            (Kind::Crash, 3),
+            (Kind::Pause, 3),
+            (Kind::Split, 3),
+            (Kind::Weather, 2),
+            (Kind::Away, 2),
+            (Kind::Blink, 2),
+            (Kind::Relapse, 2),
+        ],
+    },
+    Scenario {
         name: "everything",
         nodes: &[3, 3, 5],
         mix: Mix::ALL,
@@ -300,6 +322,7 @@ impl Scenario {
             operations: dice.between(10, 90) as u32,
             busy_ms,
             mix: self.mix,
+            lockers: if self.name == LOCKS { LOCKERS } else { 0 },
             short_log: self.short_log && dice.permille(800),
             drift_ppm: self.drift_ppm,
             faults,
@@ -374,10 +397,13 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
 /// As Rust, to be pasted into a regression test.
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Script { seed, nodes, programs, operations, busy_ms, mix, short_log, drift_ppm, faults } = self;
+        let Script { seed, nodes, programs, operations, busy_ms, mix, lockers, short_log, drift_ppm, faults } = self;
         writeln!(f, "Script {{")?;
         writeln!(f, "    seed: {seed},\n    nodes: {nodes},\n    programs: {programs},")?;
-        writeln!(f, "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},")?;
+        writeln!(
+            f,
+            "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},\n    lockers: {lockers},"
+        )?;
         writeln!(f, "    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec![")?;
         for Fault { at_ms, what } in faults {
             let what = format!("{what:?}")

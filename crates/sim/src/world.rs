@@ -6,6 +6,7 @@ use crate::cover::Cover;
 use crate::dice::{Dice, mix};
 use crate::jobs::{Job, Program};
 use crate::judge::Judge;
+use crate::locks::Lockers;
 use crate::machine::{Life, Machine, Refusal};
 use crate::network::{Network, Packet};
 use crate::program::Pool;
@@ -115,6 +116,7 @@ pub struct World {
     pub(crate) delays: Dice,
     pub(crate) judge: Judge,
     pub(crate) cover: Cover,
+    pub(crate) lockers: Lockers,
     pub(crate) answered: u64,
     digest: u64,
     trace: Trace,
@@ -148,6 +150,7 @@ impl World {
             delays: Dice::new(seed, "delays", 0),
             judge: Judge::default(),
             cover: Cover::default(),
+            lockers: Lockers::new(seed, nodes, script.lockers),
             answered: 0,
             digest: seed,
             trace,
@@ -336,6 +339,7 @@ impl World {
         life.node.on_tick(clock);
         self.ship(machine);
         self.judge_clock(machine);
+        self.step_lockers(machine);
         let next = self.delays.between(TICK_NS.0, TICK_NS.1);
         self.at(next, Event::Tick { machine, life: number });
         self.pump(machine);
@@ -354,6 +358,7 @@ impl World {
         self.frozen[machine] = None;
         self.dooms[machine] = None;
         self.forget_programs(machine);
+        self.lockers.crash(machine);
         self.at(down_ns, Event::Start { machine });
     }
 

@@ -24,6 +24,7 @@ fn orphans_from_a_stretch_of_log_that_the_session_has_skipped_are_released() {
         operations: 17,
         busy_ms: 7391,
         mix: Mix { names: 4, registers: 0, journals: 3, churn: 5, bytes: 0, open_files: 0, xattrs: 0 },
+        lockers: 0,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -45,6 +46,7 @@ fn a_file_that_is_kept_for_another_node_only_cannot_be_opened() {
         operations: 88,
         busy_ms: 10937,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 0 },
+        lockers: 0,
         short_log: false,
         drift_ppm: 0,
         faults: vec![],
@@ -62,6 +64,7 @@ fn power_fails_between_the_end_of_a_catch_up_and_the_flush_of_its_records() {
         operations: 9,
         busy_ms: 8739,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 0, bytes: 3, open_files: 3, xattrs: 0 },
+        lockers: 0,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -83,6 +86,7 @@ fn requests_of_a_session_that_ended_unseen_are_not_run_again() {
         operations: 77,
         busy_ms: 11353,
         mix: Mix::ALL,
+        lockers: 0,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -113,6 +117,7 @@ fn an_answer_to_a_scan_before_a_crash_arrives_behind_it() {
         operations: 66,
         busy_ms: 16471,
         mix: Mix::ALL,
+        lockers: 0,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -148,6 +153,7 @@ fn leaders_with_wrong_clocks_do_not_hand_leadership_to_each_other() {
         operations: 14,
         busy_ms: 8627,
         mix: Mix::ALL,
+        lockers: 0,
         short_log: false,
         drift_ppm: 10_000,
         faults: vec![
@@ -172,6 +178,7 @@ fn a_deposed_leader_with_a_slow_disk_confirms_no_read() {
         operations: 68,
         busy_ms: 8980,
         mix: Mix::ALL,
+        lockers: 0,
         short_log: false,
         drift_ppm: 0,
         faults: vec![Fault { at_ms: 4598, what: What::SlowDisk { node: LEADER, times: 187, for_ms: 828 } }],
@@ -189,6 +196,7 @@ fn leadership_does_not_bounce_while_nodes_disagree_about_their_clocks() {
         operations: 68,
         busy_ms: 8818,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        lockers: 0,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![
@@ -216,6 +224,7 @@ fn a_leader_that_could_not_propose_does_not_think_its_line_full() {
         operations: 68,
         busy_ms: 12988,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        lockers: 0,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![
@@ -247,6 +256,7 @@ fn what_a_node_is_writing_is_not_kept_under_a_lease_that_comes_meanwhile() {
         operations: 87,
         busy_ms: 8391,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        lockers: 0,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![],
@@ -265,6 +275,7 @@ fn a_catch_up_goes_on_when_its_source_is_lost() {
         operations: 89,
         busy_ms: 12258,
         mix: Mix { names: 0, registers: 4, journals: 3, churn: 0, bytes: 3, open_files: 0, xattrs: 0 },
+        lockers: 0,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![

@@ -71,6 +71,14 @@ fn old_messages() {
 }
 
 #[test]
+fn locks() {
+    all_sound(
+        "locks",
+        &["lock_handed_over", "lock_lost", "lock_deadlock", "lock_cancelled", "lock_abandoned", "catch_up_ended"],
+    );
+}
+
+#[test]
 fn everything() {
     all_sound("everything", &["catch_up_ended", "partitioned", "paused"]);
 }

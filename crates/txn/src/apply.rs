@@ -56,6 +56,8 @@ pub struct Applied {
     pub to_reap: Vec<(VolumeId, ObjectId)>,
     /// The lease table has changed.
     pub leases: bool,
+    /// Locks that stood in line and are held now.
+    pub granted: Vec<gavel_wire::lock::Waiter>,
     /// This replica's state is not the one that the leader had: it must not serve.
     pub diverged: Option<LogIndex>,
 }
@@ -139,6 +141,9 @@ impl Run<'_> {
                 let ranges = &ranges[..ranges.len().min(LEASE_RANGES_MAX)];
                 self.out.leases = true;
                 given_up(tid, self.state.leases.downgrade(request.session, ranges, cool.then_some(tid)))
+            }
+            body @ (RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. }) => {
+                crate::locks::apply(self.state, tid, (request.session, request.seq), body, &mut self.out.granted)
             }
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
@@ -296,6 +301,7 @@ impl Run<'_> {
         self.out.ended.push(session);
         self.state.leases.end(session);
         self.out.leases = true;
+        self.state.locks.end(session, &mut self.out.granted);
         let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().collect();
         for volume in volumes {
             let mut from = ObjectId(0);

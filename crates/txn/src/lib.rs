@@ -9,6 +9,7 @@
 //! - [`state`]: sessions, counters and digest: the replicated state that is not records
 //! - [`apply`](mod@apply): one entry, item by item; the commit rule
 //! - [`expand`]: what a plan's mutations mean for the records as they are
+//! - `locks`: requests for locks
 //! - [`overlay`]: a view with changes laid over it
 //! - [`layer`]: the same, of a node's own transactions that are not in the log yet
 //! - [`digest`]: a running digest of everything that ever changed
@@ -27,6 +28,7 @@ pub mod apply;
 pub mod digest;
 pub mod expand;
 pub mod layer;
+mod locks;
 pub mod overlay;
 pub mod state;
 

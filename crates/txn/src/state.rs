@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use gavel_lease::LeaseTable;
+use gavel_lock::LockTable;
 use gavel_types::limits::{SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use gavel_wire::Outcome;
@@ -61,6 +62,8 @@ pub struct State {
     pub volumes: BTreeMap<VolumeId, VolumeCounts>,
     /// Who may answer for which records.
     pub leases: LeaseTable,
+    /// Who has locked which bytes of which file.
+    pub locks: LockTable,
     /// Sum over all changes of records.
     pub records: Digest,
     /// Digests of the whole state behind some of the last entries.
@@ -77,6 +80,7 @@ impl Default for State {
             next_object: ObjectId::FIRST_FREE,
             volumes: BTreeMap::new(),
             leases: LeaseTable::default(),
+            locks: LockTable::default(),
             records: Digest::default(),
             digests: VecDeque::new(),
         }
@@ -97,8 +101,9 @@ impl State {
 
     /// The digest of everything that is replicated.
     pub fn digest(&self) -> [u8; 32] {
+        let tables = (&self.leases, &self.locks);
         let rest =
-            (self.tid, &self.sessions, &self.incarnations, self.next_object, &self.volumes, &self.leases, self.records);
+            (self.tid, &self.sessions, &self.incarnations, self.next_object, &self.volumes, tables, self.records);
         *blake3::hash(&codec::encode(STATE_FORMAT, &rest)).as_bytes()
     }
 
@@ -130,6 +135,10 @@ impl State {
         for (range, _, holders) in self.leases.rows() {
             let open = holders.iter().all(|holder| self.sessions.contains_key(holder));
             assert!(open, "a session that has ended holds {range:?}");
+        }
+        self.locks.check_invariants();
+        for session in self.locks.sessions() {
+            assert!(self.sessions.contains_key(&session), "session {session} has ended and has locks");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the replicated log carries.
 
 use crate::lease::Want;
+use crate::lock::{LockFile, LockKind, Span, Waiter};
 use crate::plan::{Guard, Plan};
 use gavel_types::{KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,35 @@ pub enum RequestBody {
         /// Because of others.
         cool: bool,
     },
+    /// Take a lock, in place of what its owner has of these bytes.
+    Lock {
+        /// On what.
+        file: LockFile,
+        /// For whom on the session's node.
+        owner: u64,
+        /// Which bytes.
+        span: Span,
+        /// To do what.
+        kind: LockKind,
+        /// For those who ask who is in their way.
+        pid: u32,
+        /// If somebody is in the way, stand in line.
+        wait: bool,
+    },
+    /// Give back what an owner has of these bytes.
+    Unlock {
+        /// On what.
+        file: LockFile,
+        /// Of whom on the session's node.
+        owner: u64,
+        /// Which bytes.
+        span: Span,
+    },
+    /// The session's request of this number does not stand in line any more.
+    CancelLock {
+        /// Its number.
+        seq: Seq,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -134,6 +164,8 @@ pub enum Outcome {
         /// Why.
         refusal: Refusal,
     },
+    /// The lock stands in line. [`News::granted`] says when it is held.
+    Waits,
 }
 
 /// Why a request was not applied.
@@ -149,6 +181,14 @@ pub enum Refusal {
     /// Another session holds a lease over something that the plan writes, or an exclusive one over something that was read. Recall
     /// it, and run the operation again.
     Leased,
+    /// Somebody has a lock that is in the way, and the request was not to wait.
+    Locked,
+    /// Whoever is in the way waits for the owner of the request.
+    Deadlock,
+    /// There are too many locks.
+    NoLocks,
+    /// The request that was to be cancelled does not stand in line: it was granted, if it ever did.
+    NotWaiting,
 }
 
 /// What an applied entry means for this node's own session.
@@ -168,4 +208,6 @@ pub struct News {
     pub orphaned: Vec<(VolumeId, ObjectId)>,
     /// The lease table has changed.
     pub leases: bool,
+    /// Locks that stood in line and are held now.
+    pub granted: Vec<Waiter>,
 }

@@ -6,6 +6,7 @@
 //! - [`record`]: what a key's value can be, and a version of it
 //! - [`plan`]: mutations and guards: what an operation wants to write and what it read
 //! - [`lease`]: leases as they are asked for
+//! - [`lock`]: locks of files as they are asked for
 //! - [`entry`]: what the replicated log carries
 //! - [`message`]: what nodes say to each other
 //! - [`view`]: the one way to read records, and the recorder that turns reads into guards
@@ -14,6 +15,7 @@
 pub mod codec;
 pub mod entry;
 pub mod lease;
+pub mod lock;
 pub mod message;
 pub mod plan;
 pub mod record;

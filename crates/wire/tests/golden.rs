@@ -4,6 +4,7 @@
 
 use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId};
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
+use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
     Attr, AttrDelta, ChangeRow, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message, Mode,
     Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
@@ -59,6 +60,8 @@ fn wants() -> Vec<Want> {
 }
 
 fn entry() -> Entry {
+    let file = LockFile { volume: V, object: O, family: Family::Posix };
+    let span = Span { first: 1, last: 300 };
     let items = vec![
         Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan() })),
         Item::Request(request(RequestBody::AllocateObjects)),
@@ -66,6 +69,9 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::Lease { wants: wants() })),
         Item::Request(request(RequestBody::Yield { ranges: vec![KeyRange::object(V, O)], cool: true })),
         Item::Request(request(RequestBody::Downgrade { ranges: vec![KeyRange::object(V, O)], cool: false })),
+        Item::Request(request(RequestBody::Lock { file, owner: 300, span, kind: LockKind::Write, pid: 9, wait: true })),
+        Item::Request(request(RequestBody::Unlock { file, owner: 300, span: Span::ALL })),
+        Item::Request(request(RequestBody::CancelLock { seq: Seq(7) })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
@@ -125,14 +131,15 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "0382020a000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "0382020d000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
         "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02000708060100070806",
         "020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001000000000000",
         "012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000000000012d01",
-        "0007080605010c00000001000000000000012c0c00000001000000000000012d00",
-        "0102b424882702070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
+        "0007080605010c00000001000000000000012c0c00000001000000000000012d00000708060601ac0200ac0201ac02010901",
+        "000708060701ac0200ac0200ffffffffffffffff7f0007080608070102b424882702070401ac0205ac020909090909090909",
+        "090909090909090909090909090909090909090909090909",
     );
     assert_eq!(ENTRY_FORMAT, 3);
     let encoded = entry().encode();

@@ -11,15 +11,18 @@ struct Room {
     pure: bool,
 }
 
-const EVERY_ROOM: &[&str] =
-    &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client", "node", "runtime", "mount", "sim"];
+const EVERY_ROOM: &[&str] = &[
+    "types", "wire", "quorum", "lease", "lock", "txn", "store", "fs", "server", "client", "node", "runtime", "mount",
+    "sim",
+];
 
 const ROOMS: &[Room] = &[
     Room { name: "types", may_know: &[], pure: true },
     Room { name: "wire", may_know: &["types"], pure: true },
     Room { name: "quorum", may_know: &["types", "wire"], pure: true },
     Room { name: "lease", may_know: &["types", "wire"], pure: true },
-    Room { name: "txn", may_know: &["types", "wire", "lease"], pure: true },
+    Room { name: "lock", may_know: &["types", "wire"], pure: true },
+    Room { name: "txn", may_know: &["types", "wire", "lease", "lock"], pure: true },
     Room { name: "store", may_know: &["types", "wire"], pure: true },
     Room { name: "fs", may_know: &["types", "wire"], pure: true },
     Room { name: "server", may_know: &["types", "wire", "quorum", "lease", "txn", "store"], pure: true },

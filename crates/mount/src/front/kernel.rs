@@ -1,5 +1,6 @@
 //! The kernel's calls, one short method each. `docs/protocols/mount.md` has them as a table.
 
+use super::locking::Asked;
 use super::opening::loses_suidgid;
 use super::{Front, bytes_of, caller, replies};
 use crate::attr::{kind_to_make, object, permissions, set_time};
@@ -7,8 +8,8 @@ use crate::{errno, init};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 use gavel_client::tree::TreeRequest;
 use gavel_fs::Operation;
@@ -208,20 +209,60 @@ impl Filesystem for Front {
         self.write_bytes(req, object(ino), request, data.len(), !from_mapping, sync, reply);
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(errno::NOT_IMPLEMENTED); // a close has nothing to wait for: each write is committed already
+    fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        self.flush_locks(ino, owner, reply);
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let asked = Asked { ino, handle, owner, first, last, kind, pid, flock: false };
+        self.get_lock(req, &asked, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+        wait: bool,
+        flock: bool,
+        reply: ReplyEmpty,
+    ) {
+        let asked = Asked { ino, handle, owner, first, last, kind, pid, flock };
+        self.set_lock(req, &asked, wait, reply);
+    }
+
+    fn interrupt(&self, _: &Request, unique: RequestId) -> bool {
+        self.interrupted(unique.0);
+        true
     }
 
     fn release(
         &self,
         _: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         _: OpenFlags,
-        _: Option<LockOwner>,
+        flock: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
+        self.release_locks(ino, handle, flock);
         self.close(ino, reply);
     }
 

@@ -4,6 +4,7 @@
 //! - `content`: bytes of files
 //! - `opening`: what opens and closes objects
 //! - `opens`: what the kernel holds open
+//! - `locking`: locks of files and of their bytes
 //! - `listing`: directories, page by page
 //! - `replies`: the tree's answers in the kernel's forms
 //! - `keeping`: for how long the kernel may keep them
@@ -16,6 +17,7 @@ mod keeping;
 mod kernel;
 mod known;
 mod listing;
+mod locking;
 mod opening;
 mod opens;
 mod replies;
@@ -32,6 +34,7 @@ use gavel_fs::Operation;
 use gavel_fs::operation::Caller;
 use known::Known;
 use listing::PageSize;
+use locking::Locking;
 use opens::Opens;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -49,6 +52,7 @@ pub(crate) struct Front {
 struct Door {
     tree: Arc<dyn Tree>,
     opens: Opens,
+    locking: Locking,
     gate: Arc<Gate>,
     forgetter: Arc<Forgetter>,
     /// The next open directory's handle: never used twice.
@@ -63,7 +67,8 @@ impl Front {
         let gate = Arc::new(Gate::default());
         let (page, page_plus) = (PageSize::names(), PageSize::names_with_attributes());
         let opens = Opens::new(tree.clone());
-        let door = Door { tree, opens, gate, forgetter, handles: AtomicU64::new(1), page, page_plus };
+        let (handles, locking) = (AtomicU64::new(1), Locking::default());
+        let door = Door { tree, opens, locking, gate, forgetter, handles, page, page_plus };
         Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus }
     }
 
@@ -92,7 +97,8 @@ impl Door {
     }
 
     /// The connection to the kernel has ended.
-    fn end(&self) {
+    fn end(self: &Arc<Door>) {
+        self.end_locks();
         self.opens.end();
         self.forgetter.end();
     }
@@ -124,7 +130,7 @@ impl Door {
 /// An errno forgets its cause: this is the last place that knows it.
 fn report(error: &TreeError) {
     match error {
-        TreeError::Fs(_) | TreeError::Closed => {}
+        TreeError::Fs(_) | TreeError::Closed | TreeError::Lock(_) => {}
         TreeError::NoQuorum { .. } => tracing::debug!(%error, "a request failed"),
         TreeError::Unknown { .. } | TreeError::Storage { .. } => tracing::warn!(%error, "a request failed"),
     }

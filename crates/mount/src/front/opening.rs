@@ -16,8 +16,6 @@ use gavel_types::ObjectId;
 use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 
-/// Handles of files say nothing: whatever an open needs to know comes with each request.
-const NO_HANDLE: FileHandle = FileHandle(0);
 /// Pages are kept for opens with none of these.
 const CACHED_OPEN_MASK: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_DIRECT;
 
@@ -32,7 +30,7 @@ impl Front {
         self.operate(req, operation, move |answered| match answered {
             Ok(answer) => {
                 let cached = if may_cache && answer.keep.bytes { door.known().open_cached(id, since) } else { None };
-                reply.opened(NO_HANDLE, agreed.open(cached));
+                reply.opened(door.locking.handle(), agreed.open(cached));
             }
             Err(errno) => {
                 door.opens.close(id);
@@ -71,7 +69,7 @@ impl Front {
                     let undisturbed = door.known().made(id, parent, since);
                     // fuser has one time for the name and the attributes here.
                     let time = if undisturbed { keeping::both(door.known(), keep) } else { NO_TIME };
-                    reply.created(&time, &attr, GENERATION, NO_HANDLE, open);
+                    reply.created(&time, &attr, GENERATION, door.locking.handle(), open);
                 }
                 Err(Errno::EEXIST) if !exclusive => reply.error(errno::WALK_AGAIN),
                 Err(errno) => reply.error(errno),

@@ -1,6 +1,7 @@
 //! A tree in memory: real operations and the real commit rule behind a real mount, without a cluster.
 
 pub mod kept;
+pub mod locks;
 mod world;
 
 use gavel_client::tree::{Answer, Answered, Forget, Keep, Space, Tree, TreeError, TreeRequest};
@@ -19,6 +20,7 @@ const BYTES_TOTAL: u64 = 1 << 40;
 pub struct RamTree {
     world: Mutex<World>,
     keeping: Keeping,
+    pub locks: locks::Locks,
     /// To the thread that answers; none if requests are answered where they come in.
     jobs: Option<Sender<Job>>,
 }
@@ -33,7 +35,8 @@ impl RamTree {
     /// Answers on the threads that ask.
     #[allow(dead_code)] // each user of this module uses one of the two
     pub fn new() -> Arc<RamTree> {
-        Arc::new(RamTree { world: Mutex::new(World::new()), keeping: Keeping::default(), jobs: None })
+        let (world, keeping) = (Mutex::new(World::new()), Keeping::default());
+        Arc::new(RamTree { world, keeping, locks: locks::Locks::default(), jobs: None })
     }
 
     /// Answers on a thread of its own, as a node does.
@@ -41,7 +44,8 @@ impl RamTree {
     pub fn with_thread() -> Arc<RamTree> {
         let (jobs, receiver) = channel();
         let world = Mutex::new(World::new());
-        let tree = Arc::new(RamTree { world, keeping: Keeping::default(), jobs: Some(jobs) });
+        let (keeping, locks) = (Keeping::default(), locks::Locks::default());
+        let tree = Arc::new(RamTree { world, keeping, locks, jobs: Some(jobs) });
         let weak = Arc::downgrade(&tree);
         std::thread::spawn(move || serve(&receiver, &weak));
         tree
@@ -102,6 +106,7 @@ impl RamTree {
                 let space = Space { bytes_total: BYTES_TOTAL, bytes_free: BYTES_TOTAL.saturating_sub(bytes), objects };
                 Ok(Answer { space: Some(space), ..plain(Reply::Empty) })
             }
+            other => panic!("{other:?} is answered elsewhere"),
         }
     }
 }
@@ -116,6 +121,9 @@ impl Tree for RamTree {
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        if locks::is_about_locks(&request) {
+            return self.locks.submit(request, answered);
+        }
         match &self.jobs {
             Some(jobs) => jobs.send(Job { caller, request, answered }).expect("the thread lives as long as the tree"),
             None => answered(self.answer(caller, request)),
@@ -159,5 +167,5 @@ fn run(world: &mut World, caller: Caller, operation: &Operation) -> Result<Reply
 }
 
 fn plain(reply: Reply) -> Answer {
-    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
+    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, lock: None, keep: Keep::default() }
 }

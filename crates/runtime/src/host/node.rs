@@ -3,11 +3,15 @@
 //! The thread is a tokio runtime of its own, on which the connections with the peers run too: a message is read, worked
 //! through and answered without a change of threads, which on a small machine costs more than all the rest.
 
+mod locks;
+
+pub use locks::{LockInput, LockWait};
+
 use crate::host::fronts::Fronts;
 use crate::host::journal::Order;
 use crate::host::status::NodeStatus;
 use crate::net::Sender as Peers;
-use gavel_client::{LostBecause, Pending, Token, Usable};
+use gavel_client::{LockId, LostBecause, Pending, Token, Usable};
 use gavel_lease::range::whole_objects;
 use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
@@ -103,6 +107,8 @@ pub enum Input {
     Sync(u64, oneshot::Sender<Result<(), WaitError>>),
     /// The fronts have forgotten.
     Forgotten(u64),
+    /// Locks of files.
+    Lock(LockInput),
     /// Stop.
     Stop,
 }
@@ -312,6 +318,7 @@ enum Wait {
     Commit(oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>),
     Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
     ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
+    Lock(LockWait),
 }
 
 impl Wait {
@@ -321,6 +328,7 @@ impl Wait {
             Wait::Commit(reply) => drop(reply.send(Err(error))),
             Wait::Confirm(reply) => drop(reply.send(Err(error))),
             Wait::ObjectId(reply) => drop(reply.send(Err(error))),
+            Wait::Lock(wait) => wait.end(Err(error)),
         }
     }
 }
@@ -360,6 +368,8 @@ pub struct Waits {
     by_token: BTreeMap<Token, Wait>,
     /// Who waits until what was accepted up to a plan has landed.
     syncs: BTreeMap<u64, Vec<oneshot::Sender<Result<(), WaitError>>>>,
+    /// Requests for locks, by the names that their fronts gave them.
+    locks: BTreeMap<LockId, Token>,
 }
 
 impl Waits {
@@ -532,6 +542,7 @@ impl NodeThread {
                 }
             }
             Input::Forgotten(id) => self.node.forgotten(id),
+            Input::Lock(input) => self.take_lock(clock, input),
             Input::Stop => return Err("the node was stopped".into()),
         }
         Ok(())
@@ -592,12 +603,16 @@ impl NodeThread {
             NodeEffect::ShipPending(id) => self.handle.pending.lock().mark(id),
             NodeEffect::Landed { last, .. } => self.on_landed(last),
             NodeEffect::Lost { cause } => self.on_lost(cause),
+            NodeEffect::Lock { token, answer } => self.answer_lock(token, answer),
         }
         Ok(())
     }
 
     fn fail(&mut self, token: Token, error: WaitError) {
         if let Some(wait) = self.waits.by_token.remove(&token) {
+            if let Wait::Lock(LockWait { id: Some(id), .. }) = &wait {
+                self.waits.locks.remove(id);
+            }
             wait.fail(error);
         }
     }
@@ -618,6 +633,7 @@ impl NodeThread {
                     Input::Confirm(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::Sync(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
+                    Input::Lock(input) => input.refuse(stopped()),
                     Input::Status(reply) => {
                         let mut status = NodeStatus::of(&self.node, self.handle.clocks.read(), &self.handle);
                         status.failure = Some(cause.to_owned());

@@ -45,6 +45,18 @@ pub struct NodeStatus {
     pub failure: Option<String>,
     /// Leases.
     pub leases: LeaseStatus,
+    /// Locks of files.
+    #[serde(default)]
+    pub locks: LockStatus,
+}
+
+/// What a node says of locks, of all sessions.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LockStatus {
+    /// Locks that are held.
+    pub held: u64,
+    /// Requests that wait for one.
+    pub waiting: u64,
 }
 
 /// What a node says of leases.
@@ -186,6 +198,7 @@ impl NodeStatus {
                 pending_bytes,
                 lost: handle.lost.load(Ordering::Relaxed),
             },
+            locks: LockStatus { held: state.locks.len() as u64, waiting: state.locks.waiters() as u64 },
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The door for mounts: operations on their way through this node.
 
+mod locks;
+
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;
 use crate::host::node::{GATHERED_MAX, Input, NodeHandle, Opening, WaitError};
@@ -76,6 +78,7 @@ impl Tree for VolumeTree {
         let asked = match request {
             TreeRequest::Statfs => Asked::Space,
             TreeRequest::Sync { object } => Asked::Sync(object),
+            request if locks::is_about_locks(&request) => return self.lock(request, answered),
             request => match UnderWay::new(self.inner.volume, caller, request) {
                 Ok(under_way) => Asked::Operation(Box::new(under_way)),
                 Err(error) => return answered(Err(error)),
@@ -510,5 +513,6 @@ fn storage(cause: String) -> TreeError {
 }
 
 fn empty() -> Answer {
-    Answer { reply: Reply::Empty, attr: None, listed: Vec::new(), data: Vec::new(), space: None, keep: Keep::default() }
+    let keep = Keep::default();
+    Answer { reply: Reply::Empty, attr: None, listed: Vec::new(), data: Vec::new(), space: None, lock: None, keep }
 }

@@ -241,6 +241,7 @@ impl Judge {
                 before.clone()
             }
             RequestBody::Lease { .. } | RequestBody::Yield { .. } | RequestBody::Downgrade { .. } => before.clone(),
+            RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();
                 orphans.iter().for_each(|(_, object)| after.release(*object, *session));

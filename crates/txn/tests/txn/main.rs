@@ -5,6 +5,7 @@
 //! - `invariants`: what must hold of the records and the state after each entry
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
 //! - `leases`: what other sessions hold
+//! - `locks`: requests for locks
 //! - `refusals`: plans of a faulty node
 //! - `trace`: the lives of a request, a session and an orphan as readable text
 //! - `model`, `log`: random logs against plans said once more, as simply as can be
@@ -16,6 +17,7 @@
 mod guards;
 mod invariants;
 mod leases;
+mod locks;
 mod log;
 mod measure;
 mod memory;

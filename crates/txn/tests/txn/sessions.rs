@@ -3,11 +3,16 @@
 use super::world::*;
 use gavel_lease::LeaseTable;
 use gavel_lease::table::{Existing, LEASES_MAX};
+use gavel_lock::table::{
+    FILE_LOCKS_MAX, FILE_WAITERS_MAX, LOCKS_MAX, SESSION_LOCKS_MAX, SESSION_WAITERS_MAX, WAITERS_MAX,
+};
+use gavel_lock::{LockTable, Locking};
 use gavel_txn::State;
 use gavel_txn::apply::{LEASE_RANGES_MAX, NODES_MAX};
 use gavel_txn::state::{DIGEST_EVERY, STATE_BYTES_MAX};
 use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid};
+use gavel_wire::lock::{Family, Lock, LockFile, LockKind, LockOwner, Span};
 use gavel_wire::{Entry, Item, Mode, Outcome, Request, RequestBody, Want};
 
 fn numbered(session: SessionId, seq: u64, seen: u64) -> Item {
@@ -180,6 +185,32 @@ fn fill(leases: &mut LeaseTable) {
     assert!(leases.len() > LEASES_MAX);
 }
 
+/// As many locks and waiters as there can be, with the longest numbers. (Who waits must find room for one lock.)
+fn fill_locks(locks: &mut LockTable) {
+    let granted = &mut Vec::new();
+    let lock = |session, id, span| {
+        let owner = LockOwner { session: SessionId(u64::MAX - session), id: u64::MAX - id };
+        Lock { owner, span, kind: LockKind::Write, pid: u32::MAX }
+    };
+    let file = |i, family| LockFile { volume: V, object: ObjectId(u64::MAX - i), family };
+    let files = (WAITERS_MAX / FILE_WAITERS_MAX) as u64;
+    for i in 0..LOCKS_MAX as u64 - files - 1 {
+        let first = (1 << 62) + 2 * i;
+        let lock = lock(i / SESSION_LOCKS_MAX as u64, 0, Span { first, last: first });
+        let file = file(i / FILE_LOCKS_MAX as u64, Family::Posix);
+        assert_eq!(locks.lock(file, lock, None, granted), Locking::Granted);
+    }
+    for i in 0..files {
+        assert_eq!(locks.lock(file(i, Family::Flock), lock(4, i, Span::ALL), None, granted), Locking::Granted);
+    }
+    for i in 0..WAITERS_MAX as u64 {
+        let lock = lock(5 + i / SESSION_WAITERS_MAX as u64, i, Span::ALL);
+        let file = file(i / FILE_WAITERS_MAX as u64, Family::Flock);
+        assert_eq!(locks.lock(file, lock, Some(Seq((1 << 35) + i)), granted), Locking::Waits);
+    }
+    assert_eq!((locks.len(), locks.waiters()), (LOCKS_MAX - 1, WAITERS_MAX));
+}
+
 /// The largest state that requests make: all sessions there can be, none of which acknowledges anything. Numbers take the
 /// bytes that they take in this century, for sessions of up to 2^35 requests (a year of a thousand in a second).
 #[test]
@@ -202,6 +233,7 @@ fn the_fullest_state_is_within_its_bound() {
     }
     state.incarnations = (0..NODES_MAX as u64).map(|i| (NodeId(u64::MAX - i), u64::MAX)).collect();
     fill(&mut state.leases);
+    fill_locks(&mut state.locks);
     state.digests = (0..64).map(|i| (LogIndex(late + i), [7; 32])).collect();
     let bytes = state.encode();
     assert!(bytes.len() <= STATE_BYTES_MAX, "{}", bytes.len());

@@ -71,6 +71,7 @@ impl Trace {
                     RequestBody::Lease { wants } => format!("lease {wants:?}"),
                     RequestBody::Yield { ranges, .. } => format!("yield {ranges:?}"),
                     RequestBody::Downgrade { ranges, .. } => format!("downgrade {ranges:?}"),
+                    locks => format!("{locks:?}"),
                 };
                 format!("{} #{seq} (seen below #{seen}): {body}", self.session(*session))
             }
@@ -87,9 +88,11 @@ impl Trace {
         match outcome {
             Outcome::Committed { tid } => format!("is committed at {}", Trace::tid(*tid)),
             Outcome::Allocated { first, count } => format!("is given objects {first} and on, {count}"),
+            Outcome::Waits => "waits".into(),
             Outcome::Refused { refusal: Refusal::Leased } => "is refused: leased to another".into(),
             Outcome::Refused { refusal: Refusal::BadPlan } => "is refused: bad plan".into(),
             Outcome::Refused { refusal: Refusal::Conflict { guard } } => format!("is refused: guard {guard} is broken"),
+            Outcome::Refused { refusal } => format!("is refused: {refusal:?}"),
         }
     }
 
