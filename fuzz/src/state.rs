@@ -56,6 +56,7 @@ fn state() -> State {
         next_object: ObjectId(8192),
         volumes: BTreeMap::from([(VolumeId::FIRST, VolumeCounts { objects: 3, bytes: 700 })]),
         leases: Default::default(),
+        locks: Default::default(),
         records,
         digests: VecDeque::from([(LogIndex(256), [9; 32])]),
     }
