@@ -51,6 +51,7 @@ impl World {
                     let stamp = self.stamp;
                     life.accepted_at.insert(number, stamp);
                     life.unreported.insert(number);
+                    self.surprise(machine);
                     if let Some(bytes) = store {
                         self.store_behind(machine, number, bytes);
                     }
