@@ -117,7 +117,11 @@ fn what_was_read_and_what_is_replaced_must_be_as_the_lost_session_knew_it() {
         lost(1, vec![firm(), made.clone()], vec![put(name("new")), adjust()]),
         lost(2, vec![firm()], write(10, 20)),
     ]);
-    assert_eq!(next(&mut offers).guards, [Guard::Firm { key: attr(), at: AT }, made], "the name must be free, that is all");
+    assert_eq!(
+        next(&mut offers).guards,
+        [Guard::Firm { key: attr(), at: AT }, made],
+        "the name must be free, that is all"
+    );
     offers.on_outcome(OFFER_TOKENS | 1, Some(Outcome::Committed { tid: Tid(200) }), &Replica::default());
     let guards = next(&mut offers).guards;
     assert!(guards.contains(&Guard::Stable { range: behind(10), at: AT }), "{guards:?}");
@@ -149,12 +153,13 @@ fn what_an_own_plan_wrote_counts_from_its_commit_on() {
 
 #[test]
 fn a_merging_commit_does_not_hide_what_another_node_merged_before_it() {
-    let mut offers = offers(vec![
-        lost(1, vec![firm()], vec![adjust()]),
-        lost(2, vec![unchanged(attr())], vec![put(attr())]),
-    ]);
+    let mut offers =
+        offers(vec![lost(1, vec![firm()], vec![adjust()]), lost(2, vec![unchanged(attr())], vec![put(attr())])]);
     commit(&mut offers, 200, &[(attr(), 150)]);
-    assert!(next(&mut offers).guards.contains(&Guard::Unchanged { key: attr(), at: AT }), "it would write at an old end");
+    assert!(
+        next(&mut offers).guards.contains(&Guard::Unchanged { key: attr(), at: AT }),
+        "it would write at an old end"
+    );
 }
 
 #[test]
@@ -191,11 +196,8 @@ fn the_plans_of_two_sessions_do_not_stand_on_each_other() {
 fn what_may_have_been_applied_is_never_offered_nor_what_stands_on_it() {
     let mut offers = Offers::default();
     let shipped = LostPlan { shipped: true, ..lost(1, vec![], vec![put(name("a"))]) };
-    let plans = vec![
-        shipped,
-        lost(2, vec![unchanged(name("a"))], vec![put(name("b"))]),
-        lost(3, vec![], vec![put(name("c"))]),
-    ];
+    let plans =
+        vec![shipped, lost(2, vec![unchanged(name("a"))], vec![put(name("b"))]), lost(3, vec![], vec![put(name("c"))])];
     offers.take_up(LostBecause::Unknown, plans.clone());
     assert_eq!(next(&mut offers).plan, plans[2].plan);
     assert_eq!(ends(&mut offers), [(1, Err(Collision::Unknown)), (2, Err(Collision::Depends))]);
@@ -231,7 +233,8 @@ fn what_could_not_be_tried_is_tried_again_at_the_next_tick() {
 
 #[test]
 fn there_is_a_bound() {
-    let plans = |from: u64, count: usize| (from..).take(count).map(|number| lost(number, vec![], vec![adjust()])).collect();
+    let plans =
+        |from: u64, count: usize| (from..).take(count).map(|number| lost(number, vec![], vec![adjust()])).collect();
     let mut offers = offers(plans(1, OFFERS_MAX - 1));
     offers.take_up(LostBecause::SessionEnded, plans(1_000_000, 2));
     assert_eq!(ends(&mut offers), []);

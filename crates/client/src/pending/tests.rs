@@ -154,7 +154,10 @@ fn a_plan_that_can_not_be_applied_leaves_nothing() {
     let mut pending = Pending::default();
     let time = pending.next_time(0, Tid(100));
     let bytes = write(1, BlobId([1; 32]), 10);
-    assert!(pending.accept(&replica(), time, bytes, Vec::new(), None, asked).is_err(), "bytes of a file that is not there");
+    assert!(
+        pending.accept(&replica(), time, bytes, Vec::new(), None, asked).is_err(),
+        "bytes of a file that is not there"
+    );
     assert!(pending.layer().is_empty() && pending.accepted() == 0);
     pending.check_invariants();
 }

@@ -48,6 +48,9 @@ pub struct NodeStatus {
     /// Locks of files.
     #[serde(default)]
     pub locks: LockStatus,
+    /// Changes that are answered before they are committed.
+    #[serde(default)]
+    pub behind: BehindStatus,
 }
 
 /// What a node says of locks, of all sessions.
@@ -57,6 +60,23 @@ pub struct LockStatus {
     pub held: u64,
     /// Requests that wait for one.
     pub waiting: u64,
+}
+
+/// What a node says of changes that it answers before they are committed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BehindStatus {
+    /// How many were answered so since the node was started.
+    pub answered: u64,
+    /// Of these, how many were lost with a session, and committed by a later one.
+    pub recovered: u64,
+    /// Of these, how many could not be committed.
+    pub lost: u64,
+    /// How many that were lost with a session wait to be committed.
+    pub offered: u64,
+    /// Conflicts that are kept: changes that could not be committed, until somebody has looked at them.
+    pub conflicts: u64,
+    /// Conflicts that there was no room for since the node was started.
+    pub conflicts_beyond: u64,
 }
 
 /// What a node says of leases.
@@ -199,6 +219,14 @@ impl NodeStatus {
                 lost: handle.lost.load(Ordering::Relaxed),
             },
             locks: LockStatus { held: state.locks.len() as u64, waiting: state.locks.waiters() as u64 },
+            behind: BehindStatus {
+                answered: handle.answered_behind.load(Ordering::Relaxed),
+                recovered: handle.recovered.load(Ordering::Relaxed),
+                lost: handle.lost.load(Ordering::Relaxed),
+                offered: node.offers() as u64,
+                conflicts: handle.conflicts.len() as u64,
+                conflicts_beyond: handle.conflicts.beyond(),
+            },
         }
     }
 }
