@@ -1,0 +1,163 @@
+//! A node is cut off with changes that it has answered, and its session ends: what nobody else has touched is committed afterwards, the rest is kept as conflicts
+//! (docs/operations/conflicts.md).
+
+use anyhow::{Context, Result, ensure};
+use gavel_conformance::command::{Gavel, Ran};
+use gavel_conformance::wired::{Cluster, NODES, PATIENCE, with_cluster};
+use gavel_conformance::{command, wait};
+use rustix::io::Errno;
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A call on a mount returns within this, whatever the cluster is like.
+const CALL_MAX: Duration = Duration::from_secs(40);
+/// How often a node is cut off until it was answering at that moment: its leases may just have been asked back.
+const TRIES: u64 = 5;
+/// What the node that is cut off writes, and what another one does.
+const MINE: &str = "mine!\n";
+const OTHER: &str = "other\n";
+
+/// What one try needs: files that both nodes will change, and one that only the first will.
+struct Files {
+    dir: String,
+    both: [File; 2],
+    mine: File,
+}
+
+impl Files {
+    fn make(mount: &Path, number: u64) -> Result<Files> {
+        let dir = format!("d{number}");
+        let at = mount.join(&dir);
+        std::fs::create_dir(&at)?;
+        let open = |name: &str| -> io::Result<File> {
+            std::fs::write(at.join(name), "first\n")?;
+            let file = OpenOptions::new().write(true).open(at.join(name))?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        Ok(Files { both: [open("both1")?, open("both2")?], mine: open("mine")?, dir })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &File> {
+        self.both.iter().chain([&self.mine])
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        self.all().try_for_each(|file| file.write_all_at(text.as_bytes(), 0))
+    }
+}
+
+fn behind(cluster: &Cluster, node: u64, what: &str) -> Result<u64> {
+    cluster.status(node)?["behind"][what].as_u64().with_context(|| format!("node {node} says nothing of {what}"))
+}
+
+/// Writes until the node answers all three writes before they are committed.
+fn warm(cluster: &Cluster, node: u64, files: &Files) -> Result<()> {
+    wait::until("the node answers under exclusive leases", PATIENCE, || {
+        let before = behind(cluster, node, "answered").unwrap_or(0);
+        files.write("warm!\n").is_ok() && behind(cluster, node, "answered").is_ok_and(|now| now >= before + 3)
+    })?;
+    files.all().try_for_each(File::sync_all)?;
+    Ok(())
+}
+
+/// Cuts the node off, and has it answer writes to all files then.
+fn cut_off_with_answers(cluster: &Cluster, node: u64) -> Result<Files> {
+    for number in 0..TRIES {
+        let files = Files::make(&cluster.mount(node), number)?;
+        warm(cluster, node, &files)?;
+        cluster.network.cut(node)?;
+        let (files, written) = wait::within("writing on a node that is cut off", CALL_MAX, move || {
+            let written = files.write(MINE);
+            (files, written)
+        })?;
+        match written {
+            Ok(()) => return Ok(files),
+            Err(error) => println!("try {number}: {error}"),
+        }
+        cluster.network.heal(node)?;
+        cluster.settle()?;
+    }
+    anyhow::bail!("a node that was cut off has answered nothing in {TRIES} tries")
+}
+
+/// The other node changes two of the three files, once the session of the first one has ended.
+fn change_elsewhere(mount: PathBuf) -> Result<()> {
+    let change = move || {
+        ["both1", "both2"].iter().try_for_each(|name| {
+            let file = OpenOptions::new().write(true).open(mount.join(name))?;
+            file.write_all_at(OTHER.as_bytes(), 0)?;
+            file.sync_all()
+        })
+    };
+    Ok(wait::within("changing the files through another node", CALL_MAX, change)??)
+}
+
+fn shows(cluster: &Cluster, dir: &str, name: &str, text: &str) -> Result<()> {
+    for mount in cluster.mounts() {
+        let there = std::fs::read_to_string(mount.join(dir).join(name))?;
+        ensure!(there == text, "{name} is {there:?} and not {text:?} on {}", mount.display());
+    }
+    Ok(())
+}
+
+fn gavel(cluster: &Cluster, node: u64, words: &[&str]) -> Result<Ran> {
+    let mut gavel = Gavel::find()?.command(words);
+    gavel.arg("--config").arg(cluster.config(node));
+    command::run(gavel, PATIENCE)
+}
+
+fn conflicts(cluster: &Cluster, node: u64) -> Result<Vec<Value>> {
+    let listed = gavel(cluster, node, &["conflict", "list", "--json"])?.ok()?;
+    Ok(serde_json::from_str(&listed)?)
+}
+
+fn id_of(conflicts: &[Value], path: &str) -> Result<String> {
+    let of = |conflict: &&Value| conflict["what"].as_str().is_some_and(|what| what.ends_with(path));
+    let found = conflicts.iter().find(of).with_context(|| format!("no conflict of {path} in {conflicts:?}"))?;
+    ensure!(found["code"] == "changed" && found["uid"] == 0, "{found}");
+    Ok(found["id"].to_string())
+}
+
+#[test]
+fn changes_of_a_node_that_was_cut_off_are_committed_or_kept() -> Result<()> {
+    with_cluster(|cluster| {
+        let leader = cluster.leader_of(&[1, 2, 3])?;
+        let node = leader % NODES + 1;
+        let files = cut_off_with_answers(cluster, node)?;
+        let dir = files.dir.clone();
+        change_elsewhere(cluster.mount(leader).join(&dir))?;
+        cluster.network.heal(node)?;
+        let said = || Some((behind(cluster, node, "conflicts").ok()?, behind(cluster, node, "recovered").ok()?));
+        wait::until("all that was answered has come to an end", PATIENCE, || said() == Some((2, 1)))
+            .with_context(|| format!("conflicts and committed changes: {:?}", said()))?;
+
+        shows(cluster, &dir, "mine", MINE)?;
+        shows(cluster, &dir, "both1", OTHER)?;
+        let told = files.both[0].sync_all().err().context("nobody was told that a change was lost")?;
+        ensure!(Errno::from_io_error(&told) == Some(Errno::IO), "{told}, and not EIO");
+        files.mine.sync_all().context("syncing what was committed")?;
+
+        let kept = conflicts(cluster, node)?;
+        ensure!(kept.len() == 2, "{kept:?}");
+        let (first, second) = (id_of(&kept, &format!("/{dir}/both1"))?, id_of(&kept, &format!("/{dir}/both2"))?);
+        let status = gavel(cluster, node, &["status"])?.ok()?;
+        ensure!(status.starts_with("CONFLICTS: 2 ") && status.contains("gavel conflict list"), "{status}");
+        let shown = gavel(cluster, node, &["conflict", "show", &first])?.ok()?;
+        ensure!(shown.contains("mine!") && shown.contains("another node has changed"), "{shown}");
+
+        gavel(cluster, node, &["conflict", "replay", &first])?.ok()?;
+        shows(cluster, &dir, "both1", MINE)?;
+        gavel(cluster, node, &["conflict", "show", &first])?.refused(&["there is no conflict"])?;
+        gavel(cluster, node, &["conflict", "drop", &first, &second])?.refused(&["none was dropped"])?;
+        let dropped = gavel(cluster, node, &["conflict", "drop", &second])?.ok()?;
+        ensure!(dropped.contains("both2"), "it does not say what is lost: {dropped}");
+        shows(cluster, &dir, "both2", OTHER)?;
+        ensure!(conflicts(cluster, node)?.is_empty() && behind(cluster, node, "conflicts")? == 0, "still there");
+        Ok(())
+    })
+}
