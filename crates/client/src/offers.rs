@@ -109,8 +109,9 @@ impl Offers {
         self.generations += 1;
         for lost in lost {
             let doomed = match cause {
+                // The session goes on: what is in its line behind the batch that was refused may be applied yet.
+                LostBecause::Refused | LostBecause::Unknown if lost.shipped => Some(Collision::Unknown),
                 LostBecause::Refused => Some(Collision::Refused),
-                LostBecause::Unknown if lost.shipped => Some(Collision::Unknown),
                 _ if self.queue.len() >= OFFERS_MAX => Some(Collision::TooMany),
                 _ => None,
             };

@@ -20,7 +20,8 @@ use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::{AttrDelta, Content, Guard, Mutation, Plan, Record, View};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room.
+/// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
+/// writes once more.
 pub const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most plans that have not landed.
 pub const PENDING_PLANS_MAX: usize = 16 * 1024;

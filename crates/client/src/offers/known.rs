@@ -7,6 +7,9 @@ use gavel_types::{Key, KeyRange, Tid};
 use gavel_wire::{Guard, Mutation, Plan, View};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Up to and without which key, and by which commit.
+type Written = (Box<[u8]>, Tid);
+
 /// The generation read the state as of `at`, and upon it what its own earlier plans wrote. Where these are committed, nobody else has changed anything up to
 /// their commits: their guards have said so. So a guard of a later plan on what they wrote holds from their commit on, not from `at`.
 ///
@@ -16,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Known {
     at: Tid,
     /// What own plans have written, and their commit: from a key up to and without another. Ranges do not overlap.
-    own: BTreeMap<Box<[u8]>, (Box<[u8]>, Tid)>,
+    own: BTreeMap<Box<[u8]>, Written>,
     /// What plans that are conflicts would have replaced.
     failed: RangeSet,
     /// Attributes whose counters and times they would have changed, and not the firm half.
@@ -117,7 +120,7 @@ impl Known {
         piece(from, &range.end, self.at);
     }
 
-    fn meeting(&self, range: &KeyRange) -> impl Iterator<Item = (&Box<[u8]>, &(Box<[u8]>, Tid))> {
+    fn meeting(&self, range: &KeyRange) -> impl Iterator<Item = (&Box<[u8]>, &Written)> {
         let before = self.own.range(..range.start.clone()).next_back();
         let first = before.filter(|(_, (end, _))| *end > range.start);
         let behind = (!range.is_empty()).then(|| self.own.range(range.start.clone()..range.end.clone()));

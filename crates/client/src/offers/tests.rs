@@ -208,9 +208,10 @@ fn what_may_have_been_applied_is_never_offered_nor_what_stands_on_it() {
 #[test]
 fn what_the_log_refused_is_not_offered() {
     let mut offers = Offers::default();
-    offers.take_up(LostBecause::Refused, vec![lost(1, vec![], vec![put(name("a"))])]);
-    let effects: Vec<_> = offers.take_effects().collect();
-    assert!(matches!(&effects[..], [OfferEffect::Conflict { why: Collision::Refused, .. }, OfferEffect::Done]));
+    let shipped = LostPlan { shipped: true, ..lost(1, vec![], vec![put(name("a"))]) };
+    offers.take_up(LostBecause::Refused, vec![shipped, lost(2, vec![], vec![put(name("a"))])]);
+    assert_eq!(offers.effects.back(), Some(&OfferEffect::Done));
+    assert_eq!(ends(&mut offers), [(1, Err(Collision::Unknown)), (2, Err(Collision::Refused))]);
 }
 
 #[test]

@@ -103,11 +103,18 @@ impl Conflict {
     }
 }
 
+#[derive(Debug, Default)]
+struct Kept {
+    ids: BTreeSet<ConflictId>,
+    /// The last number that was given out, or found: none is used twice while the daemon runs.
+    last: ConflictId,
+}
+
 /// The conflicts of a node. See the module's documentation.
 #[derive(Debug)]
 pub struct Conflicts {
     dir: PathBuf,
-    kept: Mutex<BTreeSet<ConflictId>>,
+    kept: Mutex<Kept>,
     /// Those that there was no room for.
     beyond: AtomicU64,
 }
@@ -121,22 +128,23 @@ impl Conflicts {
         let dir = data_dir.join(CONFLICTS_DIR);
         std::fs::create_dir_all(&dir)?;
         std::fs::File::open(data_dir)?.sync_all()?;
-        let mut kept = BTreeSet::new();
+        let mut kept = Kept::default();
         for entry in std::fs::read_dir(&dir)? {
             // What has another name is half written, or somebody else's.
-            kept.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ConflictId>().ok()));
+            kept.ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ConflictId>().ok()));
         }
+        kept.last = kept.ids.last().copied().unwrap_or(0);
         Ok(Conflicts { dir, kept: Mutex::new(kept), beyond: AtomicU64::new(0) })
     }
 
     /// How many are kept.
     pub fn len(&self) -> usize {
-        self.kept.lock().len()
+        self.kept.lock().ids.len()
     }
 
     /// Is none kept?
     pub fn is_empty(&self) -> bool {
-        self.kept.lock().is_empty()
+        self.kept.lock().ids.is_empty()
     }
 
     /// How many could not be kept since the node was started.
@@ -146,7 +154,7 @@ impl Conflicts {
 
     /// The numbers, oldest first.
     pub fn ids(&self) -> Vec<ConflictId> {
-        self.kept.lock().iter().copied().collect()
+        self.kept.lock().ids.iter().copied().collect()
     }
 
     /// Keeps a conflict, durably. Gives its number.
@@ -163,17 +171,18 @@ impl Conflicts {
 
     fn write(&self, conflict: &Conflict) -> std::io::Result<ConflictId> {
         let mut kept = self.kept.lock();
-        if kept.len() >= CONFLICTS_MAX {
+        if kept.ids.len() >= CONFLICTS_MAX {
             return Err(Error::new(ErrorKind::StorageFull, format!("{CONFLICTS_MAX} conflicts are kept already")));
         }
-        let id = kept.last().map_or(1, |last| last + 1);
+        let id = kept.last + 1;
         let (file, new) = (self.file(id), self.dir.join("new"));
         let mut written = std::fs::File::create(&new)?;
         written.write_all(&conflict.encode())?;
         written.sync_all()?;
         std::fs::rename(&new, &file)?;
         std::fs::File::open(&self.dir)?.sync_all()?;
-        kept.insert(id);
+        kept.last = id;
+        kept.ids.insert(id);
         Ok(id)
     }
 
@@ -182,7 +191,7 @@ impl Conflicts {
     /// # Errors
     /// If it can't be read.
     pub fn get(&self, id: ConflictId) -> std::io::Result<Option<Conflict>> {
-        if !self.kept.lock().contains(&id) {
+        if !self.kept.lock().ids.contains(&id) {
             return Ok(None);
         }
         let file = self.file(id);
@@ -199,12 +208,12 @@ impl Conflicts {
     /// If its file can't be removed.
     pub fn forget(&self, id: ConflictId) -> std::io::Result<bool> {
         let mut kept = self.kept.lock();
-        if !kept.contains(&id) {
+        if !kept.ids.contains(&id) {
             return Ok(false);
         }
         std::fs::remove_file(self.file(id))?;
         std::fs::File::open(&self.dir)?.sync_all()?;
-        Ok(kept.remove(&id))
+        Ok(kept.ids.remove(&id))
     }
 
     fn file(&self, id: ConflictId) -> PathBuf {

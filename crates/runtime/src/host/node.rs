@@ -688,7 +688,7 @@ impl NodeThread {
             NodeEffect::Lost { cause } => self.on_lost(cause),
             NodeEffect::Lock { token, answer } => self.answer_lock(token, answer),
             NodeEffect::Offer(OfferEffect::Committed { .. }) => {
-                drop(self.handle.recovered.fetch_add(1, Ordering::Relaxed))
+                self.handle.recovered.fetch_add(1, Ordering::Relaxed);
             }
             NodeEffect::Offer(OfferEffect::Conflict { lost, why }) => self.on_conflict(lost, why),
             // Whoever waits is told when all is written down.

@@ -59,6 +59,8 @@ fn conflicts_outlive_the_process_and_no_number_is_used_twice_while_it_is_known()
     assert!(conflicts.forget(1).unwrap() && !conflicts.forget(1).unwrap());
     assert_eq!((conflicts.get(1).unwrap(), conflicts.len()), (None, 1));
     assert_eq!(conflicts.keep(&write()).unwrap(), 3);
+    assert!(conflicts.forget(3).unwrap());
+    assert_eq!(conflicts.keep(&write()).unwrap(), 4, "somebody may still look at a list with 3 in it");
     std::fs::write(dir.path().join(CONFLICTS_DIR).join("2"), b"\x01\xff").unwrap();
     assert!(conflicts.get(2).unwrap_err().to_string().contains("conflicts/2"));
 }
