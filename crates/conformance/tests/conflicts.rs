@@ -20,12 +20,19 @@ const TRIES: u64 = 5;
 /// What the node that is cut off writes, and what another one does.
 const MINE: &str = "mine!\n";
 const OTHER: &str = "other\n";
+/// Files that both nodes will change, and some that only the first will. Those whose names end so are written with `LARGE_BYTES` at once: these go to a blob.
+const BOTH: [&str; 3] = ["both1", "both2", "both_large"];
+const ALONE: [&str; 2] = ["mine", "mine_large"];
+const LARGE_BYTES: usize = 40_000;
 
-/// What one try needs: files that both nodes will change, and one that only the first will.
+fn content(name: &str, text: &str) -> String {
+    if name.ends_with("large") { text.repeat(LARGE_BYTES / text.len()) } else { text.into() }
+}
+
+/// What one try needs.
 struct Files {
     dir: String,
-    both: [File; 2],
-    mine: File,
+    open: Vec<(&'static str, File)>,
 }
 
 impl Files {
@@ -34,20 +41,26 @@ impl Files {
         let at = mount.join(&dir);
         std::fs::create_dir(&at)?;
         let open = |name: &str| -> io::Result<File> {
-            std::fs::write(at.join(name), "first\n")?;
+            std::fs::write(at.join(name), content(name, "first\n"))?;
             let file = OpenOptions::new().write(true).open(at.join(name))?;
             file.sync_all()?;
             Ok(file)
         };
-        Ok(Files { both: [open("both1")?, open("both2")?], mine: open("mine")?, dir })
+        let open = BOTH.into_iter().chain(ALONE).map(|name| Ok((name, open(name)?)));
+        Ok(Files { open: open.collect::<io::Result<_>>()?, dir })
     }
 
-    fn all(&self) -> impl Iterator<Item = &File> {
-        self.both.iter().chain([&self.mine])
+    fn sync(&self) -> io::Result<()> {
+        self.open.iter().try_for_each(|(_, file)| file.sync_all())
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
-        self.all().try_for_each(|file| file.write_all_at(text.as_bytes(), 0))
+        self.open.iter().try_for_each(|(name, file)| file.write_all_at(content(name, text).as_bytes(), 0))
+    }
+
+    fn file(&self, name: &str) -> Result<&File> {
+        let found = self.open.iter().find(|(other, _)| *other == name);
+        found.map(|(_, file)| file).with_context(|| format!("no file {name}"))
     }
 }
 
@@ -55,14 +68,14 @@ fn behind(cluster: &Cluster, node: u64, what: &str) -> Result<u64> {
     cluster.status(node)?["behind"][what].as_u64().with_context(|| format!("node {node} says nothing of {what}"))
 }
 
-/// Writes until the node answers all three writes before they are committed.
+/// Writes until the node answers all writes before they are committed.
 fn warm(cluster: &Cluster, node: u64, files: &Files) -> Result<()> {
     wait::until("the node answers under exclusive leases", PATIENCE, || {
         let before = behind(cluster, node, "answered").unwrap_or(0);
-        files.write("warm!\n").is_ok() && behind(cluster, node, "answered").is_ok_and(|now| now >= before + 3)
+        files.write("warm!\n").is_ok()
+            && behind(cluster, node, "answered").is_ok_and(|now| now >= before + files.open.len() as u64)
     })?;
-    files.all().try_for_each(File::sync_all)?;
-    Ok(())
+    Ok(files.sync()?)
 }
 
 /// Cuts the node off, and has it answer writes to all files then.
@@ -85,12 +98,12 @@ fn cut_off_with_answers(cluster: &Cluster, node: u64) -> Result<Files> {
     anyhow::bail!("a node that was cut off has answered nothing in {TRIES} tries")
 }
 
-/// The other node changes two of the three files, once the session of the first one has ended.
+/// The other node changes some of the files, once the session of the first one has ended.
 fn change_elsewhere(mount: PathBuf) -> Result<()> {
     let change = move || {
-        ["both1", "both2"].iter().try_for_each(|name| {
+        BOTH.iter().try_for_each(|name| {
             let file = OpenOptions::new().write(true).open(mount.join(name))?;
-            file.write_all_at(OTHER.as_bytes(), 0)?;
+            file.write_all_at(content(name, OTHER).as_bytes(), 0)?;
             file.sync_all()
         })
     };
@@ -100,7 +113,8 @@ fn change_elsewhere(mount: PathBuf) -> Result<()> {
 fn shows(cluster: &Cluster, dir: &str, name: &str, text: &str) -> Result<()> {
     for mount in cluster.mounts() {
         let there = std::fs::read_to_string(mount.join(dir).join(name))?;
-        ensure!(there == text, "{name} is {there:?} and not {text:?} on {}", mount.display());
+        let begins: String = there.chars().take(20).collect();
+        ensure!(there == content(name, text), "{name} is {begins:?}... and not {text:?} on {}", mount.display());
     }
     Ok(())
 }
@@ -133,25 +147,30 @@ fn changes_of_a_node_that_was_cut_off_are_committed_or_kept() -> Result<()> {
         change_elsewhere(cluster.mount(leader).join(&dir))?;
         cluster.network.heal(node)?;
         let said = || Some((behind(cluster, node, "conflicts").ok()?, behind(cluster, node, "recovered").ok()?));
-        wait::until("all that was answered has come to an end", PATIENCE, || said() == Some((2, 1)))
+        wait::until("all that was answered has come to an end", PATIENCE, || said() == Some((3, 2)))
             .with_context(|| format!("conflicts and committed changes: {:?}", said()))?;
 
-        shows(cluster, &dir, "mine", MINE)?;
-        shows(cluster, &dir, "both1", OTHER)?;
-        let told = files.both[0].sync_all().err().context("nobody was told that a change was lost")?;
+        ALONE.iter().try_for_each(|name| shows(cluster, &dir, name, MINE))?;
+        BOTH.iter().try_for_each(|name| shows(cluster, &dir, name, OTHER))?;
+        let told = files.file("both1")?.sync_all().err().context("nobody was told that a change was lost")?;
         ensure!(Errno::from_io_error(&told) == Some(Errno::IO), "{told}, and not EIO");
-        files.mine.sync_all().context("syncing what was committed")?;
+        files.file("mine")?.sync_all().context("syncing what was committed")?;
 
         let kept = conflicts(cluster, node)?;
-        ensure!(kept.len() == 2, "{kept:?}");
+        ensure!(kept.len() == BOTH.len(), "{kept:?}");
         let (first, second) = (id_of(&kept, &format!("/{dir}/both1"))?, id_of(&kept, &format!("/{dir}/both2"))?);
         let status = gavel(cluster, node, &["status"])?.ok()?;
-        ensure!(status.starts_with("CONFLICTS: 2 ") && status.contains("gavel conflict list"), "{status}");
+        ensure!(status.starts_with("CONFLICTS: 3 ") && status.contains("gavel conflict list"), "{status}");
         let shown = gavel(cluster, node, &["conflict", "show", &first])?.ok()?;
         ensure!(shown.contains("mine!") && shown.contains("another node has changed"), "{shown}");
 
         gavel(cluster, node, &["conflict", "replay", &first])?.ok()?;
         shows(cluster, &dir, "both1", MINE)?;
+        let large = id_of(&kept, &format!("/{dir}/both_large"))?;
+        let shown = gavel(cluster, node, &["conflict", "show", &large])?.ok()?;
+        ensure!(shown.contains("39996") && shown.contains("mine!"), "the bytes of a blob: {shown}");
+        gavel(cluster, node, &["conflict", "replay", &large])?.ok()?;
+        shows(cluster, &dir, "both_large", MINE)?;
         gavel(cluster, node, &["conflict", "show", &first])?.refused(&["there is no conflict"])?;
         gavel(cluster, node, &["conflict", "drop", &first, &second])?.refused(&["none was dropped"])?;
         let dropped = gavel(cluster, node, &["conflict", "drop", &second])?.ok()?;
