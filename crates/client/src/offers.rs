@@ -20,8 +20,8 @@ use gavel_wire::{Guard, Outcome, Plan, Refusal, View};
 use known::Known;
 use std::collections::VecDeque;
 
-/// Tokens of offers have this bit; those of operations never do.
-pub const OFFER_TOKENS: Token = 1 << 63;
+/// Tokens of offers have this bit; those that hosts choose never do.
+pub const OFFER_TOKENS: Token = 1 << 62;
 /// Most lost plans that wait to be offered; what is lost beyond is a conflict at once.
 pub const OFFERS_MAX: usize = PENDING_PLANS_MAX;
 /// Most guards of one offer: what was read and is replaced may be known in as many pieces as plans wrote it.
@@ -190,7 +190,8 @@ impl Offers {
                 self.fail(Collision::Changed(range));
             }
             Some(Outcome::Refused { refusal: Refusal::BadPlan }) => self.fail(Collision::Refused),
-            Some(Outcome::Refused { refusal: Refusal::Leased } | Outcome::Allocated { .. }) | None => {
+            // A lease in the way, or the session has ended. (The rest is not said of commits.)
+            Some(Outcome::Refused { .. } | Outcome::Allocated { .. } | Outcome::Waits) | None => {
                 self.on_nothing(token);
             }
         }

@@ -68,12 +68,16 @@ fn behind(cluster: &Cluster, node: u64, what: &str) -> Result<u64> {
     cluster.status(node)?["behind"][what].as_u64().with_context(|| format!("node {node} says nothing of {what}"))
 }
 
+fn answered(cluster: &Cluster, node: u64) -> Result<u64> {
+    cluster.status(node)?["leases"]["answered_behind"].as_u64().context("the node does not say what it answered behind")
+}
+
 /// Writes until the node answers all writes before they are committed.
 fn warm(cluster: &Cluster, node: u64, files: &Files) -> Result<()> {
     wait::until("the node answers under exclusive leases", PATIENCE, || {
-        let before = behind(cluster, node, "answered").unwrap_or(0);
+        let before = answered(cluster, node).unwrap_or(0);
         files.write("warm!\n").is_ok()
-            && behind(cluster, node, "answered").is_ok_and(|now| now >= before + files.open.len() as u64)
+            && answered(cluster, node).is_ok_and(|now| now >= before + files.open.len() as u64)
     })?;
     Ok(files.sync()?)
 }

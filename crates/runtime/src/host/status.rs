@@ -48,7 +48,7 @@ pub struct NodeStatus {
     /// Locks of files.
     #[serde(default)]
     pub locks: LockStatus,
-    /// Changes that are answered before they are committed.
+    /// What became of changes that were answered and not committed in time.
     #[serde(default)]
     pub behind: BehindStatus,
 }
@@ -62,15 +62,11 @@ pub struct LockStatus {
     pub waiting: u64,
 }
 
-/// What a node says of changes that it answers before they are committed.
+/// What a node says of changes that it had answered and not committed when a session of it ended.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BehindStatus {
-    /// How many were answered so since the node was started.
-    pub answered: u64,
-    /// Of these, how many were lost with a session, and committed by a later one.
+    /// How many were lost with a session, and committed by a later one.
     pub recovered: u64,
-    /// Of these, how many could not be committed.
-    pub lost: u64,
     /// How many that were lost with a session wait to be committed.
     pub offered: u64,
     /// Conflicts that are kept: changes that could not be committed, until somebody has looked at them.
@@ -220,9 +216,7 @@ impl NodeStatus {
             },
             locks: LockStatus { held: state.locks.len() as u64, waiting: state.locks.waiters() as u64 },
             behind: BehindStatus {
-                answered: handle.answered_behind.load(Ordering::Relaxed),
                 recovered: handle.recovered.load(Ordering::Relaxed),
-                lost: handle.lost.load(Ordering::Relaxed),
                 offered: node.offers() as u64,
                 conflicts: handle.conflicts.len() as u64,
                 conflicts_beyond: handle.conflicts.beyond(),
