@@ -1,7 +1,7 @@
 //! Changes that are answered under exclusive leases, and committed in a moment: write-behind.
 
 use crate::leases::Usable;
-use crate::pending::Pending;
+use crate::pending::{Asked, Pending};
 use crate::run::{Run, Step, answer};
 use crate::tree::{Answer, Keep, TreeError};
 use bytes::Bytes;
@@ -132,7 +132,8 @@ impl Run {
             let blob = self.blob();
             let store = blob.as_ref().map(|(_, bytes)| bytes.clone());
             // What can't be applied is judged, and reported, where all such is.
-            let Ok(number) = pending.accept(base, time, plan, guards, blob) else { return Behind::No };
+            let asked = || self.give_away();
+            let Ok(number) = pending.accept(base, time, plan, guards, blob, asked) else { return Behind::No };
             accepted = Some(Taken { number, made: self.cx.fresh, store });
         }
         let keeps = reads.iter().chain(&writes).all(|range| usable.keeps.covers(range));
@@ -148,6 +149,16 @@ impl Run {
             Ok(other) => unreachable!("what changes something is not answered with bytes of a file: {other:?}"),
         };
         Behind::Done { result, accepted }
+    }
+
+    /// What was asked for. Of the operation, what [`Run::finish`] looks at stays here.
+    fn give_away(&mut self) -> Asked {
+        let rest = match &self.operation {
+            Operation::Setattr { object, set } => Operation::Setattr { object: *object, set: *set },
+            _ => Operation::Getattr { object: ObjectId::ROOT },
+        };
+        let operation = std::mem::replace(&mut self.operation, rest);
+        Asked { volume: self.cx.volume, caller: self.cx.caller, operation }
     }
 
     /// The bytes of a write that go to a blob.

@@ -7,6 +7,7 @@
 //! - [`session`]: the node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans
 //! - [`behind`]: changes that are answered under exclusive leases
 //! - [`pending`]: what was answered so, until the log has it
+//! - [`offers`]: what was lost of that with a session is offered again
 //! - [`leases`]: what the node may answer for without asking, and how that is taken from it
 //! - [`locks`]: locks of this node's programs on their way
 //! - `own_writes`: the node's own commits, which it must not answer for until its replica has them
@@ -20,6 +21,7 @@ pub mod behind;
 pub mod leased;
 pub mod leases;
 pub mod locks;
+pub mod offers;
 mod own_writes;
 pub mod pending;
 pub mod run;
@@ -30,7 +32,8 @@ pub use behind::{Behind, Taken};
 pub use leased::Leased;
 pub use leases::{ToForget, Usable, What};
 pub use locks::{LockAnswer, LockCall};
-pub use pending::{Batch, LostPlan, Pending};
+pub use offers::{Collision, OfferEffect, Offers};
+pub use pending::{Asked, Batch, LostPlan, Pending};
 pub use run::{Blobs, Run, Step};
 pub use session::{LostBecause, Session, SessionEffect, Token};
 pub use tree::{Answer, Answered, Forget, Keep, Kept, LockError, LockId, Space, Tree, TreeError, TreeRequest};

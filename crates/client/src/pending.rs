@@ -10,16 +10,18 @@
 //! 3. No plan is shipped before its blob is on a majority.
 
 use bytes::Bytes;
+use gavel_fs::{Caller, Operation};
 use gavel_lease::RangeSet;
 use gavel_lease::range::{guarded, written};
 use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{OBJECT_BLOCK, REQUEST_BYTES_MAX};
-use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid};
+use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::{AttrDelta, Content, Guard, Mutation, Plan, Record, View};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room.
+/// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
+/// writes once more.
 pub const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most plans that have not landed.
 pub const PENDING_PLANS_MAX: usize = 16 * 1024;
@@ -39,8 +41,23 @@ const _: () = assert!(BATCH_BYTES_MAX <= REQUEST_BYTES_MAX / 4);
 const _: () = assert!(BATCH_MUTATIONS_MAX <= PLAN_MUTATIONS_MAX);
 const _: () = assert!(IDS_READY <= OBJECT_BLOCK);
 
+/// What a program asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Where.
+    pub volume: VolumeId,
+    /// On whose behalf.
+    pub caller: Caller,
+    /// What.
+    pub operation: Operation,
+}
+
 #[derive(Debug)]
 struct Accepted {
+    asked: Asked,
+    time: Tid,
+    /// The replica's Tid when it was evaluated.
+    at: Tid,
     plan: Plan,
     guards: Vec<Guard>,
     /// What it wrote in the layer.
@@ -64,12 +81,20 @@ pub struct Batch {
 pub struct LostPlan {
     /// Its number.
     pub number: u64,
+    /// What was asked for.
+    pub asked: Asked,
+    /// When it was answered, by the cluster's clock.
+    pub time: Tid,
+    /// What it read was so as of this Tid, but for what the plans before it wrote: the same for all that are lost together.
+    pub at: Tid,
     /// What it would have written. Its times are set.
     pub plan: Plan,
     /// What it read, some of it left by the plans before it.
     pub guards: Vec<Guard>,
     /// It was shipped: it may have been committed.
     pub shipped: bool,
+    /// The bytes of its blob, if that was not on a majority yet.
+    pub blob: Option<(BlobId, Bytes)>,
 }
 
 /// See the module's documentation.
@@ -79,6 +104,8 @@ pub struct Pending {
     /// What has not landed; the first one's number is `landed + 1`.
     queue: VecDeque<Accepted>,
     landed: u64,
+    /// The commit that landed last.
+    landed_at: Tid,
     shipped: u64,
     bytes: usize,
     /// Who wants to know when all up to a plan is shipped: the plan, and [`SessionEffect::ShipPending`](crate::SessionEffect::ShipPending)'s number.
@@ -168,7 +195,8 @@ impl Pending {
         self.ids.push_back(ids);
     }
 
-    /// Accepts a plan: from now on, views show it. `base` is the replica, taken under the same lock. Gives the plan's number.
+    /// Accepts a plan: from now on, views show it. `base` is the replica, taken under the same lock. `asked` is called if the plan is accepted: what
+    /// was asked for is moved here, not copied. Gives the plan's number.
     ///
     /// # Errors
     /// [`ExpandError`] if the plan can't be applied. Nothing has changed then.
@@ -179,6 +207,7 @@ impl Pending {
         mut plan: Plan,
         guards: Vec<Guard>,
         blob: Option<(BlobId, Bytes)>,
+        asked: impl FnOnce() -> Asked,
     ) -> Result<u64, ExpandError> {
         plan.settle_times(time);
         let view = Layered::new(base, self.layer.clone());
@@ -199,7 +228,8 @@ impl Pending {
             self.blobs.entry(id).or_insert((bytes, 0)).1 += 1;
             (id, false)
         });
-        self.queue.push_back(Accepted { plan, guards, keys, bytes, blob });
+        let (asked, at) = (asked(), base.tid());
+        self.queue.push_back(Accepted { asked, time, at, plan, guards, keys, bytes, blob });
         Ok(number)
     }
 
@@ -264,8 +294,9 @@ impl Pending {
         self.shipped < self.accepted() || !self.marks.is_empty()
     }
 
-    /// The plans up to and with `last` are committed, and the replica has them.
-    pub fn on_landed(&mut self, last: u64) {
+    /// The plans up to and with `last` are committed at `tid`, and the replica has them.
+    pub fn on_landed(&mut self, last: u64, tid: Tid) {
+        self.landed_at = self.landed_at.max(tid);
         while self.landed < last
             && let Some(accepted) = self.queue.pop_front()
         {
@@ -283,13 +314,18 @@ impl Pending {
         self.shipped = self.landed;
         self.layer = Layer::default();
         self.bytes = 0;
-        self.blobs = BTreeMap::new();
-        let lost = std::mem::take(&mut self.queue).into_iter().zip(landed + 1..);
-        lost.map(|(Accepted { plan, guards, .. }, number)| LostPlan {
-            number,
-            plan,
-            guards,
-            shipped: number <= shipped,
+        let blobs = std::mem::take(&mut self.blobs);
+        let queue = std::mem::take(&mut self.queue);
+        // The session held leases over all that these read, from before they did until it ended, which was behind what it landed last.
+        let at = queue.iter().map(|accepted| accepted.at).fold(self.landed_at, Tid::max);
+        let unstored = |(id, stored): (BlobId, bool)| {
+            let bytes = blobs.get(&id).filter(|_| !stored);
+            bytes.map(|(bytes, _)| (id, bytes.clone()))
+        };
+        let lost = queue.into_iter().zip(landed + 1..);
+        lost.map(|(Accepted { asked, time, plan, guards, blob, .. }, number)| {
+            let shipped = number <= shipped;
+            LostPlan { number, asked, time, at, plan, guards, shipped, blob: blob.and_then(unstored) }
         })
         .collect()
     }

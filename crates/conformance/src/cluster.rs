@@ -312,7 +312,9 @@ impl Cluster {
         let settled = wait::until("all nodes are well and equal", PATIENCE, || {
             last = self.states().unwrap_or_default();
             let first = last.first().and_then(NodeState::position);
-            let well = |state: &NodeState| state.verdict == "OK" && state.position() == first;
+            // Conflicts wait for somebody to look at them; the node is well.
+            let is_well = |verdict: &str| matches!(verdict, "OK" | "CONFLICTS");
+            let well = |state: &NodeState| is_well(&state.verdict) && state.position() == first;
             first.is_some() && last.iter().all(well)
         });
         let brief = |state: &NodeState| format!("node {}: {} {:?}", state.id, state.verdict, state.position());

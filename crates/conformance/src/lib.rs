@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `tests/faults.rs` | nodes are killed, stopped, brought back; a disk is full |
 //! | `tests/netcut.rs` | nodes are cut off from the others |
+//! | `tests/conflicts.rs` | a node is cut off that has answered changes; others change the same files |
 //! | `tests/bad_input.rs` | garbage comes in: on sockets, in files, in configurations |
 //! | `tests/programs.rs` | programs that people use run on the mounts |
 //! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
@@ -43,3 +44,4 @@ pub mod trees;
 pub mod turn;
 pub mod verify;
 pub mod wait;
+pub mod wired;

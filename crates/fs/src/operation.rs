@@ -2,9 +2,10 @@
 
 use gavel_types::{BlobId, Cookie, ObjectId, Timestamp, VolumeId};
 use gavel_wire::{Attr, Content, Guard, Kind, Plan};
+use serde::{Deserialize, Serialize};
 
 /// On whose behalf an operation runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Caller {
     /// Effective user.
     pub uid: u32,
@@ -24,7 +25,7 @@ pub struct Cx {
 }
 
 /// A time to set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SetTime {
     /// The commit's.
     Now,
@@ -33,7 +34,7 @@ pub enum SetTime {
 }
 
 /// What `setattr` is to change; what is `None` stays.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SetAttr {
     /// Permission bits (0o7777).
     pub mode: Option<u16>,
@@ -52,7 +53,7 @@ pub struct SetAttr {
 }
 
 /// How a name is made by `rename`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum RenameMode {
     /// What has the new name loses it.
     #[default]
@@ -64,7 +65,7 @@ pub enum RenameMode {
 }
 
 /// How `fallocate` changes a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Allocate {
     /// Room for the range; holes in it become zeros. The file grows if the range reaches behind its end, unless `keep_size`.
     Reserve {
@@ -82,7 +83,7 @@ pub enum Allocate {
 
 /// What SEEK looks for. What is allocated but never written counts as a hole, as in ext4: who copies a file by its data
 /// does not copy reserved room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Seek {
     /// The next byte that was written.
     Data,
@@ -91,7 +92,7 @@ pub enum Seek {
 }
 
 /// How `setxattr` treats what is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum XattrMode {
     /// Makes or replaces.
     #[default]
@@ -108,7 +109,7 @@ pub enum XattrMode {
 /// An object that is gone for good is [`FsError::Stale`](crate::FsError::Stale) where it is asked for by its id, and
 /// [`FsError::NotFound`](crate::FsError::NotFound) where a name is looked for or made in it; so is a directory that was
 /// removed but is still open.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // the fields are the arguments of the system calls of these names
 pub enum Operation {
     /// Answers with [`Reply::Object`].

@@ -6,10 +6,13 @@
 mod blocked;
 
 use blocked::Blocked;
+use gavel_client::offers::OFFER_TOKENS;
 use gavel_client::pending::IDS_READY;
 use gavel_client::session::BACKLOG_MAX;
 use gavel_client::session::SessionConfig;
-use gavel_client::{LockAnswer, LostBecause, Pending, Session, SessionEffect, ToForget, Token, Usable};
+use gavel_client::{
+    LockAnswer, LostBecause, LostPlan, OfferEffect, Offers, Pending, Session, SessionEffect, ToForget, Token, Usable,
+};
 use gavel_lease::range::guarded;
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
@@ -102,11 +105,13 @@ pub enum NodeEffect {
         /// The commit.
         tid: Tid,
     },
-    /// See [`SessionEffect::Lost`].
+    /// See [`SessionEffect::Lost`]; what [`Pending::lose`] gives then is for [`Node::offer_again`].
     Lost {
         /// Why.
         cause: LostBecause,
     },
+    /// What has become of plans that were given to [`Node::offer_again`].
+    Offer(OfferEffect),
 }
 
 /// A commit that waits to be shipped.
@@ -123,6 +128,8 @@ pub struct Node<E: Engine> {
     /// The session.
     pub session: Session,
     effects: VecDeque<NodeEffect>,
+    /// What sessions before have lost.
+    offers: Offers,
     /// Commits in the way of which others' leases are.
     blocked: Blocked<Change>,
     /// What reads read that are being confirmed.
@@ -157,6 +164,7 @@ impl<E: Engine> Node<E> {
             server,
             session,
             effects: VecDeque::new(),
+            offers: Offers::default(),
             blocked: Blocked::default(),
             confirming: BTreeMap::new(),
             confirmed: Vec::new(),
@@ -170,9 +178,10 @@ impl<E: Engine> Node<E> {
     pub fn on_tick(&mut self, clock: Clock) {
         self.server.on_tick(clock);
         self.session.on_tick(clock.now);
+        self.offers.on_tick();
         for token in self.blocked.on_tick(clock.now) {
             self.session.give_up_write(token);
-            self.effects.push_back(NodeEffect::NoQuorum { token });
+            self.no_quorum(token);
         }
         for token in self.reads.on_tick(clock.now) {
             self.effects.push_back(NodeEffect::NoQuorum { token });
@@ -182,7 +191,7 @@ impl<E: Engine> Node<E> {
     /// Ships a plan, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or `NoQuorum`.
     pub fn commit(&mut self, clock: Clock, token: Token, guards: Vec<Guard>, plan: Plan) {
         if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
-            return self.effects.push_back(NodeEffect::NoQuorum { token });
+            return self.no_quorum(token);
         }
         let writes = gavel_lease::written(&plan);
         let reads = guards.iter().map(guarded).collect();
@@ -216,6 +225,44 @@ impl<E: Engine> Node<E> {
             self.blocked.on_change();
         }
         !marks.is_empty() || before != (pending.shipped(), pending.lacks_ids())
+    }
+
+    /// Plans that a session lost because of `cause`, oldest first, are committed by the next one, if that can be. Their blobs are on a majority, unless
+    /// they can't be offered anyway. Answered by [`NodeEffect::Offer`].
+    pub fn offer_again(&mut self, cause: LostBecause, lost: Vec<LostPlan>) {
+        self.offers.take_up(cause, lost);
+    }
+
+    /// How many lost plans wait to be committed.
+    pub fn offers(&self) -> usize {
+        self.offers.len()
+    }
+
+    fn offer(&mut self, clock: Clock) {
+        if self.session.id().is_some() && !self.server.is_catching_up() {
+            while let Some(offered) = self.offers.take_offer() {
+                self.commit(clock, offered.token, offered.guards, offered.plan);
+            }
+        }
+        self.effects.extend(self.offers.take_effects().map(NodeEffect::Offer));
+    }
+
+    /// A commit was refused before anything was sent.
+    fn no_quorum(&mut self, token: Token) {
+        if token & OFFER_TOKENS != 0 {
+            return self.offers.on_nothing(token);
+        }
+        self.effects.push_back(NodeEffect::NoQuorum { token });
+    }
+
+    /// An offer has its outcome.
+    fn on_offer_outcome(&mut self, token: Token, outcome: Option<Outcome>) {
+        let before = match &outcome {
+            Some(Outcome::Committed { tid }) => Tid(tid.0.saturating_sub(1)),
+            _ => Tid::ZERO,
+        };
+        let before = self.server.records().at(before);
+        self.offers.on_outcome(token, outcome, &before);
     }
 
     /// How many commits wait until leases of others are out of their way.
@@ -332,6 +379,7 @@ impl<E: Engine> Node<E> {
                 self.pass_on(clock, effect);
             }
             self.tell_leases(clock);
+            self.offer(clock);
             self.unblock(clock);
             let from_session = self.session.take_effects(clock.now);
             if quiet && from_session.is_empty() {
@@ -427,13 +475,17 @@ impl<E: Engine> Node<E> {
     fn take_from_session(&mut self, clock: Clock, effect: SessionEffect) {
         self.effects.push_back(match effect {
             SessionEffect::Ship(message) => return self.server.on_local(clock, message),
+            SessionEffect::Outcome { token, outcome } if token & OFFER_TOKENS != 0 => {
+                return self.on_offer_outcome(token, outcome);
+            }
+            SessionEffect::Unknown { token } if token & OFFER_TOKENS != 0 => return self.offers.on_unknown(token),
             SessionEffect::Outcome { token, outcome } => NodeEffect::Outcome { token, outcome },
             SessionEffect::Unknown { token } => NodeEffect::Unknown { token },
             SessionEffect::Confirmed { token, index } => return self.confirmed.push((index, token)),
             SessionEffect::Id { token, object } => NodeEffect::Id { token, object },
             SessionEffect::NoQuorum { token } => {
                 self.confirming.remove(&token);
-                NodeEffect::NoQuorum { token }
+                return self.no_quorum(token);
             }
             SessionEffect::Usable(usable) => NodeEffect::Usable(usable),
             SessionEffect::Forget(to_forget) => NodeEffect::Forget(to_forget),
@@ -451,5 +503,6 @@ impl<E: Engine> Node<E> {
     pub fn check_invariants(&self) {
         self.server.check_invariants();
         self.session.check_invariants();
+        self.offers.check_invariants();
     }
 }

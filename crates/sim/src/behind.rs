@@ -4,7 +4,7 @@ use crate::jobs::{StandsOn, Wait};
 use crate::machine::{Engine, Life};
 use crate::program::Purpose;
 use crate::world::World;
-use gavel_client::{Behind, LostBecause, Taken};
+use gavel_client::{Behind, LostBecause, OfferEffect, Taken};
 use gavel_lease::range::whole_objects;
 use gavel_store::engine;
 use gavel_store::records::LiveView;
@@ -50,6 +50,8 @@ impl World {
                     self.stamp += 1;
                     let stamp = self.stamp;
                     life.accepted_at.insert(number, stamp);
+                    life.unreported.insert(number);
+                    self.surprise(machine);
                     if let Some(bytes) = store {
                         self.store_behind(machine, number, bytes);
                     }
@@ -82,8 +84,12 @@ impl World {
         if last > life.pending.landed() + 1 {
             self.cover.hit("landed_together");
         }
-        life.pending.on_landed(last);
-        life.accepted_at = life.accepted_at.split_off(&(last + 1));
+        life.pending.on_landed(last, tid);
+        // What an earlier session lost is not in there any more.
+        let later = life.accepted_at.split_off(&(last + 1));
+        for number in std::mem::replace(&mut life.accepted_at, later).into_keys() {
+            life.unreported.remove(&number);
+        }
         self.judge_acknowledged(Some(tid));
     }
 
@@ -93,14 +99,55 @@ impl World {
         }
         let Some(mut life) = self.lives[machine].take() else { return };
         self.lose_answers(machine, &life);
-        life.pending.lose();
+        life.lost.push_back((cause, life.pending.lose()));
         life.accepted_at.clear();
         self.lives[machine] = Some(life);
+        self.offer_again(machine);
         // They have seen it, and are only waiting for its bytes.
         let fetching =
             self.jobs.iter().filter(|(_, job)| job.machine == machine && matches!(job.wait, Wait::Fetch { .. }));
         for token in fetching.map(|(token, _)| *token).collect::<Vec<_>>() {
             self.job_unknown(token);
+        }
+    }
+
+    /// Lost plans are offered again once their blobs are on a majority: these are still on their way there.
+    pub(crate) fn offer_again(&mut self, machine: usize) {
+        let Some(life) = &mut self.lives[machine] else { return };
+        while let Some((cause, lost)) = life.lost.pop_front_if(|(_, lost)| lost.iter().all(|one| one.blob.is_none())) {
+            if !lost.is_empty() {
+                self.cover.hit("offered_again");
+            }
+            life.node.offer_again(cause, lost);
+        }
+    }
+
+    /// The blob of a plan is on a majority, and the plan is lost meanwhile.
+    pub(crate) fn stored_lost(&mut self, machine: usize, number: u64) {
+        let Some(life) = &mut self.lives[machine] else { return };
+        let all = life.lost.iter_mut().flat_map(|(_, lost)| lost);
+        all.filter(|lost| lost.number == number).for_each(|lost| lost.blob = None);
+        self.offer_again(machine);
+    }
+
+    /// What has become of a plan that was offered again.
+    pub(crate) fn offer_effect(&mut self, machine: usize, effect: OfferEffect) {
+        self.note(|| format!("n{machine}: {effect:?}"));
+        let number = match effect {
+            OfferEffect::Done => return,
+            OfferEffect::Committed { number, tid } => {
+                self.cover.hit("offer_committed");
+                self.judge_acknowledged(Some(tid));
+                number
+            }
+            OfferEffect::Conflict { lost, .. } => {
+                self.cover.hit("offer_conflict");
+                lost.number
+            }
+        };
+        let known = self.lives[machine].as_mut().is_some_and(|life| life.unreported.remove(&number));
+        if !known {
+            self.wrong(format!("n{machine} says twice what has become of plan {number}, or it was never lost"));
         }
     }
 

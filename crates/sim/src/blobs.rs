@@ -195,6 +195,7 @@ impl World {
         if let Some(Storing { life, number, .. }) = self.storing.remove(&token) {
             let Some(life) = self.life(machine, life) else { return };
             life.pending.stored(number);
+            self.stored_lost(machine, number);
             self.ship(machine);
         } else if let Some(job) = self.jobs.get_mut(&token) {
             job.run.stored();

@@ -31,6 +31,7 @@ impl World {
                 self.freeze(node % nodes, lossy);
                 self.at(for_ms * MS, Event::Mend { what });
             }
+            What::CaughtBehind { paused, for_ms } => self.surprises.push_back((paused, for_ms)),
             What::Cut { from, to, for_ms } => {
                 self.cover.hit("partitioned");
                 self.network.cut(from % nodes, to % nodes, true);
@@ -149,6 +150,14 @@ impl World {
         }
     }
 
+    /// A machine has answered a change that is not committed.
+    pub(crate) fn surprise(&mut self, machine: usize) {
+        if let Some((paused, for_ms)) = self.surprises.pop_front() {
+            let alone = What::Alone { node: machine, for_ms };
+            self.strike(if paused { What::Pause { node: machine, for_ms, lossy: false } } else { alone });
+        }
+    }
+
     /// A machine is about to carry out an effect.
     pub(crate) fn tempt_with_effect(&mut self, machine: usize) {
         if let Some((When::Effects(left), down_ms)) = self.dooms[machine] {
@@ -176,6 +185,7 @@ impl World {
         self.network.heal();
         self.lose_messages_after(1_000 * MS);
         self.dooms.fill(None);
+        self.surprises.clear();
         for machine in 0..self.machines.len() {
             self.thaw(machine);
             self.machines[machine].clocks.set_wrong(0);

@@ -89,6 +89,7 @@ impl World {
             NodeEffect::Landed { last, tid } => self.landed(machine, last, tid),
             NodeEffect::Lost { cause } => self.lost(machine, cause),
             NodeEffect::Lock { token, answer } => self.lock_answered(machine, token, Some(answer)),
+            NodeEffect::Offer(effect) => self.offer_effect(machine, effect),
         }
     }
 

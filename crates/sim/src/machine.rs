@@ -5,7 +5,7 @@ use crate::clock::Clocks;
 use crate::dice::Dice;
 use crate::leased::Kernel;
 use gavel_client::session::SessionConfig;
-use gavel_client::{Pending, Usable};
+use gavel_client::{LostBecause, LostPlan, Pending, Usable};
 use gavel_node::Node;
 use gavel_quorum::{EntryKind, HardState, LogEntry, LogMark, Persist, Recovered};
 use gavel_server::{Clock, Config};
@@ -15,7 +15,7 @@ use gavel_store::engine::MemEngine;
 use gavel_store::log::{self, Log, LogBatch, LogError, LogIdentity, LogOptions, SEGMENT_BYTES_MIN};
 use gavel_store::records::{Identity, Records};
 use gavel_types::{ClusterId, LogIndex, NodeId, Term};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// The cluster's name.
@@ -104,6 +104,10 @@ pub struct Life {
     pub pending: Pending,
     /// When each plan of that was accepted.
     pub accepted_at: BTreeMap<u64, u64>,
+    /// Plans that were lost with a session, and wait for their blobs; the oldest session first.
+    pub lost: VecDeque<(LostBecause, Vec<LostPlan>)>,
+    /// Plans that were accepted, and of which nothing was said since: neither that they landed, nor what came of their offer.
+    pub unreported: BTreeSet<u64>,
 }
 
 /// Why a node could not start.
@@ -188,6 +192,8 @@ impl Machine {
             kernel: Kernel::default(),
             pending: Pending::default(),
             accepted_at: BTreeMap::new(),
+            lost: VecDeque::new(),
+            unreported: BTreeSet::new(),
         };
         Ok((life, torn))
     }

@@ -71,6 +71,9 @@ impl World {
             if life.pending.accepted() != life.pending.landed() {
                 return Err(format!("n{} has pending plans", machine.number));
             }
+            if !life.lost.is_empty() || life.node.offers() > 0 {
+                return Err(format!("n{} has plans to offer again", machine.number));
+            }
             let state = life.node.server.state();
             let orphans = life.records.live(state.tid).scan(&KeyRange::orphans_from(VOLUME, ObjectId(0)), 1);
             if orphans.as_ref().map_or(true, |orphans| !orphans.is_empty()) {
@@ -103,7 +106,7 @@ impl World {
 
     /// Looks at everything that is left. Gives how many histories could not be decided.
     pub(crate) fn final_checks(&mut self) -> u64 {
-        let checked = self.check_replicas().and_then(|first| {
+        let checked = self.check_reported().and_then(|()| self.check_replicas()).and_then(|first| {
             self.check_past()?;
             self.check_tree(first)?;
             self.check_commits(first)?;
@@ -117,6 +120,14 @@ impl World {
 
     fn running(&self) -> impl Iterator<Item = (usize, &crate::machine::Life)> {
         self.lives.iter().enumerate().filter_map(|(machine, life)| Some((machine, life.as_ref()?)))
+    }
+
+    /// Whatever a node that lives has answered has landed, was committed when it was offered again, or is a conflict.
+    fn check_reported(&self) -> Result<(), String> {
+        match self.running().find(|(_, life)| !life.unreported.is_empty()) {
+            Some((machine, life)) => Err(format!("n{machine} never said what became of plans {:?}", life.unreported)),
+            None => Ok(()),
+        }
     }
 
     /// All replicas hold the same rows. Gives the first one that runs.

@@ -83,6 +83,8 @@ pub enum What {
     Blackout { down_ms: u64 },
     /// A node stands still. What is sent to it piles up, or is lost.
     Pause { node: usize, for_ms: u64, lossy: bool },
+    /// The next node that answers a change before it is committed stands still at once, or is cut off from all others, for so long.
+    CaughtBehind { paused: bool, for_ms: u64 },
     /// Nothing gets from one node to another.
     Cut { from: usize, to: usize, for_ms: u64 },
     /// Nothing gets from a node to any other, or back.
@@ -140,6 +142,8 @@ enum Kind {
     Crash,
     Blackout,
     Pause,
+    /// A node is taken by surprise, with changes that it has answered and not shipped.
+    Caught,
     Cut,
     Split,
     Weather,
@@ -210,6 +214,14 @@ pub const SCENARIOS: &[Scenario] = &[
         short_log: false,
         drift_ppm: 100,
         faults: &[(Kind::Pause, 5), (Kind::SlowDisk, 2)],
+    },
+    Scenario {
+        name: "lost-sessions",
+        nodes: &[3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 100,
+        faults: &[(Kind::Caught, 8), (Kind::Weather, 1), (Kind::Crash, 1)],
     },
     Scenario {
         name: "clocks",
@@ -352,6 +364,7 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
         Kind::Away if dice.permille(500) => What::Crash { node, down_ms: dice.between(3_000, 12_000) },
         Kind::Away => What::Alone { node, for_ms: dice.between(3_000, 12_000) },
         Kind::Pause => What::Pause { node, for_ms: while_ms(dice, 12_000), lossy: dice.permille(400) },
+        Kind::Caught => What::CaughtBehind { paused: dice.permille(200), for_ms: dice.between(4_500, 9_000) },
         Kind::Cut => What::Cut { from: there, to: other, for_ms: while_ms(dice, 12_000) },
         Kind::Split if dice.permille(500) => What::Alone { node, for_ms: while_ms(dice, 12_000) },
         Kind::Split => What::Split { side: 1 + dice.below((1 << nodes) - 2) as u32, for_ms: while_ms(dice, 12_000) },

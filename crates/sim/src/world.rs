@@ -102,6 +102,8 @@ pub struct World {
     frozen: Vec<Option<(Vec<Event>, bool)>>,
     /// Who will crash at which moment, for how many milliseconds.
     pub(crate) dooms: Vec<Option<(When, u64)>>,
+    /// Faults that wait for a node which answers before it commits: whether it stands still, or is cut off; for how many milliseconds.
+    pub(crate) surprises: VecDeque<(bool, u64)>,
     pub(crate) network: Network,
     pub(crate) programs: Vec<Program>,
     pub(crate) jobs: BTreeMap<u64, Job>,
@@ -136,6 +138,7 @@ impl World {
             lives: machines.iter().map(|_| None).collect(),
             frozen: machines.iter().map(|_| None).collect(),
             dooms: vec![None; nodes],
+            surprises: VecDeque::new(),
             machines,
             network: Network::new(seed, nodes),
             programs,

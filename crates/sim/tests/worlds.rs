@@ -51,6 +51,11 @@ fn pauses() {
 }
 
 #[test]
+fn lost_sessions() {
+    all_sound("lost-sessions", &["pending_lost", "offered_again", "offer_committed", "offer_conflict"]);
+}
+
+#[test]
 fn clocks() {
     all_sound("clocks", &["clock_far"]);
 }

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod conflict;
 mod dev;
 mod init;
 mod mount;
@@ -33,6 +34,9 @@ enum Command {
     Umount(umount::Umount),
     /// Say how a node and its cluster are, and what to do if they are not well
     Status(status::Status),
+    /// Look at changes that this node answered and could not commit
+    #[command(subcommand)]
+    Conflict(conflict::Conflict),
     /// Make a stopped node fetch all its records anew from the others
     Rebuild(rebuild::Rebuild),
     /// A throw-away cluster on this machine
@@ -51,6 +55,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Mount(mount) => mount.run(),
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
+        Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),
     }

@@ -33,7 +33,7 @@ pub fn ask_status(socket: &Path) -> anyhow::Result<DaemonStatus> {
     match ask(socket, &Request::Status {}, PATIENCE)? {
         Reply::Status(status) => Ok(*status),
         Reply::Error(error) => Err(anyhow::anyhow!("{error}")),
-        Reply::Done => Err(anyhow::anyhow!("the daemon at {} did not say how it is", socket.display())),
+        _ => Err(anyhow::anyhow!("the daemon at {} did not say how it is", socket.display())),
     }
 }
 
@@ -59,6 +59,11 @@ pub fn verdict(status: &DaemonStatus) -> (&'static str, String) {
     if !silent.is_empty() {
         let silent = silent.join(", ");
         return ("DEGRADED", format!("the cluster works, but node {silent} does not answer; start it again"));
+    }
+    let conflicts = node.behind.conflicts;
+    if conflicts > 0 {
+        let hint = "they are kept: `gavel conflict list` shows them, `gavel conflict replay` and `drop` end them";
+        return ("CONFLICTS", format!("{conflicts} changes that this node answered could not be committed; {hint}"));
     }
     ("OK", "the node is well".into())
 }
@@ -90,6 +95,15 @@ fn print(status: &DaemonStatus) {
     println!("role     {} in term {}, leader {leader}", node.role, node.term);
     println!("log      applied {} of {} committed, last transaction {:#x}", node.applied, node.commit, node.tid);
     println!("blobs    {} ({} bytes)", status.blobs, status.blob_bytes);
+    if node.behind.conflicts + node.behind.conflicts_beyond + node.behind.offered > 0 {
+        let behind = &node.behind;
+        let beyond = match behind.conflicts_beyond {
+            0 => String::new(),
+            beyond => format!(", and {beyond} that could not be kept (see the daemon's log)"),
+        };
+        let (conflicts, offered) = (behind.conflicts, behind.offered);
+        println!("changes  {conflicts} conflicts (gavel conflict list){beyond}; {offered} wait to be committed");
+    }
     for volume in &node.volumes {
         println!("volume   {}: {} objects, {} bytes", volume.id, volume.objects, volume.bytes);
     }

@@ -66,9 +66,14 @@ fn write(number: u64, id: BlobId, len: u32) -> Plan {
 
 fn accept(pending: &mut Pending, plan: Plan, blob: Option<(BlobId, Bytes)>) -> u64 {
     let time = pending.next_time(0, Tid(100));
-    let number = pending.accept(&replica(), time, plan, Vec::new(), blob).unwrap();
+    let number = pending.accept(&replica(), time, plan, Vec::new(), blob, asked).unwrap();
     pending.check_invariants();
     number
+}
+
+fn asked() -> Asked {
+    let operation = Operation::Getattr { object: DIR };
+    Asked { volume: V, caller: Caller::default(), operation }
 }
 
 fn directory(pending: &Pending) -> Attr {
@@ -90,14 +95,14 @@ fn what_is_accepted_shows_at_once_and_lands_in_order_as_one_commit() {
     assert_eq!((delta.size, delta.mtime), (3, Some(Timestamp::of_tid(Tid(103)))), "the directory is changed once");
     assert_eq!(pending.take_batch(), None);
     accept(&mut pending, make(4), None);
-    pending.on_landed(3);
+    pending.on_landed(3, Tid(200));
     pending.check_invariants();
     let view = Layered::new(replica(), pending.layer().clone());
     assert!(view.get(&Key::attr(V, object(3))).unwrap().is_none(), "the replica has it, or should have");
     assert!(view.get(&Key::attr(V, object(4))).unwrap().is_some());
     assert_eq!(directory(&pending).size, 4, "a newer plan has laid this: it stays");
     assert_eq!(pending.take_batch().unwrap().last, 4);
-    pending.on_landed(4);
+    pending.on_landed(4, Tid(201));
     assert!(pending.layer().is_empty() && pending.bytes() == 0);
 }
 
@@ -124,7 +129,7 @@ fn nothing_passes_by_a_plan_whose_bytes_are_not_stored() {
     pending.stored(number);
     assert_eq!(pending.take_batch().map(|batch| batch.last), Some(3));
     assert_eq!(pending.take_shipped(), [77]);
-    pending.on_landed(3);
+    pending.on_landed(3, Tid(200));
     assert_eq!(pending.blob(&id), None);
 }
 
@@ -149,7 +154,10 @@ fn a_plan_that_can_not_be_applied_leaves_nothing() {
     let mut pending = Pending::default();
     let time = pending.next_time(0, Tid(100));
     let bytes = write(1, BlobId([1; 32]), 10);
-    assert!(pending.accept(&replica(), time, bytes, Vec::new(), None).is_err(), "bytes of a file that is not there");
+    assert!(
+        pending.accept(&replica(), time, bytes, Vec::new(), None, asked).is_err(),
+        "bytes of a file that is not there"
+    );
     assert!(pending.layer().is_empty() && pending.accepted() == 0);
     pending.check_invariants();
 }

@@ -3,6 +3,8 @@
 //! The socket is a file that only the daemon's user may open.
 
 use crate::config::{MountConfig, MountOption};
+use crate::host::conflicts::ConflictId;
+use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
 use crate::host::status::NodeStatus;
@@ -44,6 +46,23 @@ pub enum Request {
         /// Where.
         path: PathBuf,
     },
+    /// Which changes were answered and could not be committed?
+    Conflicts {},
+    /// Say all of one.
+    ConflictShow {
+        /// Its number.
+        id: ConflictId,
+    },
+    /// Run one anew on the present state; drop it if that succeeds.
+    ConflictReplay {
+        /// Its number.
+        id: ConflictId,
+    },
+    /// Forget some.
+    ConflictDrop {
+        /// Their numbers.
+        ids: Vec<ConflictId>,
+    },
     /// End all mounts and stop.
     Stop {},
 }
@@ -56,6 +75,10 @@ pub enum Reply {
     Done,
     /// The answer to [`Request::Status {}`].
     Status(Box<DaemonStatus>),
+    /// The answer to [`Request::Conflicts {}`].
+    Conflicts(Vec<ConflictLine>),
+    /// The answer to [`Request::ConflictShow`].
+    Conflict(Box<ConflictDetail>),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -186,11 +209,21 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             daemon.sync().await;
             ended
         }
+        Request::Conflicts {} => reply(about::list(daemon).await, Reply::Conflicts),
+        Request::ConflictShow { id } => {
+            reply(about::show(daemon, id).await, |detail| Reply::Conflict(Box::new(detail)))
+        }
+        Request::ConflictReplay { id } => reply(about::replay(daemon, id).await, |()| Reply::Done),
+        Request::ConflictDrop { ids } => reply(about::drop_some(daemon, ids).await, |()| Reply::Done),
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done
         }
     }
+}
+
+fn reply<T>(done: Result<T, String>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    done.map_or_else(Reply::Error, reply)
 }
 
 async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Reply {

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
+use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::tree::VolumeTree;
 use crate::host::{control, flusher, journal};
@@ -135,7 +136,8 @@ impl Daemon {
         let blobs = Blobs::start(disks.blobs, transport.sender(), others).map_err(failing("starting a thread"))?;
         incoming.blobs.get_or_init(|| blobs.clone());
         let records = Arc::new(disks.records);
-        let node = Arc::new(NodeHandle::new(inbox.clone(), records.clone()));
+        let conflicts = Arc::new(Conflicts::open(&config.data_dir).map_err(failing("opening the conflicts"))?);
+        let node = Arc::new(NodeHandle::new(inbox.clone(), records.clone(), conflicts));
         let (server, session) = tuned(&config, random()?);
         let machine = Node::new(
             server,
@@ -158,6 +160,9 @@ impl Daemon {
             peers: transport.sender(),
             journal,
             flusher,
+            keeper: keeper::start(&node, blobs.clone()),
+            preparing: 0,
+            collided: false,
             waits: Default::default(),
             lapsed: true,
             shipped_at: Moment(0),

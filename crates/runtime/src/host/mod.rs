@@ -9,12 +9,14 @@
 //! - [`node`]: the queue and the thread of the node
 //! - [`journal`], [`flusher`]: the disk threads
 //! - [`blobs`]: storing on a majority, fetching, repairing, filling in what this replica lacks
+//! - [`conflicts`]: changes that were answered and could not be committed
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`control`]: the socket that the command line talks to
 //! - [`status`]: what a node says of itself
 
 pub mod blobs;
+pub mod conflicts;
 pub mod control;
 pub mod daemon;
 pub mod flusher;

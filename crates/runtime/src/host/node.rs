@@ -7,23 +7,24 @@ mod locks;
 
 pub use locks::{LockInput, LockWait};
 
+use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::fronts::Fronts;
 use crate::host::journal::Order;
 use crate::host::status::NodeStatus;
 use crate::net::Sender as Peers;
-use gavel_client::{LockId, LostBecause, Pending, Token, Usable};
+use gavel_client::{Collision, LockId, LostBecause, LostPlan, OfferEffect, Pending, Token, Usable};
 use gavel_lease::range::whole_objects;
 use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{LiveView, Records};
 use gavel_txn::Layered;
-use gavel_types::{KeyRange, Moment, NodeId, ObjectId, Tid};
+use gavel_types::{KeyRange, Moment, NodeId, ObjectId, Tid, VolumeId};
 use gavel_wire::{Guard, Message, Mode, Outcome, Plan};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -109,6 +110,10 @@ pub enum Input {
     Forgotten(u64),
     /// Locks of files.
     Lock(LockInput),
+    /// What a session lost because of this can be offered again.
+    Offer(LostBecause, Vec<LostPlan>),
+    /// What collided is written down.
+    Kept,
     /// Stop.
     Stop,
 }
@@ -200,6 +205,12 @@ pub struct NodeHandle {
     pub answered_behind: AtomicU64,
     /// Of these, how many were not committed after all.
     pub lost: AtomicU64,
+    /// How many were lost with a session, and committed by a later one.
+    pub recovered: AtomicU64,
+    /// What was lost with a session is being offered again. Changed, and looked at by who syncs, while `pending` is held.
+    offering: AtomicBool,
+    /// Changes that were answered and could not be committed.
+    pub conflicts: Arc<Conflicts>,
     /// The objects that lost plans wrote, until somebody was told.
     lost_objects: Mutex<BTreeSet<ObjectId>>,
     /// Why the node has stopped, if it has.
@@ -208,7 +219,7 @@ pub struct NodeHandle {
 
 impl NodeHandle {
     /// A node that is about to run.
-    pub fn new(inbox: Inbox, records: Arc<Records<LsmEngine>>) -> NodeHandle {
+    pub fn new(inbox: Inbox, records: Arc<Records<LsmEngine>>, conflicts: Arc<Conflicts>) -> NodeHandle {
         let stopped = tokio::sync::watch::Sender::new(None);
         NodeHandle {
             inbox,
@@ -224,6 +235,9 @@ impl NodeHandle {
             room: tokio::sync::Notify::new(),
             answered_behind: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            recovered: AtomicU64::new(0),
+            offering: AtomicBool::new(false),
+            conflicts,
             lost_objects: Mutex::default(),
             stopped,
         }
@@ -252,7 +266,7 @@ impl NodeHandle {
     pub async fn sync(&self) -> Result<(), WaitError> {
         let last = {
             let pending = self.pending.lock();
-            if pending.accepted() == pending.landed() {
+            if pending.accepted() == pending.landed() && !self.offering.load(Ordering::Acquire) {
                 return Ok(());
             }
             pending.accepted()
@@ -314,6 +328,12 @@ impl Default for Clocks {
     }
 }
 
+/// The objects that a plan writes.
+fn written_objects(lost: &LostPlan) -> BTreeSet<(VolumeId, ObjectId)> {
+    let written = gavel_lease::written(&lost.plan);
+    written.iter().filter_map(whole_objects).map(|(volume, first, _)| (volume, first)).collect()
+}
+
 enum Wait {
     Commit(oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>),
     Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
@@ -351,6 +371,12 @@ pub struct NodeThread {
     pub journal: Sender<Order>,
     /// The flushing thread.
     pub flusher: Sender<()>,
+    /// Who keeps what is lost.
+    pub keeper: UnboundedSender<keeper::Order>,
+    /// What was lost and is not offered yet: how often.
+    pub preparing: usize,
+    /// Some of what is being offered was lost for good.
+    pub collided: bool,
     /// The runtime's context, which waits are answered in.
     pub waits: Waits,
     /// The right to answer has run out, and the fronts have been told.
@@ -370,6 +396,8 @@ pub struct Waits {
     syncs: BTreeMap<u64, Vec<oneshot::Sender<Result<(), WaitError>>>>,
     /// Requests for locks, by the names that their fronts gave them.
     locks: BTreeMap<LockId, Token>,
+    /// The same, and until it is known what becomes of what was lost.
+    offered: Vec<(u64, oneshot::Sender<Result<(), WaitError>>)>,
 }
 
 impl Waits {
@@ -397,7 +425,8 @@ impl NodeThread {
         for (_, wait) in std::mem::take(&mut self.waits.by_token) {
             wait.fail(WaitError::Stopped(cause.clone()));
         }
-        for reply in std::mem::take(&mut self.waits.syncs).into_values().flatten() {
+        let offered = std::mem::take(&mut self.waits.offered).into_iter().map(|(_, reply)| reply);
+        for reply in std::mem::take(&mut self.waits.syncs).into_values().flatten().chain(offered) {
             let _ = reply.send(Err(WaitError::Stopped(cause.clone())));
         }
         self.handle.stopped.send_replace(Some(cause.clone()));
@@ -455,8 +484,8 @@ impl NodeThread {
         self.ship_now = false;
     }
 
-    fn on_landed(&mut self, last: u64) {
-        self.handle.pending.lock().on_landed(last);
+    fn on_landed(&mut self, last: u64, tid: Tid) {
+        self.handle.pending.lock().on_landed(last, tid);
         self.handle.room.notify_waiters();
         let later = self.waits.syncs.split_off(&(last + 1));
         for reply in std::mem::replace(&mut self.waits.syncs, later).into_values().flatten() {
@@ -464,27 +493,74 @@ impl NodeThread {
         }
     }
 
-    /// What was accepted and has not landed is lost. Whoever answers has been stopped before.
+    /// What was accepted and has not landed is lost, and offered again. Whoever answers has been stopped before.
     fn on_lost(&mut self, cause: LostBecause) {
-        let lost = self.handle.pending.lock().lose();
+        let lost = {
+            let mut pending = self.handle.pending.lock();
+            let lost = pending.lose();
+            if !lost.is_empty() {
+                self.handle.offering.store(true, Ordering::Release);
+            }
+            lost
+        };
         self.handle.room.notify_waiters();
-        for reply in std::mem::take(&mut self.waits.syncs).into_values().flatten() {
-            let _ = reply.send(Err(WaitError::Unknown));
-        }
+        let syncs = std::mem::take(&mut self.waits.syncs);
+        let waiting = syncs.into_iter().flat_map(|(last, replies)| replies.into_iter().map(move |reply| (last, reply)));
+        self.waits.offered.extend(waiting);
         if lost.is_empty() {
-            return;
+            return self.answer_syncs();
         }
-        tracing::error!(?cause, changes = lost.len(), "changes that were answered, and not synced, are lost");
-        self.handle.lost.fetch_add(lost.len() as u64, Ordering::Relaxed);
-        let objects = lost.iter().flat_map(|lost| gavel_lease::written(&lost.plan));
-        let objects: BTreeSet<_> =
-            objects.filter_map(|range| whole_objects(&range)).map(|(volume, first, _)| (volume, first)).collect();
+        tracing::warn!(
+            ?cause,
+            changes = lost.len(),
+            "changes that were answered are lost with the session, and offered to the next one"
+        );
+        let objects: BTreeSet<_> = lost.iter().flat_map(written_objects).collect();
         self.handle.fronts.forget_all();
         for (volume, object) in objects {
             self.handle.fronts.forget_object(volume, object);
-            let mut told = self.handle.lost_objects.lock();
+        }
+        self.preparing += 1;
+        let _ = self.keeper.send(keeper::Order::Prepare(cause, lost));
+    }
+
+    /// A change that was answered is not committed.
+    fn on_conflict(&mut self, lost: Box<LostPlan>, why: Collision) {
+        self.collided = true;
+        self.handle.lost.fetch_add(1, Ordering::Relaxed);
+        let mut told = self.handle.lost_objects.lock();
+        for (_, object) in written_objects(&lost) {
             if told.len() < LOST_OBJECTS_MAX {
                 told.insert(object);
+            }
+        }
+        drop(told);
+        let _ = self.keeper.send(keeper::Order::Keep(lost, why));
+    }
+
+    /// Nothing that was lost is left to be offered, if nothing more was lost meanwhile.
+    fn end_offering(&mut self) {
+        if self.preparing == 0 && self.node.offers() == 0 {
+            let _pending = self.handle.pending.lock();
+            self.handle.offering.store(false, Ordering::Release);
+        }
+        self.answer_syncs();
+    }
+
+    /// Answers who waited to know what becomes of what was lost, if that is known.
+    fn answer_syncs(&mut self) {
+        if self.handle.offering.load(Ordering::Acquire) {
+            return;
+        }
+        let collided = std::mem::take(&mut self.collided);
+        let landed = self.handle.pending.lock().landed();
+        for (last, reply) in std::mem::take(&mut self.waits.offered) {
+            if collided {
+                let _ = reply.send(Err(WaitError::Unknown));
+            } else if landed >= last {
+                let _ = reply.send(Ok(()));
+            } else {
+                self.waits.syncs.entry(last).or_default().push(reply);
             }
         }
     }
@@ -535,7 +611,9 @@ impl NodeThread {
             Input::Ship => self.ship_now = true,
             Input::Sync(last, reply) => {
                 self.ship_now = true;
-                if self.handle.pending.lock().landed() >= last {
+                if self.handle.offering.load(Ordering::Acquire) {
+                    self.waits.offered.push((last, reply));
+                } else if self.handle.pending.lock().landed() >= last {
                     let _ = reply.send(Ok(()));
                 } else {
                     self.waits.syncs.entry(last).or_default().push(reply);
@@ -543,6 +621,11 @@ impl NodeThread {
             }
             Input::Forgotten(id) => self.node.forgotten(id),
             Input::Lock(input) => self.take_lock(clock, input),
+            Input::Offer(cause, lost) => {
+                self.preparing -= 1;
+                self.node.offer_again(cause, lost);
+            }
+            Input::Kept => self.end_offering(),
             Input::Stop => return Err("the node was stopped".into()),
         }
         Ok(())
@@ -601,9 +684,15 @@ impl NodeThread {
             }
             NodeEffect::Unknown { token } => self.fail(token, WaitError::Unknown),
             NodeEffect::ShipPending(id) => self.handle.pending.lock().mark(id),
-            NodeEffect::Landed { last, .. } => self.on_landed(last),
+            NodeEffect::Landed { last, tid } => self.on_landed(last, tid),
             NodeEffect::Lost { cause } => self.on_lost(cause),
             NodeEffect::Lock { token, answer } => self.answer_lock(token, answer),
+            NodeEffect::Offer(OfferEffect::Committed { .. }) => {
+                self.handle.recovered.fetch_add(1, Ordering::Relaxed);
+            }
+            NodeEffect::Offer(OfferEffect::Conflict { lost, why }) => self.on_conflict(lost, why),
+            // Whoever waits is told when all is written down.
+            NodeEffect::Offer(OfferEffect::Done) => drop(self.keeper.send(keeper::Order::Say)),
         }
         Ok(())
     }

@@ -48,6 +48,9 @@ pub struct NodeStatus {
     /// Locks of files.
     #[serde(default)]
     pub locks: LockStatus,
+    /// What became of changes that were answered and not committed in time.
+    #[serde(default)]
+    pub behind: BehindStatus,
 }
 
 /// What a node says of locks, of all sessions.
@@ -57,6 +60,19 @@ pub struct LockStatus {
     pub held: u64,
     /// Requests that wait for one.
     pub waiting: u64,
+}
+
+/// What a node says of changes that it had answered and not committed when a session of it ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BehindStatus {
+    /// How many were lost with a session, and committed by a later one.
+    pub recovered: u64,
+    /// How many that were lost with a session wait to be committed.
+    pub offered: u64,
+    /// Conflicts that are kept: changes that could not be committed, until somebody has looked at them.
+    pub conflicts: u64,
+    /// Conflicts that there was no room for since the node was started.
+    pub conflicts_beyond: u64,
 }
 
 /// What a node says of leases.
@@ -199,6 +215,12 @@ impl NodeStatus {
                 lost: handle.lost.load(Ordering::Relaxed),
             },
             locks: LockStatus { held: state.locks.len() as u64, waiting: state.locks.waiters() as u64 },
+            behind: BehindStatus {
+                recovered: handle.recovered.load(Ordering::Relaxed),
+                offered: node.offers() as u64,
+                conflicts: handle.conflicts.len() as u64,
+                conflicts_beyond: handle.conflicts.beyond(),
+            },
         }
     }
 }

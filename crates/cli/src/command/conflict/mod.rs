@@ -1,0 +1,106 @@
+//! `gavel conflict`: changes that a node answered and could not commit.
+
+mod drop;
+mod list;
+mod replay;
+mod show;
+
+use crate::output::hinted;
+use clap::{Args, Subcommand};
+use gavel_runtime::config::Config;
+use gavel_runtime::host::conflicts::ask::ConflictLine;
+use gavel_runtime::host::control::{Reply, Request, ask};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a daemon may take: a replay waits for the cluster.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Changes that a node answered while it was cut off or stood still, and could not commit afterwards, because another node had changed the same thing. They are
+/// kept on this node until they are replayed or dropped.
+#[derive(Subcommand)]
+#[command(after_help = "Exit status: 0 done; 1 could not be done; 2 wrong command line.\n\n\
+Example:\n  gavel conflict list --config /etc/gavel/gavel.toml\n  gavel conflict show 3 --config /etc/gavel/gavel.toml\n  \
+gavel conflict replay 3 --config /etc/gavel/gavel.toml")]
+pub enum Conflict {
+    /// Say which there are
+    List(list::List),
+    /// Say all that is known of one
+    Show(show::Show),
+    /// Run one anew on the present state, as the user who asked for it; it is dropped if that succeeds
+    Replay(replay::Replay),
+    /// Forget some: what they would have changed is lost
+    Drop(drop::Drop),
+}
+
+impl Conflict {
+    /// # Errors
+    /// Why it could not be done.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Conflict::List(list) => list.run(),
+            Conflict::Show(show) => show.run(),
+            Conflict::Replay(replay) => replay.run(),
+            Conflict::Drop(drop) => drop.run(),
+        }
+    }
+}
+
+/// Which node is asked.
+#[derive(Args)]
+struct Node {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Node {
+    /// Asks the node. What it could not do is an error.
+    fn ask(&self, request: &Request) -> anyhow::Result<Reply> {
+        let config = Config::load(&self.config)?;
+        match ask(&config.control_socket, request, PATIENCE) {
+            Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(hinted(
+                error.to_string(),
+                format!("start the node: gavel serve --config {}", self.config.display()),
+            )),
+        }
+    }
+
+    fn list(&self) -> anyhow::Result<Vec<ConflictLine>> {
+        match self.ask(&Request::Conflicts {})? {
+            Reply::Conflicts(lines) => Ok(lines),
+            _ => Err(anyhow::anyhow!("the daemon did not say which conflicts there are")),
+        }
+    }
+}
+
+/// Seconds since the epoch as a date and a time, UTC.
+fn time(secs: u64) -> String {
+    let (day, of_day) = (secs / 86_400, secs % 86_400);
+    // Days to a date, for the Gregorian calendar: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.
+    let shifted = day + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let of_era_year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
+    let moon = (5 * of_year + 2) / 153;
+    let (day, month) = (of_year - (153 * moon + 2) / 5 + 1, if moon < 10 { moon + 3 } else { moon - 9 });
+    let year = of_era_year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(time(0), "1970-01-01 00:00:00Z");
+        assert_eq!(time(951_782_399), "2000-02-28 23:59:59Z");
+        assert_eq!(time(951_782_400), "2000-02-29 00:00:00Z");
+        assert_eq!(time(4_102_444_800), "2100-01-01 00:00:00Z");
+    }
+}
