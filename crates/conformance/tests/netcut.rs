@@ -7,7 +7,6 @@ use gavel_conformance::wired::{Cluster, NODES, PATIENCE, with_cluster};
 use gavel_conformance::{machine, wait};
 use rustix::io::Errno;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 /// A call on a mount without a quorum has failed by then: operations wait for ten seconds.
@@ -41,8 +40,13 @@ fn finish(cluster: &Cluster, mut journal: Journal) -> Result<()> {
     Ok(())
 }
 
-/// Sees that neither a write nor a read is answered through this mount, in time, for want of a quorum.
-fn refuses(mount: &Path) -> Result<()> {
+/// Sees that neither a write nor a read is answered through this node's mount, in time, for want of a quorum; once its right has run out to answer
+/// what it holds leases over.
+fn refuses(cluster: &Cluster, node: u64) -> Result<()> {
+    wait::until("the right of the node that is cut off has run out", PATIENCE, || {
+        cluster.status(node).is_ok_and(|status| status["leases"]["may_answer_ms"].is_null())
+    })?;
+    let mount = cluster.mount(node);
     let (write, read) = (mount.join("made by a minority"), mount.join("known"));
     let write = wait::within("making a file", REFUSAL_MAX, move || std::fs::write(write, "x"))?.err();
     let read = wait::within("reading a file", REFUSAL_MAX, move || std::fs::read(read))?.err();
@@ -74,7 +78,7 @@ fn leader_cut_off_and_healed() -> Result<()> {
         wait::until("the leader that was cut off steps down", PATIENCE, || {
             cluster.status(old).is_ok_and(|status| status["role"] != "leader" && status["quorum"] == false)
         })?;
-        refuses(&cluster.mount(old))?;
+        refuses(cluster, old)?;
         let late = journal.now();
         for writer in writers(&journal, cluster, &[old]) {
             let of_then = |note: &gavel_conformance::journal::Note| note.began > cut && note.ended < late;
@@ -100,7 +104,7 @@ fn follower_cut_off_and_healed_does_not_depose_the_leader() -> Result<()> {
         let majority: Vec<u64> = (1..=NODES).filter(|node| *node != follower).collect();
         cluster.network.cut(follower)?;
         more(&journal, cluster, &majority)?;
-        refuses(&cluster.mount(follower))?;
+        refuses(cluster, follower)?;
         cluster.network.heal(follower)?;
         more(&journal, cluster, &[1, 2, 3])?;
         ensure!(cluster.leader_of(&[1, 2, 3])? == leader, "the one that came back has cost the leader its place");
@@ -115,7 +119,7 @@ fn all_cut_off_from_each_other_and_healed() -> Result<()> {
         std::fs::write(cluster.mount(1).join("known"), "known")?;
         let journal = journal(cluster)?;
         (1..=NODES).try_for_each(|node| cluster.network.cut(node))?;
-        (1..=NODES).try_for_each(|node| refuses(&cluster.mount(node)))?;
+        (1..=NODES).try_for_each(|node| refuses(cluster, node))?;
         (1..=NODES).try_for_each(|node| cluster.network.heal(node))?;
         more(&journal, cluster, &[1, 2, 3])?;
         finish(cluster, journal)
