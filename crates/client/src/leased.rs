@@ -4,6 +4,7 @@ use crate::leases::Usable;
 use crate::run::{Run, Step};
 use crate::tree::Keep;
 use gavel_fs::{FsError, Reply, Stop};
+use gavel_lease::RangeSet;
 use gavel_lease::range::{guarded, lease_range_of};
 use gavel_types::{Key, KeyRange, Moment, ObjectId};
 use gavel_wire::View;
@@ -63,7 +64,7 @@ impl Run {
             return Leased::Lacks(lacking);
         }
         let keep = if read.iter().all(|range| usable.keeps.covers(range)) {
-            Keep { names_ns: left_ns, attrs_ns: left_ns, bytes: self.may_keep_bytes(usable) }
+            Keep { names_ns: left_ns, attrs_ns: left_ns, bytes: self.may_keep_bytes(&usable.keeps) }
         } else {
             Keep::default()
         };
@@ -89,12 +90,9 @@ impl Run {
         !matches!(self.attr(view, object), Ok(Some(attr)) if attr.nlink > 0)
     }
 
-    fn may_keep_bytes(&self, usable: &Usable) -> bool {
+    fn may_keep_bytes(&self, keeps: &RangeSet) -> bool {
         match &self.operation {
-            gavel_fs::Operation::Open { object, .. } => {
-                let object = KeyRange::object(self.cx.volume, *object);
-                usable.keeps.covers(&object) && !usable.contended.touches(&object)
-            }
+            gavel_fs::Operation::Open { object, .. } => keeps.covers(&KeyRange::object(self.cx.volume, *object)),
             _ => false,
         }
     }

@@ -22,11 +22,6 @@ const WANTS_MAX: usize = 64;
 const FORGET_PATIENCE_NS: u64 = 10_000_000_000;
 /// An exclusive lease that was not used for so long becomes a shared one: what others may read must not depend on this node.
 const IDLE_NS: u64 = 3_000_000_000;
-/// Bytes of what others wrote so lately are not kept when it is opened anew: a kernel that forgets while it reads through its pages can take an
-/// earlier length of the file for the present one.
-const CONTENDED_NS: u64 = 30_000_000_000;
-/// Most ranges that are remembered for that; the oldest is forgotten for a new one.
-const CONTENDED_MAX: usize = 1024;
 /// Recalls within this time are counted to see whether somebody works in a neighbourhood.
 const NEIGHBOURHOOD_NS: u64 = 1_000_000_000;
 /// Most recalls that are counted.
@@ -45,8 +40,6 @@ pub struct Usable {
     pub reads: RangeSet,
     /// What was read within this may be kept by a front.
     pub keeps: RangeSet,
-    /// Of that, bytes of files are not kept by who opens them now.
-    pub contended: RangeSet,
     /// Changes of this may be answered, and committed later.
     pub writes: RangeSet,
     /// Until when, on the node's monotonic clock.
@@ -139,8 +132,6 @@ pub struct Leases {
     recent: BTreeMap<(Box<[u8]>, Mode), Moment>,
     /// When large blocks were recalled.
     recalls: VecDeque<(Moment, VolumeId, u64)>,
-    /// What others needed to write, and when.
-    contended: VecDeque<(Moment, KeyRange)>,
     /// Until when the session lives for sure.
     until: Moment,
     /// What the cluster's clock showed at some moment.
@@ -185,10 +176,6 @@ impl Leases {
     /// Time passes. Exclusive leases that nobody uses begin to be shared.
     pub fn on_tick(&mut self, now: Moment) -> Option<Next> {
         self.changed |= self.own.on_tick(now);
-        while self.contended.front().is_some_and(|(at, _)| now.since_ns(*at) >= CONTENDED_NS) {
-            self.contended.pop_front();
-            self.changed = true;
-        }
         if self.exclusive.is_empty() || now.since_ns(self.used_at) < IDLE_NS {
             return None;
         }
@@ -200,8 +187,7 @@ impl Leases {
     pub fn lose(&mut self) {
         let (next_id, published) = (self.next_id, std::mem::take(&mut self.published));
         let (own, kept) = (std::mem::take(&mut self.own), std::mem::take(&mut self.kept));
-        let contended = std::mem::take(&mut self.contended);
-        *self = Leases { next_id, published, own, kept, contended, changed: true, ..Leases::default() };
+        *self = Leases { next_id, published, own, kept, changed: true, ..Leases::default() };
     }
 
     /// Something had to go through the quorum, because these ranges are not held in this mode: they would be useful.
@@ -276,25 +262,12 @@ impl Leases {
         self.next_id += 1;
         self.changed = true;
         let (id, ranges) = (self.next_id, given.ranges().to_vec());
-        if needed == Mode::Exclusive && cool {
-            self.contend(now, &ranges);
-        }
         let stage = if needed == Mode::Shared { Stage::Shipping } else { Stage::Fading };
         self.recalled.push(Recalled { id, since: now, ranges: ranges.clone(), stage, needed, cool });
         Some(match stage {
             Stage::Shipping => Next::Ship(id),
             _ => Next::Forget(ToForget { id, ranges, what: What::All }),
         })
-    }
-
-    fn contend(&mut self, now: Moment, ranges: &[KeyRange]) {
-        for range in ranges {
-            self.contended.retain(|(_, other)| other != range);
-            self.contended.push_back((now, range.clone()));
-            if self.contended.len() > CONTENDED_MAX {
-                self.contended.pop_front();
-            }
-        }
     }
 
     /// The fronts have forgotten what [`ToForget`] `id` said.
@@ -390,8 +363,7 @@ impl Leases {
             return None;
         }
         let (reads, keeps, writes) = (self.held.clone(), self.held.clone(), self.exclusive.clone());
-        let contended = self.contended.iter().map(|(_, range)| range.clone()).collect();
-        let mut usable = Usable { reads, keeps, contended, writes, until: self.until, time: self.time };
+        let mut usable = Usable { reads, keeps, writes, until: self.until, time: self.time };
         for one in &self.recalled {
             let (is_given_up, is_closed) = (one.needed == Mode::Exclusive, one.stage != Stage::Fading);
             for range in &one.ranges {
@@ -629,20 +601,6 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_what_others_wrote_lately_are_not_kept() {
-        let mut leases = holder();
-        recall(&mut leases, &[object(7)], false).unwrap();
-        assert!(leases.news().unwrap().contended.covers(&object(7)));
-        leases.lose();
-        hold(&mut leases, object(7), Mode::Shared);
-        leases.on_tick(Moment(NOW.0 + CONTENDED_NS - 1));
-        leases.changed = true;
-        assert_eq!(leases.news().map(|usable| usable.contended.touches(&object(7))), None, "nothing has changed");
-        leases.on_tick(Moment(NOW.0 + CONTENDED_NS));
-        assert!(!leases.news().unwrap().contended.touches(&object(7)));
-    }
-
-    #[test]
     fn an_exclusive_lease_that_is_not_used_is_shared() {
         let mut leases = Leases::default();
         hold(&mut leases, object(7), Mode::Exclusive);
@@ -675,9 +633,7 @@ mod tests {
         let mut leases = holder();
         let forget = recall(&mut leases, &[object(7)], false).unwrap();
         leases.lose();
-        let usable = leases.news().unwrap();
-        assert!(usable.reads.is_empty() && usable.keeps.is_empty() && usable.writes.is_empty());
-        assert_eq!(usable.left_ns(Moment(0)), 0);
+        assert_eq!(leases.news(), Some(Usable::default()));
         assert_eq!(leases.forgotten(forget.id), None);
     }
 }
