@@ -418,7 +418,9 @@ impl Session {
             self.lose(LostBecause::SessionEnded);
         }
         for (id, incarnation) in &news.opened {
-            if *incarnation == self.incarnation && self.id != Some(*id) {
+            // One that was asked for again and has ended in the same entry, ended last: none comes back.
+            let lives = !news.ended.contains(id);
+            if lives && *incarnation == self.incarnation && self.id != Some(*id) {
                 self.open_as(*id);
             }
         }

@@ -307,3 +307,44 @@ fn a_catch_up_goes_on_when_its_source_is_lost() {
     });
     assert!(outcome.cover.count("catch_up_ended") > 0);
 }
+
+/// A leader that ends a silent session and is asked for it again at the same time may put both into one entry, the question first: the node must
+/// not take the session for open.
+#[test]
+fn a_session_that_is_asked_for_again_ends_in_the_same_entry() {
+    sound(&Script {
+        seed: 562182,
+        nodes: 5,
+        programs: 15,
+        operations: 66,
+        busy_ms: 13082,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
+        lockers: 0,
+        short_log: true,
+        drift_ppm: 1000,
+        faults: vec![
+            Fault { at_ms: 174, what: What::Crash { node: LEADER, down_ms: 1648 } },
+            Fault { at_ms: 725, what: What::FlushFails { node: 3, kept: true } },
+            Fault { at_ms: 1784, what: What::Pause { node: 4, for_ms: 8600, lossy: false } },
+            Fault { at_ms: 1985, what: What::Cut { from: 3, to: 1, for_ms: 8434 } },
+            Fault { at_ms: 2915, what: What::ClockJump { node: 1, by_ms: -20000 } },
+            Fault { at_ms: 3289, what: What::Split { side: 23, for_ms: 541 } },
+            Fault { at_ms: 4496, what: What::DiskFails { node: LEADER, call: DiskCall::Create, skip: 4 } },
+            Fault { at_ms: 4567, what: What::Cut { from: 4, to: 3, for_ms: 694 } },
+            Fault { at_ms: 4638, what: What::Split { side: 7, for_ms: 46 } },
+            Fault { at_ms: 5938, what: What::BitFlip { node: 0, place: 1164321720884923136, down_ms: 2423 } },
+            Fault {
+                at_ms: 6544,
+                what: What::Weather { lost: 241, doubled: 147, late: 272, late_ms: 1597, for_ms: 4746 },
+            },
+            Fault { at_ms: 10051, what: What::SlowDisk { node: 4, times: 165, for_ms: 296 } },
+            Fault { at_ms: 10081, what: What::SlowLink { from: 3, to: 4, delay_ms: 97, for_ms: 900 } },
+            Fault { at_ms: 10997, what: What::CrashWhen { node: LEADER, when: When::Elected, down_ms: 721 } },
+            Fault {
+                at_ms: 12452,
+                what: What::Weather { lost: 164, doubled: 44, late: 167, late_ms: 2837, for_ms: 188 },
+            },
+            Fault { at_ms: 12453, what: What::Alone { node: 4, for_ms: 7952 } },
+        ],
+    });
+}
