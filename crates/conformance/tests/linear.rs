@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_secs(300);
 const LONG_VARIABLE: &str = "GAVEL_LINEAR_SECONDS";
 
-const TROUBLES: [Trouble; 5] =
-    [Trouble::None, Trouble::LeaderKilled, Trouble::FollowerStopped, Trouble::FollowerKilled, Trouble::LeaderStopped];
+/// No node is stopped (SIGSTOP): each close of a file asks its node since locks hold over nodes, so this process, which has files open on all mounts,
+/// could start no other while one does not answer: to start one is to close all that it does not inherit.
+const TROUBLES: [Trouble; 3] = [Trouble::None, Trouble::LeaderKilled, Trouble::FollowerKilled];
 
 /// Calls of one set: of a busy round, and of a calm one, which takes some seconds.
 const BUSY_CALLS: usize = 1_000;
@@ -29,7 +30,7 @@ fn answers_of_three_mounts_have_an_order() -> Result<()> {
             (Trouble::None, false),
             (Trouble::LeaderKilled, false),
             (Trouble::None, true),
-            (Trouble::FollowerStopped, true),
+            (Trouble::FollowerKilled, true),
         ];
         for (number, (trouble, calm)) in (1..).zip(rounds) {
             let set_calls = if calm { CALM_CALLS } else { BUSY_CALLS };
