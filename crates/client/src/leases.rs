@@ -228,6 +228,11 @@ impl Leases {
     /// Somebody needs these ranges in this mode. Says what has to happen, if there is something to give up. `unseen`: the
     /// session may hold them although this replica does not show it yet.
     pub fn recall(&mut self, now: Moment, ranges: &[KeyRange], needed: Mode, unseen: bool) -> Option<Next> {
+        // Who is needed away to read is the holder of an exclusive lease.
+        let in_the_way = match needed {
+            Mode::Shared => self.exclusive.clone(),
+            Mode::Exclusive => self.held.clone(),
+        };
         let mut given = RangeSet::default();
         for range in ranges {
             let Some((volume, first, last)) = whole_objects(range) else { continue };
@@ -236,16 +241,11 @@ impl Leases {
                 given.insert(asked.clone());
             }
             let given_up = self.recalled.iter().any(|one| one.ranges.iter().any(|other| other.overlaps(&asked)));
-            // Who is needed away to read is the holder of an exclusive lease.
-            let in_the_way = |leases: &Leases| match needed {
-                Mode::Shared => leases.exclusive.clone(),
-                Mode::Exclusive => leases.held.clone(),
-            };
-            if in_the_way(self).touches(range) && !given_up {
+            if in_the_way.touches(range) && !given_up {
                 let round = self.round(now, volume, first);
                 let (first, last) = (first.0 & !(round - 1), last.0 | (round - 1));
                 let wide = KeyRange::objects(volume, ObjectId(first), ObjectId(last));
-                in_the_way(self).within(&wide).into_iter().for_each(|range| given.insert(range));
+                in_the_way.within(&wide).into_iter().for_each(|range| given.insert(range));
             }
         }
         self.begin(now, given, needed, true)

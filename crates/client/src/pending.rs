@@ -11,8 +11,7 @@
 
 use bytes::Bytes;
 use gavel_fs::{Caller, Operation};
-use gavel_lease::RangeSet;
-use gavel_lease::range::{guarded, written};
+use gavel_lease::range::written;
 use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{OBJECT_BLOCK, REQUEST_BYTES_MAX};
@@ -289,11 +288,6 @@ impl Pending {
         self.marks.drain(..ready).map(|(_, id)| id).collect()
     }
 
-    /// Is there anything for [`Pending::take_batch`] or [`Pending::take_shipped`], but for what waits for its blob?
-    pub fn is_due(&self) -> bool {
-        self.shipped < self.accepted() || !self.marks.is_empty()
-    }
-
     /// The plans up to and with `last` are committed at `tid`, and the replica has them.
     pub fn on_landed(&mut self, last: u64, tid: Tid) {
         self.landed_at = self.landed_at.max(tid);
@@ -350,13 +344,6 @@ impl Pending {
         assert_eq!(self.bytes, self.queue.iter().map(|accepted| accepted.bytes).sum::<usize>());
         let shipped = (self.shipped - self.landed) as usize;
         assert!(self.queue.range(..shipped).all(|accepted| accepted.blob.is_none_or(|(_, stored)| stored)));
-    }
-}
-
-impl LostPlan {
-    /// What the plan writes, and what it read, as ranges of leases.
-    pub fn touched(&self) -> RangeSet {
-        self.guards.iter().map(guarded).chain(written(&self.plan)).collect()
     }
 }
 

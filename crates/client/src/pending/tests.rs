@@ -142,7 +142,7 @@ fn what_is_lost_says_what_may_have_happened() {
     pending.mark(5);
     let lost = pending.lose();
     assert_eq!(lost.iter().map(|lost| (lost.number, lost.shipped)).collect::<Vec<_>>(), [(1, true), (2, false)]);
-    assert!(lost[1].touched().covers(&KeyRange::one(&Key::attr(V, object(2)))));
+    assert!(written(&lost[1].plan).contains(&KeyRange::one(&Key::attr(V, object(2)))));
     assert!(pending.layer().is_empty());
     pending.check_invariants();
     assert_eq!(pending.take_shipped(), [5], "whoever waits for it to be shipped waits no more");
