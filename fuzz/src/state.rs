@@ -1,7 +1,7 @@
 //! The replicated state, and what is sealed with the records.
 
 use gavel_server::Sealed;
-use gavel_txn::{Digest, Session, State, VolumeCounts};
+use gavel_txn::{Digest, Past, Session, State, VolumeCounts};
 use gavel_types::{Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 use gavel_wire::{Outcome, Refusal};
 use std::collections::{BTreeMap, VecDeque};
@@ -49,6 +49,7 @@ fn state() -> State {
     let mut records = Digest::default();
     records.add(Tid(300), &Key::target(VolumeId::FIRST, ObjectId(300)), None);
     State {
+        past: Past::default(),
         applied: LogIndex(256),
         tid: Tid(70_000),
         sessions: BTreeMap::from([(SessionId(7), session)]),

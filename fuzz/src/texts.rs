@@ -74,7 +74,7 @@ fn config(text: &str) -> bool {
 pub fn seeds() -> Vec<Vec<u8>> {
     let requests = [
         Request::Status {},
-        Request::Mount { path: "/mnt/gavel".into(), volume: 1, options: vec!["ro".into()] },
+        Request::Mount { path: "/mnt/gavel".into(), volume: 1, options: vec!["ro".into()], at: Some("2h".into()) },
         Request::Umount { path: "/mnt/gavel".into() },
         Request::Stop {},
     ];

@@ -4,8 +4,8 @@ use gavel_types::{
     BlobId, ClusterId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId,
 };
 use gavel_wire::{
-    Attr, AttrDelta, ChangeRow, Content, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message, Mutation, Orphan,
-    Plan, Record, Request, RequestBody, Version,
+    Attr, AttrDelta, Author, ChangeRow, Committed, Content, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message,
+    Mutation, Orphan, Plan, Record, Request, RequestBody, Version,
 };
 
 const VOLUME: VolumeId = VolumeId(1);
@@ -82,6 +82,7 @@ fn records() -> Vec<Record> {
         Record::Xattr(Box::new(*b"value")),
         Record::Target(Box::new(*b"../target")),
         Record::Orphan(Orphan { holders: vec![SessionId(7)] }),
+        Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "a note".into() }),
     ]
 }
 
@@ -101,7 +102,7 @@ fn commit() -> RequestBody {
         Guard::Empty { range: KeyRange::one(&Key::target(volume, object)) },
         Guard::Stable { range: KeyRange::xattrs(volume, object), at: Tid(3) },
     ];
-    RequestBody::Commit { guards, plan: Plan { mutations } }
+    RequestBody::Commit { guards, plan: Plan { mutations }, author: Author::user(1000) }
 }
 
 fn requests() -> Vec<Request> {

@@ -6,6 +6,7 @@
 mod command;
 mod mounter;
 mod output;
+mod target;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -4,6 +4,7 @@ use gavel_client::Tree;
 use gavel_mount::{MountOptions, Mounted};
 use gavel_runtime::config::{MountConfig, MountOption};
 use gavel_runtime::host::daemon::Mounter;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,10 +15,14 @@ pub struct Mounts {
 }
 
 impl Mounter for Mounts {
-    fn mount(&self, tree: Arc<dyn Tree>, mount: &MountConfig) -> Result<(), String> {
+    fn mount(&self, tree: Arc<dyn Tree>, mount: &MountConfig, control: &Path) -> Result<(), String> {
         let has = |option| mount.options.contains(&option);
         let mut options = MountOptions::at(&mount.path);
-        options.fsname = format!("gavel:{}", mount.volume);
+        options.fsname = match &mount.at {
+            None => format!("gavel:{}", mount.volume),
+            Some(at) => format!("gavel:{}@@{at}", mount.volume),
+        };
+        options.control = [mount.volume.to_string().as_bytes(), b" ", control.as_os_str().as_bytes()].concat();
         options.read_only = has(MountOption::ReadOnly);
         options.allow_other |= has(MountOption::AllowOther);
         options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);

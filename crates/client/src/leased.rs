@@ -99,7 +99,7 @@ impl Run {
 }
 
 impl Step {
-    fn keeping(mut self, keep: Keep) -> Step {
+    pub(crate) fn keeping(mut self, keep: Keep) -> Step {
         if let Step::Done(Ok(answer)) = &mut self {
             answer.keep = keep;
         }

@@ -4,6 +4,7 @@
 //! - [`tree`]: the trait between a mount and a node: operations in, answers out
 //! - [`run`](mod@run): one operation on its way: evaluated, shipped, evaluated again until it has an answer
 //! - [`leased`]: reads that are answered under leases
+//! - [`past`]: reads of past states
 //! - [`session`]: the node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans
 //! - [`behind`]: changes that are answered under exclusive leases
 //! - [`pending`]: what was answered so, until the log has it
@@ -23,6 +24,7 @@ pub mod leases;
 pub mod locks;
 pub mod offers;
 mod own_writes;
+pub mod past;
 pub mod pending;
 pub mod run;
 pub mod session;
@@ -36,4 +38,4 @@ pub use offers::{Collision, OfferEffect, Offers};
 pub use pending::{Asked, Batch, LostPlan, Pending};
 pub use run::{Blobs, Run, Step};
 pub use session::{LostBecause, Session, SessionEffect, Token};
-pub use tree::{Answer, Answered, Forget, Keep, Kept, LockError, LockId, Space, Tree, TreeError, TreeRequest};
+pub use tree::{Answer, Answered, Forget, Keep, Kept, LockError, LockId, NoState, Space, Tree, TreeError, TreeRequest};

@@ -16,7 +16,7 @@ mod known;
 use crate::pending::{LostPlan, PENDING_PLANS_MAX};
 use crate::session::{LostBecause, Token};
 use gavel_types::{KeyRange, Tid};
-use gavel_wire::{Guard, Outcome, Plan, Refusal, View};
+use gavel_wire::{Author, Guard, Outcome, Plan, Refusal, View};
 use known::Known;
 use std::collections::VecDeque;
 
@@ -51,6 +51,8 @@ pub struct Offered {
     pub guards: Vec<Guard>,
     /// The plan.
     pub plan: Plan,
+    /// For whom.
+    pub author: Author,
 }
 
 /// What has become of an offer.
@@ -143,7 +145,12 @@ impl Offers {
                 Ok(guards) => {
                     self.token += 1;
                     self.under_way = Some(guards.clone());
-                    return Some(Offered { token: OFFER_TOKENS | self.token, guards, plan: front.lost.plan.clone() });
+                    return Some(Offered {
+                        token: OFFER_TOKENS | self.token,
+                        guards,
+                        plan: front.lost.plan.clone(),
+                        author: Author::user(front.lost.asked.caller.uid),
+                    });
                 }
                 Err(why) => self.fail(why),
             }

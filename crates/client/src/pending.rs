@@ -16,7 +16,7 @@ use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{OBJECT_BLOCK, REQUEST_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid, VolumeId};
-use gavel_wire::{AttrDelta, Content, Guard, Mutation, Plan, Record, View};
+use gavel_wire::{AttrDelta, Author, Content, Guard, Mutation, Plan, Record, View};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
@@ -73,6 +73,8 @@ pub struct Batch {
     pub last: u64,
     /// All their mutations, in order.
     pub plan: Plan,
+    /// For whom all of them are.
+    pub author: Author,
 }
 
 /// A plan that was answered, and was not committed when its session ended.
@@ -260,20 +262,22 @@ impl Pending {
     pub fn take_batch(&mut self) -> Option<Batch> {
         let from = (self.shipped - self.landed) as usize;
         let (mut bytes, mut mutations) = (0, Vec::new());
+        let uid = self.queue.get(from)?.asked.caller.uid;
         for accepted in self.queue.range(from..) {
             let is_ready = accepted.blob.is_none_or(|(_, stored)| stored);
             let own = accepted.bytes.min(weight(&accepted.plan));
             let fits = mutations.is_empty()
                 || (bytes + own <= BATCH_BYTES_MAX
                     && mutations.len() + accepted.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
-            if !is_ready || !fits {
+            if !is_ready || !fits || accepted.asked.caller.uid != uid {
                 break;
             }
             bytes += own;
             join(&mut mutations, &accepted.plan.mutations);
             self.shipped += 1;
         }
-        (!mutations.is_empty()).then_some(Batch { last: self.shipped, plan: Plan { mutations } })
+        let author = Author::user(uid);
+        (!mutations.is_empty()).then_some(Batch { last: self.shipped, plan: Plan { mutations }, author })
     }
 
     /// What was accepted so far is to be shipped soon, and [`Pending::take_shipped`] to give `id` then.

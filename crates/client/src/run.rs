@@ -12,7 +12,7 @@ use gavel_lease::RangeSet;
 use gavel_lease::range::guarded;
 use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, VolumeId};
-use gavel_wire::{Attr, Content, Guard, Outcome, Plan, Record, Refusal, View};
+use gavel_wire::{Attr, Author, Content, Guard, Outcome, Plan, Record, Refusal, View};
 use std::collections::BTreeMap;
 
 /// An operation that has collided so often gives up: something is wrong, or it is hopelessly slower than its rivals.
@@ -41,6 +41,8 @@ pub enum Step {
         guards: Vec<Guard>,
         /// What to write.
         plan: Plan,
+        /// For whom.
+        author: Author,
     },
     /// Fetch these blobs, then [`Run::fetched`].
     Fetch(Vec<BlobId>),
@@ -80,7 +82,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// An operation that begins. [`TreeRequest::Sync`], [`TreeRequest::Statfs`] and locks are their host's own affair.
+    /// An operation that begins. [`TreeRequest::Sync`], [`TreeRequest::Statfs`], [`TreeRequest::Resolve`] and locks are their host's own affair; of [`TreeRequest::Past`], what it
+    /// holds is run, by [`Run::step_past`].
     ///
     /// # Errors
     /// [`TreeError`] if the request can't be an operation at all.
@@ -116,6 +119,8 @@ impl Run {
             }
             TreeRequest::Sync { object } => Operation::Getattr { object },
             TreeRequest::Statfs
+            | TreeRequest::Past { .. }
+            | TreeRequest::Resolve { .. }
             | TreeRequest::Lock { .. }
             | TreeRequest::Unlock { .. }
             | TreeRequest::TestLock { .. }
@@ -215,7 +220,7 @@ impl Run {
         }
     }
 
-    fn only_reads(&self) -> bool {
+    pub(crate) fn only_reads(&self) -> bool {
         use Operation as O;
         match &self.operation {
             O::Lookup { .. } | O::Getattr { .. } | O::Readlink { .. } | O::Read { .. } | O::Seek { .. } => true,
@@ -242,7 +247,7 @@ impl Run {
         match evaluated {
             Ok((Some(plan), reply)) => {
                 self.phase = Phase::Committing(reply);
-                Step::Commit { guards, plan }
+                Step::Commit { guards, plan, author: Author::user(self.cx.caller.uid) }
             }
             Err(Stop::NeedObjectId) => Step::NeedObjectId,
             Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
@@ -338,7 +343,16 @@ impl Run {
 }
 
 pub(crate) fn answer(reply: Reply) -> Answer {
-    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, lock: None, keep: Keep::default() }
+    Answer {
+        reply,
+        attr: None,
+        listed: Vec::new(),
+        data: Vec::new(),
+        space: None,
+        lock: None,
+        at: None,
+        keep: Keep::default(),
+    }
 }
 
 fn assemble(pieces: &[Piece], blobs: &Blobs) -> Result<Vec<u8>, TreeError> {

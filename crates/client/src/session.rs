@@ -11,7 +11,7 @@ use crate::pending::Batch;
 use gavel_lease::RangeSet;
 use gavel_types::limits::SESSION_WINDOW_MAX;
 use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
-use gavel_wire::{Guard, Message, Mode, News, Outcome, Plan, Request, RequestBody};
+use gavel_wire::{Author, Guard, Message, Mode, News, Outcome, Plan, Request, RequestBody};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names a wait of an operation; chosen by the operation's host, unique within the node's life.
@@ -247,18 +247,26 @@ impl Session {
     }
 
     /// Ships a plan. Answered by `Outcome` or `NoQuorum`.
-    pub fn commit(&mut self, now: Moment, token: Token, guards: Vec<Guard>, plan: Plan) {
+    pub fn commit(&mut self, now: Moment, token: Token, guards: Vec<Guard>, plan: Plan, author: Author) {
         if self.without_quorum_ns(now).is_some() || self.backlog.len() >= BACKLOG_MAX {
             self.leases.written(token);
             return self.effects.push_back(SessionEffect::NoQuorum { token });
         }
-        self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan }));
+        self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan, author }));
+    }
+
+    /// Ships a request that is neither about records nor about leases nor locks. Answered by `Outcome` or `NoQuorum`.
+    pub fn request(&mut self, now: Moment, token: Token, body: RequestBody) {
+        if self.without_quorum_ns(now).is_some() || self.backlog.len() >= BACKLOG_MAX {
+            return self.effects.push_back(SessionEffect::NoQuorum { token });
+        }
+        self.backlog.push_back((Owner::Operation(token), body));
     }
 
     /// Ships plans that were answered already: without guards, for this session's leases have kept them good. Answered by `Landed` or `Lost`.
     pub fn commit_behind(&mut self, now: Moment, batch: Batch) {
         self.leases.used(now);
-        let body = RequestBody::Commit { guards: Vec::new(), plan: batch.plan };
+        let body = RequestBody::Commit { guards: Vec::new(), plan: batch.plan, author: batch.author };
         self.backlog.push_back((Owner::Behind(batch.last), body));
     }
 

@@ -2,7 +2,7 @@
 
 use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply};
-use gavel_types::{ObjectId, VolumeId};
+use gavel_types::{At, ObjectId, Tid, VolumeId};
 use gavel_wire::Attr;
 use gavel_wire::lock::{Family, Lock, LockKind, Span};
 use std::sync::Weak;
@@ -105,6 +105,18 @@ pub enum TreeRequest {
         /// To do what.
         kind: LockKind,
     },
+    /// A request that only reads, as of a past state: answered by this node whatever else it can reach, for nothing changes there.
+    Past {
+        /// The state: one that [`TreeRequest::Resolve`] gave.
+        at: Tid,
+        /// An [`Operation`] that changes nothing, `Lookup`, `Read` or `ReaddirPlus`.
+        request: Box<TreeRequest>,
+    },
+    /// Which state is called so? The answer is in [`Answer::at`].
+    Resolve {
+        /// The name.
+        at: At,
+    },
     /// That [`TreeRequest::Lock`] is not waited for any more. It is answered with [`LockError::Cancelled`], or with success if the lock came first.
     CancelLock {
         /// Which.
@@ -151,6 +163,8 @@ pub struct Answer {
     pub space: Option<Space>,
     /// For [`TreeRequest::TestLock`]: the lock in the way, if there is one; its process is 0 if it belongs to another node.
     pub lock: Option<Lock>,
+    /// For [`TreeRequest::Resolve`]: the state. It can be read on this node.
+    pub at: Option<Tid>,
     /// What of this answer the front may keep, until it is told to forget it ([`Forget`]) or the time is up.
     pub keep: Keep,
 }
@@ -238,6 +252,26 @@ pub enum TreeError {
     /// A lock was not taken or given back.
     #[error("lock: {0}")]
     Lock(#[from] LockError),
+    /// There is no such state of the volume.
+    #[error(transparent)]
+    NoState(#[from] NoState),
+}
+
+/// Why a state of the past can't be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoState {
+    /// No snapshot has this name.
+    #[error("no snapshot of the volume has this name")]
+    Unnamed,
+    /// It has not come yet.
+    #[error("this time is in the future")]
+    Future,
+    /// The volume was made later.
+    #[error("the volume was made later than that")]
+    BeforeVolume,
+    /// It was pruned.
+    #[error("this state was pruned: the volume's retention policy did not keep it")]
+    Pruned,
 }
 
 /// Called once with the answer, on any thread. Must be quick.

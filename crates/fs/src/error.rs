@@ -53,6 +53,9 @@ pub enum FsError {
     /// The object is gone for good (ESTALE).
     #[error("the object has been removed")]
     Stale,
+    /// A change of what is read-only, such as the past (EROFS).
+    #[error("read-only")]
+    ReadOnly,
     /// The path is nested too deeply to be checked (ELOOP).
     #[error("directories are nested too deeply")]
     TooDeep,

@@ -3,7 +3,7 @@
 //! Nothing else in Gavel makes an errno. `docs/protocols/mount.md` shows the table to users.
 
 use fuser::Errno;
-use gavel_client::tree::{LockError, TreeError};
+use gavel_client::tree::{LockError, NoState, TreeError};
 use gavel_fs::FsError;
 
 /// Too many requests are under way on this mount (see `gate`): nothing was done. ENOMEM is what any system call may
@@ -46,6 +46,16 @@ pub(crate) fn of(error: &TreeError) -> Errno {
         // Not ENOTCONN, which is what a mount says whose daemon is gone.
         TreeError::Closed => Errno::from_i32(libc::ESHUTDOWN),
         TreeError::Lock(error) => of_lock(*error),
+        TreeError::NoState(error) => of_no_state(*error),
+    }
+}
+
+fn of_no_state(error: NoState) -> Errno {
+    match error {
+        NoState::Unnamed => Errno::ENOENT,
+        NoState::Future => Errno::EINVAL,
+        // What was there, and is not any more: as NFS says of a handle.
+        NoState::BeforeVolume | NoState::Pruned => Errno::from_i32(libc::ESTALE),
     }
 }
 
@@ -80,6 +90,7 @@ fn of_fs(error: FsError) -> Errno {
         FsError::NoData => Errno::ENXIO,
         FsError::NotSupported => Errno::EOPNOTSUPP,
         FsError::Stale => Errno::from_i32(libc::ESTALE),
+        FsError::ReadOnly => Errno::EROFS,
         FsError::TooDeep => Errno::ELOOP,
     }
 }

@@ -35,5 +35,5 @@ mod init;
 pub mod mounted;
 pub mod table;
 
-pub use mounted::{MountError, MountOptions, Mounted};
+pub use mounted::{CONTROL_XATTR, MountError, MountOptions, Mounted};
 pub use table::{UnmountError, Unmounted};

@@ -26,6 +26,8 @@ pub const FSNAME_BYTES_MAX: usize = 255;
 /// How many dead mounts on one directory are taken off before a new one: each start of a daemon that is killed
 /// leaves one at most.
 const STALE_MOUNTS_MAX: usize = 16;
+/// An extended attribute that every object has and no listing shows.
+pub const CONTROL_XATTR: &str = "gavel.control";
 /// How long an unmount waits for the requests under way: the kernel has given all of them up by then.
 const END_WAIT: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,8 @@ pub struct MountOptions {
     /// The kernel may keep names and attributes for as long as the tree says, if it can forget them all at once (Linux 6.16).
     /// It then takes other filesystems that are mounted inside this one off when it is made to forget.
     pub keep_names: bool,
+    /// What the extended attribute [`CONTROL_XATTR`] of every object says: how a program that stands in the mount finds the daemon behind it.
+    pub control: Vec<u8>,
     /// Threads that read the kernel's requests, 1 to 16; by default one for each core, and two at least.
     pub threads: Option<usize>,
 }
@@ -71,6 +75,7 @@ impl MountOptions {
             allow_non_empty: false,
             readdirplus: false,
             keep_names: true,
+            control: Vec::new(),
             threads: None,
         }
     }
@@ -198,7 +203,7 @@ impl Mounted {
         let path = prepare(&options)?;
         let device = device::attach(&path, &options)?;
         let (forgetter, jobs) = Forgetter::new();
-        let front = Front::new(tree.clone(), forgetter.clone(), options.readdirplus);
+        let front = Front::new(tree.clone(), forgetter.clone(), options.readdirplus, options.control.clone());
         let handshake = |cause| MountError::Handshake { path: path.clone(), cause };
         let session = start(front, device, &options).and_then(|session| {
             // Not a clone of the connection (`FUSE_DEV_IOC_CLONE`): it reads no requests.

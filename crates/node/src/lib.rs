@@ -20,7 +20,7 @@ use gavel_store::engine::Engine;
 use gavel_store::records::Records;
 use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::lock::{Lock, LockFile, LockKind, LockOwner, Span};
-use gavel_wire::{Guard, Message, Mode, Outcome, Plan, Record, View};
+use gavel_wire::{Author, Guard, Message, Mode, Outcome, Plan, Record, RequestBody, View};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -119,6 +119,7 @@ pub enum NodeEffect {
 struct Change {
     guards: Vec<Guard>,
     plan: Plan,
+    author: Author,
 }
 
 /// A server and its own session.
@@ -189,14 +190,19 @@ impl<E: Engine> Node<E> {
     }
 
     /// Ships a plan, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or `NoQuorum`.
-    pub fn commit(&mut self, clock: Clock, token: Token, guards: Vec<Guard>, plan: Plan) {
+    pub fn commit(&mut self, clock: Clock, token: Token, guards: Vec<Guard>, plan: Plan, author: Author) {
         if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
             return self.no_quorum(token);
         }
         let writes = gavel_lease::written(&plan);
         let reads = guards.iter().map(guarded).collect();
         self.session.write(clock.now, token, &writes);
-        self.blocked.push(clock.now, token, Change { guards, plan }, reads, writes);
+        self.blocked.push(clock.now, token, Change { guards, plan, author }, reads, writes);
+    }
+
+    /// Ships a request that is neither about records nor about leases nor locks, such as one for a snapshot. Answered by `Outcome`, `Unknown` or `NoQuorum`.
+    pub fn request(&mut self, clock: Clock, token: Token, body: RequestBody) {
+        self.session.request(clock.now, token, body);
     }
 
     /// Asks for a view that is current as of now, for a read of these ranges. Answered by `Confirmed` or `NoQuorum`.
@@ -241,7 +247,7 @@ impl<E: Engine> Node<E> {
     fn offer(&mut self, clock: Clock) {
         if self.session.id().is_some() && !self.server.is_catching_up() {
             while let Some(offered) = self.offers.take_offer() {
-                self.commit(clock, offered.token, offered.guards, offered.plan);
+                self.commit(clock, offered.token, offered.guards, offered.plan, offered.author);
             }
         }
         self.effects.extend(self.offers.take_effects().map(NodeEffect::Offer));
@@ -306,7 +312,8 @@ impl<E: Engine> Node<E> {
         let state = self.server.state();
         let may_ship = |token| self.session.may_ship(token);
         for wait in self.blocked.take_free(&state.leases, session, may_ship) {
-            self.session.commit(clock.now, wait.token, wait.what.guards, wait.what.plan);
+            let Change { guards, plan, author } = wait.what;
+            self.session.commit(clock.now, wait.token, guards, plan, author);
         }
         let recalls = self.blocked.take_recalls(&state.leases, session, clock.now);
         self.send_recalls(recalls);

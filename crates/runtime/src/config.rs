@@ -12,7 +12,7 @@
 use crate::net::{Limits, PeerAddress};
 use crate::trust::{NodeTrust, TrustError, TrustPaths, files};
 use gavel_types::limits::INLINE_BYTES_MAX;
-use gavel_types::{ClusterId, NodeId, VolumeId};
+use gavel_types::{At, ClusterId, NodeId, VolumeId};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -95,6 +95,8 @@ pub struct MountConfig {
     pub volume: VolumeId,
     /// How.
     pub options: Vec<MountOption>,
+    /// Which state of it; none: the present, in which things can be changed.
+    pub at: Option<At>,
 }
 
 /// How a volume is mounted.

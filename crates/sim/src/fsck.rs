@@ -57,6 +57,7 @@ impl Tree {
             (KeyParts::Orphan { object }, Record::Orphan(orphan)) => {
                 self.orphans.insert(object, orphan.holders.len());
             }
+            (KeyParts::Commit { .. }, Record::Commit(_)) => {}
             (_, record) => self.problems.push(format!("{key:?} holds {record:?}")),
         }
     }

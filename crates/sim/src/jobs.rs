@@ -187,7 +187,7 @@ impl World {
         match step {
             Step::Confirm(reads) => life.node.confirm_read(clock, token, reads),
             Step::NeedObjectId => life.node.session.object_id(clock.now, token),
-            Step::Commit { guards, plan } => life.node.commit(clock, token, guards, plan),
+            Step::Commit { guards, plan, author } => life.node.commit(clock, token, guards, plan, author),
             Step::Store(bytes) => self.store_blob(token, bytes),
             Step::Fetch(ids) => self.fetch_blobs(token, ids),
             Step::Done(result) => self.job_done(token, result),

@@ -314,7 +314,7 @@ pub fn understand(purpose: &Purpose, result: &Result<Answer, TreeError>) -> Mean
     match result {
         Err(TreeError::NoQuorum { .. }) => Meaning::NotDone,
         Err(TreeError::Unknown { .. }) => Meaning::Unknown,
-        Err(error @ (TreeError::Storage { .. } | TreeError::Closed | TreeError::Lock(_))) => {
+        Err(error @ (TreeError::Storage { .. } | TreeError::Closed | TreeError::Lock(_) | TreeError::NoState(_))) => {
             Meaning::Wrong(error.to_string())
         }
         Err(TreeError::Fs(error)) => refused(purpose, *error),

@@ -13,13 +13,13 @@ use crate::overlay::Overlay;
 use crate::state::{Session, State};
 use gavel_lease::range::guarded;
 use gavel_lease::table::Existing;
-use gavel_types::limits::{OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
+use gavel_types::limits::{NOTE_BYTES_MAX, OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{
-    Attr, Change, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan, Outcome, Plan, Record, Refusal,
-    Request, RequestBody, View, ViewError, Want,
+    Attr, Author, Change, Committed, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan, Outcome, Plan,
+    Record, Refusal, Request, RequestBody, Version, View, ViewError, Want,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most records of orphans that end by one log entry, however many items of it would end some: one entry must not stop
 /// all replicas for long, nor fill their memory (with 16 KiB in each of these, 64 MiB). What is left over is reaped
@@ -123,7 +123,10 @@ impl Run<'_> {
             return Ok(());
         }
         let outcome = match &request.body {
-            RequestBody::Commit { guards, plan } => self.commit(tid, request.session, guards, plan)?,
+            RequestBody::Commit { guards, plan, author } => {
+                let session = (request.session, session.node);
+                self.commit(tid, session, guards, plan, author)?
+            }
             RequestBody::AllocateObjects => self.allocate(tid, request.session),
             RequestBody::Release { orphans } => {
                 for (volume, object) in orphans {
@@ -145,6 +148,11 @@ impl Run<'_> {
             body @ (RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. }) => {
                 crate::locks::apply(self.state, tid, (request.session, request.seq), body, &mut self.out.granted)
             }
+            RequestBody::Snapshot { volume, name, note, at } => {
+                done(tid, self.state.past.name(tid, *volume, name, note, *at))
+            }
+            RequestBody::DropSnapshot { volume, name } => done(tid, self.state.past.drop_name(*volume, name)),
+            RequestBody::RenameSnapshot { volume, from, to } => done(tid, self.state.past.rename(*volume, from, to)),
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
             session.outcomes.insert(request.seq, outcome.clone());
@@ -166,9 +174,17 @@ impl Run<'_> {
         Outcome::Committed { tid }
     }
 
-    fn commit(&mut self, tid: Tid, session: SessionId, guards: &[Guard], plan: &Plan) -> Result<Outcome, ViewError> {
+    fn commit(
+        &mut self,
+        tid: Tid,
+        (session, node): (SessionId, NodeId),
+        guards: &[Guard],
+        plan: &Plan,
+        author: &Author,
+    ) -> Result<Outcome, ViewError> {
         let bad_plan = Ok(Outcome::Refused { refusal: Refusal::BadPlan });
-        if guards.len() > GUARDS_MAX || plan.mutations.len() > PLAN_MUTATIONS_MAX {
+        if guards.len() > GUARDS_MAX || plan.mutations.len() > PLAN_MUTATIONS_MAX || author.note.len() > NOTE_BYTES_MAX
+        {
             return bad_plan;
         }
         if !self.is_free(session, guards, plan) {
@@ -189,8 +205,9 @@ impl Run<'_> {
         let orphaned: Vec<_> = orphaned.collect();
         let sessions = if orphaned.is_empty() { Vec::new() } else { self.state.sessions.keys().copied().collect() };
         match self.expand(tid, plan, &sessions) {
-            Ok(done) => {
+            Ok(mut done) => {
                 self.out.orphaned.extend(orphaned);
+                sign(tid, node, author, &mut done.0);
                 self.take(tid, done);
                 Ok(Outcome::Committed { tid })
             }
@@ -382,6 +399,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.state.volumes.insert(volume, Default::default());
+        self.state.past.begin(tid, volume);
         let now = Timestamp::of_tid(tid);
         let (kind, parent) = (Kind::Directory, ObjectId::ROOT);
         let firm = Firm { kind, mode: mode & 0o7777, uid, gid, rdev: 0, parent, birth: now };
@@ -390,6 +408,23 @@ impl Run<'_> {
         let done = expansion.set_record(&Key::attr(volume, ObjectId::ROOT), Record::Attr(root));
         self.take(tid, sound(done.and_then(|()| expansion.finish()))?);
         Ok(())
+    }
+}
+
+/// Says who made a commit, once for each volume that it changed.
+fn sign(tid: Tid, node: NodeId, author: &Author, changes: &mut Vec<Change>) {
+    let volumes: BTreeSet<VolumeId> = changes.iter().map(|change| change.key.volume()).collect();
+    for volume in volumes {
+        let record = Record::Commit(Committed { node, uid: author.uid, note: author.note.clone() });
+        let new = Some(Version { create: tid, firm: tid, record });
+        changes.push(Change { tid, key: Key::commit(volume, tid), old: None, new });
+    }
+}
+
+fn done(tid: Tid, done: Result<(), Refusal>) -> Outcome {
+    match done {
+        Ok(()) => Outcome::Committed { tid },
+        Err(refusal) => Outcome::Refused { refusal },
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`apply`](mod@apply): one entry, item by item; the commit rule
 //! - [`expand`]: what a plan's mutations mean for the records as they are
 //! - `locks`: requests for locks
+//! - [`past`]: which past states can be read, and their names
 //! - [`overlay`]: a view with changes laid over it
 //! - [`layer`]: the same, of a node's own transactions that are not in the log yet
 //! - [`digest`]: a running digest of everything that ever changed
@@ -30,10 +31,12 @@ pub mod expand;
 pub mod layer;
 mod locks;
 pub mod overlay;
+pub mod past;
 pub mod state;
 
 pub use apply::{Applied, apply};
 pub use digest::Digest;
 pub use layer::{Layer, Layered};
 pub use overlay::Overlay;
+pub use past::{Past, Snapshot, VolumePast};
 pub use state::{Session, State, VolumeCounts};

@@ -1,6 +1,7 @@
 //! The replicated state that is not records: sessions, counters, digest.
 
 use crate::digest::Digest;
+use crate::past::Past;
 use gavel_lease::LeaseTable;
 use gavel_lock::LockTable;
 use gavel_types::limits::{SESSION_WINDOW_MAX, SESSIONS_MAX};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
-pub const STATE_FORMAT: u8 = 3;
+pub const STATE_FORMAT: u8 = 4;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.
@@ -64,6 +65,8 @@ pub struct State {
     pub leases: LeaseTable,
     /// Who has locked which bytes of which file.
     pub locks: LockTable,
+    /// Which past states of the volumes can be read, and the names that some of them have.
+    pub past: Past,
     /// Sum over all changes of records.
     pub records: Digest,
     /// Digests of the whole state behind some of the last entries.
@@ -81,6 +84,7 @@ impl Default for State {
             volumes: BTreeMap::new(),
             leases: LeaseTable::default(),
             locks: LockTable::default(),
+            past: Past::default(),
             records: Digest::default(),
             digests: VecDeque::new(),
         }
@@ -101,7 +105,7 @@ impl State {
 
     /// The digest of everything that is replicated.
     pub fn digest(&self) -> [u8; 32] {
-        let tables = (&self.leases, &self.locks);
+        let tables = (&self.leases, &self.locks, &self.past);
         let rest =
             (self.tid, &self.sessions, &self.incarnations, self.next_object, &self.volumes, tables, self.records);
         *blake3::hash(&codec::encode(STATE_FORMAT, &rest)).as_bytes()
@@ -137,6 +141,7 @@ impl State {
             assert!(open, "a session that has ended holds {range:?}");
         }
         self.locks.check_invariants();
+        self.past.check_invariants(self.tid);
         for session in self.locks.sessions() {
             assert!(self.sessions.contains_key(&session), "session {session} has ended and has locks");
         }

@@ -7,10 +7,10 @@
 //! | 4 | volume, big endian |
 //! | 8 | object, big endian |
 //! | 1 | domain |
-//! | n | sub: nothing (attr, target); cookie (8, big endian), name, NUL (dirent); end offset (8, big endian; extent); name, NUL (xattr); object (8, big endian; orphan) |
+//! | n | sub: nothing (attr, target); cookie (8, big endian), name, NUL (dirent); end offset (8, big endian; extent); name, NUL (xattr); object (8, big endian; orphan); Tid (8, big endian; commit) |
 
 use crate::limits::{NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX};
-use crate::{ObjectId, VolumeId};
+use crate::{ObjectId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -30,6 +30,8 @@ pub enum Domain {
     Target = 5,
     /// An object without a name that some session may still hold open; filed under [`ObjectId::VOLUME`].
     Orphan = 6,
+    /// Who made a commit; filed under [`ObjectId::VOLUME`].
+    Commit = 7,
 }
 
 impl Domain {
@@ -41,6 +43,7 @@ impl Domain {
             4 => Domain::Xattr,
             5 => Domain::Target,
             6 => Domain::Orphan,
+            7 => Domain::Commit,
             _ => return None,
         })
     }
@@ -113,6 +116,11 @@ pub enum KeyParts<'a> {
         /// The object.
         object: ObjectId,
     },
+    /// Who made a commit.
+    Commit {
+        /// The commit.
+        tid: Tid,
+    },
 }
 
 /// Keys are compared as their bytes, so a map of keys can be searched with the ends of a [`KeyRange`].
@@ -162,6 +170,11 @@ impl Key {
     /// The mark that `object` has no name any more.
     pub fn orphan(volume: VolumeId, object: ObjectId) -> Key {
         Key::build(volume, ObjectId::VOLUME, Domain::Orphan, &[&object.0.to_be_bytes()])
+    }
+
+    /// Who made the commit at `tid`.
+    pub fn commit(volume: VolumeId, tid: Tid) -> Key {
+        Key::build(volume, ObjectId::VOLUME, Domain::Commit, &[&tid.0.to_be_bytes()])
     }
 
     /// The encoded key.
@@ -220,6 +233,7 @@ fn decode(bytes: &[u8]) -> Result<KeyParts<'_>, KeyError> {
         Domain::Extent => KeyParts::Extent { end: number()? },
         Domain::Xattr => KeyParts::Xattr { name: terminated(sub)? },
         Domain::Orphan => KeyParts::Orphan { object: ObjectId(number()?) },
+        Domain::Commit => KeyParts::Commit { tid: Tid(number()?) },
     };
     Ok(parts)
 }
@@ -241,6 +255,7 @@ impl fmt::Debug for Key {
             KeyParts::Xattr { name } => write!(f, "xattr/{}", name.escape_ascii()),
             KeyParts::Target => write!(f, "target"),
             KeyParts::Orphan { object } => write!(f, "orphan/{object}"),
+            KeyParts::Commit { tid } => write!(f, "commit/{tid}"),
         }
     }
 }
@@ -344,6 +359,13 @@ impl KeyRange {
         KeyRange::domain(volume, ObjectId::VOLUME, Domain::Orphan, &object.0.to_be_bytes(), None)
     }
 
+    /// Who made the commits of a volume from `first` to `last`, both included.
+    pub fn commits(volume: VolumeId, first: Tid, last: Tid) -> KeyRange {
+        let to = last.0.checked_add(1).map(u64::to_be_bytes);
+        let to = to.as_ref().map(|to| &to[..]);
+        KeyRange::domain(volume, ObjectId::VOLUME, Domain::Commit, &first.0.to_be_bytes(), to)
+    }
+
     /// Is `key` in the range?
     pub fn contains(&self, key: &Key) -> bool {
         *self.start <= *key.0 && *key.0 < *self.end
@@ -379,6 +401,7 @@ mod tests {
         assert_eq!(Key::target(V, o).as_bytes(), with(&[5]));
         assert_eq!(Key::dirent(V, o, b"a").as_bytes(), with(b"\x02\x0b\xbb\x17\xee\xec\xb4\xd2\x29a\0"));
         assert_eq!(Key::orphan(V, o).as_bytes(), [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(Key::commit(V, Tid(9)).as_bytes(), [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
     }
 
     #[test]
@@ -398,6 +421,10 @@ mod tests {
         assert!(KeyRange::one(&Key::attr(V, o)).contains(&Key::attr(V, o)));
         assert!(KeyRange::orphans_from(V, o).contains(&Key::orphan(V, o)));
         assert!(!KeyRange::orphans_from(V, ObjectId(10)).contains(&Key::orphan(V, o)));
+        let commits = KeyRange::commits(V, Tid(5), Tid(9));
+        assert!(commits.contains(&Key::commit(V, Tid(5))) && commits.contains(&Key::commit(V, Tid(9))));
+        assert!(!commits.contains(&Key::commit(V, Tid(4))) && !commits.contains(&Key::commit(V, Tid(10))));
+        assert!(KeyRange::commits(V, Tid(5), Tid::MAX).contains(&Key::commit(V, Tid::MAX)));
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //!
 //! This room holds plain values and their order. It knows no record, no message and no I/O.
 //!
+//! - [`at`]: names for states of the past
 //! - [`ids`]: transaction ids, object ids, node ids, ... each its own type, none reused in the life of a cluster
 //! - [`key`]: the one ordered key space of records, as order-preserving bytes
 //! - [`time`]: timestamps of files, and the injected monotonic clock of the state machines
@@ -11,11 +12,13 @@
 //! 1. The byte order of [`Key`] is the order of `(volume, object, domain, sub)`.
 //! 2. No key is a prefix of another key.
 
+pub mod at;
 pub mod ids;
 pub mod key;
 pub mod limits;
 pub mod time;
 
+pub use at::At;
 pub use ids::{BlobId, ClusterId, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 pub use key::{Cookie, Domain, Key, KeyError, KeyParts, KeyRange};
 pub use time::{Moment, Timestamp};

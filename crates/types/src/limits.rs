@@ -32,6 +32,12 @@ pub const SESSION_WINDOW_MAX: u64 = 1024;
 pub const SESSIONS_MAX: usize = 512;
 /// Object ids handed out at a time, so that what is created together is numbered together.
 pub const OBJECT_BLOCK: u64 = 4096;
+/// Most snapshots in a cluster.
+pub const SNAPSHOTS_MAX: usize = 4096;
+/// Longest name of a snapshot, in bytes.
+pub const SNAPSHOT_NAME_BYTES_MAX: usize = 64;
+/// Longest note of a snapshot or a commit, in bytes.
+pub const NOTE_BYTES_MAX: usize = 1024;
 /// Most directory levels above an object that a rename follows to see that no directory moves below itself.
 pub const DEPTH_MAX: usize = 4096;
 

@@ -2,7 +2,7 @@
 
 use crate::lease::Want;
 use crate::lock::{LockFile, LockKind, Span, Waiter};
-use crate::plan::{Guard, Plan};
+use crate::plan::{Author, Guard, Plan};
 use gavel_types::{KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,8 @@ pub enum RequestBody {
         guards: Vec<Guard>,
         /// What to write.
         plan: Plan,
+        /// For whom.
+        author: Author,
     },
     /// Hand out a block of object ids.
     AllocateObjects,
@@ -142,6 +144,33 @@ pub enum RequestBody {
         /// Its number.
         seq: Seq,
     },
+    /// Give a state of a volume a name.
+    Snapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The name.
+        name: Box<str>,
+        /// What for.
+        note: Box<str>,
+        /// The state; none: the one that this request finds.
+        at: Option<Tid>,
+    },
+    /// Take a state's name away.
+    DropSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The name.
+        name: Box<str>,
+    },
+    /// Give a snapshot another name.
+    RenameSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The name.
+        from: Box<str>,
+        /// The other name.
+        to: Box<str>,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -189,6 +218,16 @@ pub enum Refusal {
     NoLocks,
     /// The request that was to be cancelled does not stand in line: it was granted, if it ever did.
     NotWaiting,
+    /// The name is taken.
+    Exists,
+    /// There is no such volume, or no such name.
+    Missing,
+    /// There are too many.
+    Full,
+    /// The state is not one that can be read: it was pruned, or is older than the volume, or has not come yet.
+    Pruned,
+    /// The name is none, or the note is too long.
+    BadName,
 }
 
 /// What an applied entry means for this node's own session.

@@ -9,6 +9,7 @@
 //! - [`lock`]: locks of files as they are asked for
 //! - [`entry`]: what the replicated log carries
 //! - [`message`]: what nodes say to each other
+//! - [`past`]: what history is read from
 //! - [`view`]: the one way to read records, and the recorder that turns reads into guards
 //! - [`codec`]: bytes of all these
 
@@ -17,6 +18,7 @@ pub mod entry;
 pub mod lease;
 pub mod lock;
 pub mod message;
+pub mod past;
 pub mod plan;
 pub mod record;
 pub mod view;
@@ -25,6 +27,7 @@ pub use codec::DecodeError;
 pub use entry::{Entry, Item, News, Outcome, Refusal, Request, RequestBody};
 pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};
-pub use plan::{AttrDelta, Guard, Mutation, Plan};
-pub use record::{Attr, Change, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Version};
+pub use past::{Lived, Past};
+pub use plan::{AttrDelta, Author, Guard, Mutation, Plan};
+pub use record::{Attr, Change, Committed, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Version};
 pub use view::{Live, Recorder, View, ViewError};

@@ -99,6 +99,22 @@ pub enum Mutation {
     },
 }
 
+/// For whom a commit is made.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Author {
+    /// The user.
+    pub uid: u32,
+    /// What for, in [`NOTE_BYTES_MAX`](gavel_types::limits::NOTE_BYTES_MAX) bytes at most; usually nothing.
+    pub note: Box<str>,
+}
+
+impl Author {
+    /// The user, without a note.
+    pub fn user(uid: u32) -> Author {
+        Author { uid, note: "".into() }
+    }
+}
+
 /// The mutations of one operation, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {

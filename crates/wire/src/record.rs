@@ -1,6 +1,6 @@
 //! Records: what a key's value can be.
 
-use gavel_types::{BlobId, Key, ObjectId, SessionId, Tid, Timestamp};
+use gavel_types::{BlobId, Key, NodeId, ObjectId, SessionId, Tid, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The kind of an object.
@@ -121,6 +121,17 @@ pub struct Orphan {
     pub holders: Vec<SessionId>,
 }
 
+/// Who made a commit, as the commit's key has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Committed {
+    /// Through which node.
+    pub node: NodeId,
+    /// For which user.
+    pub uid: u32,
+    /// What for, if somebody said so.
+    pub note: Box<str>,
+}
+
 /// A record's value.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Record {
@@ -136,6 +147,8 @@ pub enum Record {
     Target(#[serde(with = "crate::codec::as_bytes")] Box<[u8]>),
     /// An object without a name.
     Orphan(Orphan),
+    /// Who made a commit.
+    Commit(Committed),
 }
 
 /// One version of a record: immutable from its create Tid on.

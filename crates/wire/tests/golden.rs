@@ -6,8 +6,8 @@ use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, Sessio
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
-    Attr, AttrDelta, ChangeRow, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message, Mode,
-    Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
+    Attr, AttrDelta, Author, ChangeRow, Committed, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item,
+    Kind, Message, Mode, Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
 };
 
 const V: VolumeId = VolumeId(1);
@@ -41,6 +41,10 @@ fn plan() -> Plan {
     }
 }
 
+fn author() -> Author {
+    Author { uid: 1000, note: "n".into() }
+}
+
 fn guards() -> Vec<Guard> {
     vec![
         Guard::Unchanged { key: Key::attr(V, O), at: Tid(1) },
@@ -63,7 +67,7 @@ fn entry() -> Entry {
     let file = LockFile { volume: V, object: O, family: Family::Posix };
     let span = Span { first: 1, last: 300 };
     let items = vec![
-        Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan() })),
+        Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan(), author: author() })),
         Item::Request(request(RequestBody::AllocateObjects)),
         Item::Request(request(RequestBody::Release { orphans: vec![(V, O)] })),
         Item::Request(request(RequestBody::Lease { wants: wants() })),
@@ -107,19 +111,20 @@ fn messages() -> Vec<Message> {
 fn versions() {
     let blob = Content::Blob { id: BlobId([0xab; 32]), blob_len: 70_000, offset: 4096 };
     let golden = [
-        (Record::Attr(attr()), "018202050001ed03e8076400ac02010702ac020002070407800107"),
-        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0182020501ac0200"),
-        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0182020502030003616263"),
+        (Record::Attr(attr()), "028202050001ed03e8076400ac02010702ac020002070407800107"),
+        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0282020501ac0200"),
+        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0282020502030003616263"),
         (
             Record::Extent(Extent { len: 300, content: blob }),
-            "0182020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
+            "0282020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
         ),
-        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0182020502ac0202"),
-        (Record::Xattr(Box::new(*b"v")), "01820205030176"),
-        (Record::Target(Box::new(*b"t")), "01820205040174"),
-        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "01820205050107"),
+        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0282020502ac0202"),
+        (Record::Xattr(Box::new(*b"v")), "02820205030176"),
+        (Record::Target(Box::new(*b"t")), "02820205040174"),
+        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "02820205050107"),
+        (Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "n".into() }), "028202050603e807016e"),
     ];
-    assert_eq!(VERSION_FORMAT, 1);
+    assert_eq!(VERSION_FORMAT, 2);
     for (record, bytes) in golden {
         let version = version(record);
         let encoded = version.encode();
@@ -131,17 +136,17 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "0382020d000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "0482020d000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
-        "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02000708060100070806",
+        "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02e807016e000708060100070806",
         "020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001000000000000",
         "012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000000000012d01",
         "0007080605010c00000001000000000000012c0c00000001000000000000012d00000708060601ac0200ac0201ac02010901",
         "000708060701ac0200ac0200ffffffffffffffff7f0007080608070102b424882702070401ac0205ac020909090909090909",
         "090909090909090909090909090909090909090909090909",
     );
-    assert_eq!(ENTRY_FORMAT, 3);
+    assert_eq!(ENTRY_FORMAT, 4);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -150,20 +155,20 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "030003010203",
-        "03020107080601",
-        "03030709",
-        "030402ac028827",
-        "03050701",
-        "03060701ac02",
-        "030701",
-        "030801ac02",
-        "03090102",
-        "030a0102ac02040506",
-        "030b0101040d00000001000000000000012c050001",
-        "030d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
+        "040003010203",
+        "04020107080601",
+        "04030709",
+        "040402ac028827",
+        "04050701",
+        "04060701ac02",
+        "040701",
+        "040801ac02",
+        "04090102",
+        "040a0102ac02040506",
+        "040b0101040d00000001000000000000012c050001",
+        "040d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
     ];
-    assert_eq!(MESSAGE_FORMAT, 3);
+    assert_eq!(MESSAGE_FORMAT, 4);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();
@@ -178,7 +183,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 4, known: 3, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 5, known: 4, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

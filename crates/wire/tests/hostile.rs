@@ -4,6 +4,7 @@
 
 use gavel_types::limits::{ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX};
 use gavel_types::{Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_wire::Author;
 use gavel_wire::codec::{DecodeError, ENTRY_FORMAT, MESSAGE_BYTES_MAX, MESSAGE_FORMAT, decode, encode};
 use gavel_wire::{
     ChangeRow, Content, Entry, Extent, Guard, Item, Message, Mutation, Plan, Record, Request, RequestBody, Version,
@@ -21,7 +22,7 @@ fn entry(items: usize) -> Entry {
     let key = Key::extent(V, ObjectId(5), 3);
     let guards = vec![Guard::Unchanged { key: key.clone(), at: Tid(1 << 60) }];
     let plan = Plan { mutations: vec![Mutation::Put { key, record: version(3).record }] };
-    let body = RequestBody::Commit { guards, plan };
+    let body = RequestBody::Commit { guards, plan, author: Author::default() };
     let request = Request { session: SessionId(1 << 60), seq: Seq(300), seen: Seq(299), body };
     let items = (0..items).map(|_| Item::Request(request.clone())).collect();
     Entry { tid: Tid(1 << 60), items }

@@ -12,8 +12,8 @@ struct Room {
 }
 
 const EVERY_ROOM: &[&str] = &[
-    "types", "wire", "quorum", "lease", "lock", "txn", "store", "fs", "server", "client", "node", "runtime", "mount",
-    "sim",
+    "types", "wire", "quorum", "lease", "lock", "txn", "store", "fs", "history", "server", "client", "node", "runtime",
+    "mount", "sim",
 ];
 
 const ROOMS: &[Room] = &[
@@ -25,6 +25,7 @@ const ROOMS: &[Room] = &[
     Room { name: "txn", may_know: &["types", "wire", "lease", "lock"], pure: true },
     Room { name: "store", may_know: &["types", "wire"], pure: true },
     Room { name: "fs", may_know: &["types", "wire"], pure: true },
+    Room { name: "history", may_know: &["types", "wire"], pure: true },
     Room { name: "server", may_know: &["types", "wire", "quorum", "lease", "txn", "store"], pure: true },
     Room { name: "client", may_know: &["types", "wire", "lease", "txn", "fs"], pure: true },
     // A server and its own session, joined: what both worlds host.
@@ -35,7 +36,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "runtime",
-        may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client", "node"],
+        may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "history", "server", "client", "node"],
         pure: false,
     },
     Room { name: "mount", may_know: &["types", "wire", "fs", "client"], pure: false },

@@ -6,6 +6,7 @@ mod init;
 mod mount;
 mod rebuild;
 mod serve;
+mod snapshot;
 mod status;
 mod umount;
 
@@ -34,6 +35,9 @@ enum Command {
     Umount(umount::Umount),
     /// Say how a node and its cluster are, and what to do if they are not well
     Status(status::Status),
+    /// Name states of a volume
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Look at changes that this node answered and could not commit
     #[command(subcommand)]
     Conflict(conflict::Conflict),
@@ -55,6 +59,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Mount(mount) => mount.run(),
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),

@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Mounts a volume at a directory, through the running node whose configuration is given.
 #[derive(Args)]
-#[command(after_help = "Example:\n  gavel mount --config /etc/gavel/gavel.toml /srv/shared -o nosuid,noexec")]
+#[command(after_help = "Example:\n  gavel mount --config /etc/gavel/gavel.toml /srv/shared -o nosuid,noexec\n  \
+gavel mount --config /etc/gavel/gavel.toml --at 2h /mnt/two-hours-ago")]
 pub struct Mount {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
@@ -25,6 +26,9 @@ pub struct Mount {
     /// Options: ro, sync, allow_other, nosuid, nodev, noexec
     #[arg(short = 'o', value_delimiter = ',', value_name = "OPTION,...")]
     options: Vec<String>,
+    /// Which state of it: a transaction (0x...), a time (RFC 3339), an age (2h), or a snapshot's name; read-only
+    #[arg(long, value_name = "AT")]
+    at: Option<String>,
     /// The directory to mount at
     path: PathBuf,
 }
@@ -35,7 +39,7 @@ impl Mount {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::load(&self.config)?;
         let path = std::path::absolute(&self.path).with_context(|| self.path.display().to_string())?;
-        let request = Request::Mount { path, volume: self.volume, options: self.options };
+        let request = Request::Mount { path, volume: self.volume, options: self.options, at: self.at };
         match ask(&config.control_socket, &request, PATIENCE) {
             Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
             Ok(_) => Ok(ExitCode::SUCCESS),

@@ -44,6 +44,9 @@ fn gather(records: &Records) -> BTreeMap<ObjectId, Object> {
             objects.entry(object).or_default().orphan = true;
             continue;
         }
+        if matches!((key.parts(), &version.record), (KeyParts::Commit { .. }, Record::Commit(_))) {
+            continue;
+        }
         let object = objects.entry(key.object()).or_default();
         match (key.parts(), &version.record) {
             (KeyParts::Attr, Record::Attr(attr)) => object.attr = Some(*attr),

@@ -4,6 +4,7 @@ use gavel_fs::operation::{Piece, SetAttr};
 use gavel_fs::{Caller, Cx, Done, FsError, Operation, Reply, Stop};
 use gavel_txn::{State, apply};
 use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_wire::Author;
 use gavel_wire::{
     Attr, Content, Entry, Guard, Item, Kind, Live, Outcome, Plan, Record, Request, RequestBody, Version, View,
     ViewError,
@@ -106,7 +107,7 @@ impl World {
     pub fn commit(&mut self, guards: Vec<Guard>, plan: Plan) -> Result<(), Conflict> {
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
-        let body = RequestBody::Commit { guards, plan: plan.clone() };
+        let body = RequestBody::Commit { guards, plan: plan.clone(), author: Author::default() };
         let outcomes = self.item(Item::Request(Request { session: self.session, seq, seen: seq, body }));
         match &outcomes[..] {
             [Outcome::Committed { .. }] => Ok(()),

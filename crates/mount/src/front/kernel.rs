@@ -4,7 +4,7 @@ use super::locking::Asked;
 use super::opening::loses_suidgid;
 use super::{Front, bytes_of, caller, replies};
 use crate::attr::{kind_to_make, object, permissions, set_time};
-use crate::{errno, init};
+use crate::{CONTROL_XATTR, errno, init};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
@@ -315,6 +315,9 @@ impl Filesystem for Front {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name == CONTROL_XATTR {
+            return replies::xattr_value(size, reply, Ok(&self.control));
+        }
         let operation = Operation::Getxattr { object: object(ino), name: bytes_of(name) };
         self.operate(req, operation, move |answered| replies::xattr(size, reply, answered));
     }

@@ -46,6 +46,8 @@ pub(crate) struct Front {
     door: Arc<Door>,
     agreed: Agreed,
     readdirplus: bool,
+    /// See [`MountOptions::control`](crate::MountOptions::control).
+    control: Vec<u8>,
 }
 
 /// What a callback needs to ask the tree for more.
@@ -63,13 +65,13 @@ struct Door {
 
 impl Front {
     /// The front of `tree`. `readdirplus`: listings bring attributes.
-    pub(crate) fn new(tree: Arc<dyn Tree>, forgetter: Arc<Forgetter>, readdirplus: bool) -> Front {
+    pub(crate) fn new(tree: Arc<dyn Tree>, forgetter: Arc<Forgetter>, readdirplus: bool, control: Vec<u8>) -> Front {
         let gate = Arc::new(Gate::default());
         let (page, page_plus) = (PageSize::names(), PageSize::names_with_attributes());
         let opens = Opens::new(tree.clone());
         let (handles, locking) = (AtomicU64::new(1), Locking::default());
         let door = Door { tree, opens, locking, gate, forgetter, handles, page, page_plus };
-        Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus }
+        Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus, control }
     }
 
     /// Starts an operation that carries no file bytes.
@@ -130,7 +132,7 @@ impl Door {
 /// An errno forgets its cause: this is the last place that knows it.
 fn report(error: &TreeError) {
     match error {
-        TreeError::Fs(_) | TreeError::Closed | TreeError::Lock(_) => {}
+        TreeError::Fs(_) | TreeError::Closed | TreeError::Lock(_) | TreeError::NoState(_) => {}
         TreeError::NoQuorum { .. } => tracing::debug!(%error, "a request failed"),
         TreeError::Unknown { .. } | TreeError::Storage { .. } => tracing::warn!(%error, "a request failed"),
     }

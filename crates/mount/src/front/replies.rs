@@ -146,11 +146,17 @@ pub(super) fn offset(reply: ReplyLseek, answered: Answered) {
 
 /// An attribute's value or the list of names. A buffer of no bytes asks for the length.
 pub(super) fn xattr(size: u32, reply: ReplyXattr, answered: Answered) {
-    match answered.and_then(bytes_in) {
+    let value = answered.and_then(bytes_in);
+    xattr_value(size, reply, value.as_deref().map_err(|errno| *errno));
+}
+
+/// An attribute's value, wherever it is from.
+pub(super) fn xattr_value(size: u32, reply: ReplyXattr, value: Result<&[u8], Errno>) {
+    match value {
         // At most XATTR_LIST_MAX, which is 64 KiB.
         Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
         Ok(bytes) if bytes.len() > size as usize => reply.error(errno::BUFFER_TOO_SMALL),
-        Ok(bytes) => reply.data(&bytes),
+        Ok(bytes) => reply.data(bytes),
         Err(errno) => reply.error(errno),
     }
 }

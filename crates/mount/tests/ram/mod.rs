@@ -167,5 +167,14 @@ fn run(world: &mut World, caller: Caller, operation: &Operation) -> Result<Reply
 }
 
 fn plain(reply: Reply) -> Answer {
-    Answer { reply, attr: None, listed: Vec::new(), data: Vec::new(), space: None, lock: None, keep: Keep::default() }
+    Answer {
+        reply,
+        attr: None,
+        listed: Vec::new(),
+        data: Vec::new(),
+        space: None,
+        lock: None,
+        at: None,
+        keep: Keep::default(),
+    }
 }

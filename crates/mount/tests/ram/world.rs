@@ -6,7 +6,9 @@ use gavel_txn::State;
 use gavel_types::{
     BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId, limits::INLINE_BYTES_MAX,
 };
-use gavel_wire::{Attr, Content, Entry, Item, Live, Outcome, Record, Request, RequestBody, Version, View, ViewError};
+use gavel_wire::{
+    Attr, Author, Content, Entry, Item, Live, Outcome, Record, Request, RequestBody, Version, View, ViewError,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -91,7 +93,7 @@ impl World {
             other => other?,
         };
         if let Some(plan) = done.plan {
-            match self.request(RequestBody::Commit { guards: done.guards, plan }) {
+            match self.request(RequestBody::Commit { guards: done.guards, plan, author: Author::default() }) {
                 Outcome::Committed { .. } => {}
                 // Nobody else writes: a guard that fails, or a plan that breaks a rule, is a defect.
                 other => panic!("{operation:?} on its own view: {other:?}"),

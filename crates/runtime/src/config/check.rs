@@ -197,7 +197,7 @@ fn mounts(problems: &mut Problems, files: &[MountFile], data_dir: &Path, base: &
             problems.add(at("volume"), 0, "must be 1 or more", "1 is the volume that every cluster starts with");
         }
         let options = options(problems, &at("options"), &file.options);
-        mounts.push(MountConfig { path, volume: VolumeId(file.volume), options });
+        mounts.push(MountConfig { path, volume: VolumeId(file.volume), options, at: None });
     }
     unique(problems, "mounts", "path", mounts.iter().map(|mount| quoted(&mount.path.display())));
     mounts

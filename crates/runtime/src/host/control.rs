@@ -7,8 +7,9 @@ use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
+use crate::host::snapshots::{self, SnapshotChange, SnapshotLine};
 use crate::host::status::NodeStatus;
-use gavel_types::VolumeId;
+use gavel_types::{At, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -40,6 +41,9 @@ pub enum Request {
         volume: u32,
         /// Names of options.
         options: Vec<String>,
+        /// Which state of it, as it is written.
+        #[serde(default)]
+        at: Option<String>,
     },
     /// End a mount.
     Umount {
@@ -63,6 +67,18 @@ pub enum Request {
         /// Their numbers.
         ids: Vec<ConflictId>,
     },
+    /// Which snapshots of a volume are there?
+    Snapshots {
+        /// Which volume.
+        volume: u32,
+    },
+    /// Make, delete or rename a snapshot.
+    Snapshot {
+        /// Of which volume.
+        volume: u32,
+        /// What.
+        change: SnapshotChange,
+    },
     /// End all mounts and stop.
     Stop {},
 }
@@ -79,6 +95,10 @@ pub enum Reply {
     Conflicts(Vec<ConflictLine>),
     /// The answer to [`Request::ConflictShow`].
     Conflict(Box<ConflictDetail>),
+    /// The answer to [`Request::Snapshots`].
+    Snapshots(Vec<SnapshotLine>),
+    /// The answer to [`Request::Snapshot`]: the state that has the name now.
+    Snapshot(SnapshotLine),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -199,10 +219,10 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             Some(status) => Reply::Status(Box::new(status)),
             None => Reply::Error("the node is shutting down".into()),
         },
-        Request::Mount { path, volume, options } => {
-            let daemon = daemon.clone();
-            blocking(move || daemon.mount(&mount_config(path, volume, &options)?)).await
-        }
+        Request::Mount { path, volume, options, at } => match mount_config(path, volume, &options, at.as_deref()) {
+            Ok(mount) => reply(daemon.mount(mount).await, |()| Reply::Done),
+            Err(error) => Reply::Error(error),
+        },
         Request::Umount { path } => {
             let mounter = daemon.mounter.clone();
             let ended = blocking(move || mounter.umount(&path)).await;
@@ -215,6 +235,12 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
         }
         Request::ConflictReplay { id } => reply(about::replay(daemon, id).await, |()| Reply::Done),
         Request::ConflictDrop { ids } => reply(about::drop_some(daemon, ids).await, |()| Reply::Done),
+        Request::Snapshots { volume } => reply(snapshots::list(daemon, VolumeId(volume)).await, Reply::Snapshots),
+        Request::Snapshot { volume, change } => match snapshots::change(daemon, VolumeId(volume), change).await {
+            Ok(Some(line)) => Reply::Snapshot(line),
+            Ok(None) => Reply::Done,
+            Err(error) => Reply::Error(error),
+        },
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done
@@ -234,7 +260,7 @@ async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) ->
     }
 }
 
-fn mount_config(path: PathBuf, volume: u32, names: &[String]) -> Result<MountConfig, String> {
+fn mount_config(path: PathBuf, volume: u32, names: &[String], at: Option<&str>) -> Result<MountConfig, String> {
     let mut options = Vec::new();
     for name in names {
         let known = MountOption::ALL.iter().find(|(_, known)| known == name);
@@ -244,7 +270,8 @@ fn mount_config(path: PathBuf, volume: u32, names: &[String]) -> Result<MountCon
         })?;
         options.push(*option);
     }
-    Ok(MountConfig { path, volume: VolumeId(volume), options })
+    let at = at.map(str::parse::<At>).transpose().map_err(|error| error.to_string())?;
+    Ok(MountConfig { path, volume: VolumeId(volume), options, at })
 }
 
 async fn status(daemon: &Daemon) -> Option<DaemonStatus> {

@@ -4,7 +4,7 @@ use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
-use crate::host::tree::VolumeTree;
+use crate::host::tree::{PastTree, VolumeTree};
 use crate::host::{control, flusher, journal};
 use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use gavel_store::disk::RealDisk;
 use gavel_store::engine::{LsmConfig, LsmEngine};
 use gavel_store::log::{Log, LogIdentity, LogOptions};
 use gavel_store::records::{Identity, Records};
-use gavel_types::{Moment, NodeId, VolumeId};
+use gavel_types::{At, Moment, NodeId, VolumeId};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -57,11 +57,11 @@ fn failing<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> DaemonError
 
 /// Makes mounts for a daemon. The runtime knows no kernel; whoever starts the daemon does.
 pub trait Mounter: Send + Sync + 'static {
-    /// Mounts `tree` as `mount` says.
+    /// Mounts `tree` as `mount` says. `control` is the socket at which its daemon can be asked.
     ///
     /// # Errors
     /// What went wrong and what to do, in words.
-    fn mount(&self, tree: Arc<dyn Tree>, mount: &MountConfig) -> Result<(), String>;
+    fn mount(&self, tree: Arc<dyn Tree>, mount: &MountConfig, control: &Path) -> Result<(), String>;
 
     /// Ends the mount at `path`. Programs that use it keep what they have open, as long as the daemon lives.
     ///
@@ -182,10 +182,8 @@ impl Daemon {
         control::start(self.clone())
             .map_err(failing(format!("control socket {}", self.config.control_socket.display())))?;
         for mount in self.config.mounts.clone() {
-            let (this, path) = (self.clone(), mount.path.clone());
-            let mounted = tokio::task::spawn_blocking(move || this.mount(&mount)).await;
-            let mounted = mounted.map_err(|error| error.to_string()).and_then(|mounted| mounted);
-            if let Err(error) = mounted {
+            let path = mount.path.clone();
+            if let Err(error) = self.mount(mount).await {
                 self.shut_down().await;
                 return Err(failing(format!("mounting {}", path.display()))(error));
             }
@@ -205,13 +203,24 @@ impl Daemon {
         &self.config
     }
 
-    /// Mounts a volume; waits until the kernel has taken it.
+    /// Mounts a volume, or a state of it; waits until the kernel has taken it.
     ///
     /// # Errors
     /// What went wrong and what to do, in words.
-    pub fn mount(&self, mount: &MountConfig) -> Result<(), String> {
-        let sync = mount.options.contains(&MountOption::Sync);
-        self.mounter.mount(self.tree(mount.volume, sync), mount)
+    pub async fn mount(&self, mut mount: MountConfig) -> Result<(), String> {
+        let tree = self.tree(mount.volume, mount.options.contains(&MountOption::Sync));
+        let tree: Arc<dyn Tree> = match &mount.at {
+            None => tree,
+            Some(at) => {
+                let state = tree.state_at(at).await.map_err(|error| format!("{at}: {error}"))?;
+                mount.at = Some(At::Tid(state));
+                mount.options.push(MountOption::ReadOnly);
+                Arc::new(PastTree::new(tree, state))
+            }
+        };
+        let (mounter, control) = (self.mounter.clone(), self.config.control_socket.clone());
+        let mounted = tokio::task::spawn_blocking(move || mounter.mount(tree, &mount, &control)).await;
+        mounted.map_err(|error| error.to_string()).and_then(|mounted| mounted)
     }
 
     /// Waits until the daemon is told to stop, or its node has failed; says why it failed.

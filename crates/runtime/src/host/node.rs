@@ -18,9 +18,9 @@ use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{LiveView, Records};
-use gavel_txn::Layered;
+use gavel_txn::{Layered, Past};
 use gavel_types::{KeyRange, Moment, NodeId, ObjectId, Tid, VolumeId};
-use gavel_wire::{Guard, Message, Mode, Outcome, Plan};
+use gavel_wire::{Author, Guard, Message, Mode, Outcome, Plan, RequestBody};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -89,7 +89,16 @@ pub enum Input {
         guards: Vec<Guard>,
         /// What to write.
         plan: Plan,
+        /// For whom.
+        author: Author,
         /// Gets the outcome, and a view that holds the commit.
+        reply: oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>,
+    },
+    /// Ship a request that is neither about records nor about leases nor locks.
+    Request {
+        /// What is asked for.
+        body: RequestBody,
+        /// Gets the outcome, and a view that holds it.
         reply: oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>,
     },
     /// Confirm a read of these ranges.
@@ -213,6 +222,8 @@ pub struct NodeHandle {
     pub conflicts: Arc<Conflicts>,
     /// The objects that lost plans wrote, until somebody was told.
     lost_objects: Mutex<BTreeSet<ObjectId>>,
+    /// Which past states can be read, and what they are called, as of the last entry that views see or later.
+    pub past: RwLock<Past>,
     /// Why the node has stopped, if it has.
     pub stopped: tokio::sync::watch::Sender<Option<String>>,
 }
@@ -239,6 +250,7 @@ impl NodeHandle {
             offering: AtomicBool::new(false),
             conflicts,
             lost_objects: Mutex::default(),
+            past: RwLock::default(),
             stopped,
         }
     }
@@ -593,9 +605,13 @@ impl NodeThread {
             Input::Persisted(ticket) => self.node.server.on_persisted(clock, ticket),
             Input::Flushed(result) => self.node.server.on_flushed(clock, result),
             Input::StorageFailed { cause, .. } => return Err(cause),
-            Input::Commit { guards, plan, reply } => {
+            Input::Commit { guards, plan, author, reply } => {
                 let token = self.waits.add(Wait::Commit(reply));
-                self.node.commit(clock, token, guards, plan);
+                self.node.commit(clock, token, guards, plan, author);
+            }
+            Input::Request { body, reply } => {
+                let token = self.waits.add(Wait::Commit(reply));
+                self.node.request(clock, token, body);
             }
             Input::Confirm(reads, reply) => {
                 let token = self.waits.add(Wait::Confirm(reply));
@@ -651,7 +667,7 @@ impl NodeThread {
             }
             NodeEffect::TrimLog(index) => self.journal.send(Order::Trim(index)).map_err(|_| gone("journal"))?,
             NodeEffect::Flush => self.flusher.send(()).map_err(|_| gone("flusher"))?,
-            NodeEffect::Published { tid, .. } => self.handle.published.store(tid.0, Ordering::Release),
+            NodeEffect::Published { tid, .. } => self.publish(tid),
             NodeEffect::Role(role) => {
                 tracing::info!(role = ?role.role, leader = ?role.leader, term = %role.term, "role")
             }
@@ -697,6 +713,14 @@ impl NodeThread {
         Ok(())
     }
 
+    fn publish(&self, tid: Tid) {
+        let past = &self.node.server.state().past;
+        if self.handle.past.read().revision() != past.revision() {
+            *self.handle.past.write() = past.clone();
+        }
+        self.handle.published.store(tid.0, Ordering::Release);
+    }
+
     fn fail(&mut self, token: Token, error: WaitError) {
         if let Some(wait) = self.waits.by_token.remove(&token) {
             if let Wait::Lock(LockWait { id: Some(id), .. }) = &wait {
@@ -718,7 +742,7 @@ impl NodeThread {
         loop {
             for input in batch.drain(..) {
                 match input {
-                    Input::Commit { reply, .. } => drop(reply.send(Err(stopped()))),
+                    Input::Commit { reply, .. } | Input::Request { reply, .. } => drop(reply.send(Err(stopped()))),
                     Input::Confirm(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::Sync(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),

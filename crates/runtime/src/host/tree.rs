@@ -1,6 +1,9 @@
 //! The door for mounts: operations on their way through this node.
 
 mod locks;
+mod past;
+
+pub use past::PastTree;
 
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;
@@ -79,6 +82,8 @@ impl Tree for VolumeTree {
             TreeRequest::Statfs => Asked::Space,
             TreeRequest::Sync { object } => Asked::Sync(object),
             request if locks::is_about_locks(&request) => return self.lock(request, answered),
+            TreeRequest::Past { at, request } => return self.past(caller, at, *request, answered),
+            TreeRequest::Resolve { at } => return self.resolve(at, answered),
             request => match UnderWay::new(self.inner.volume, caller, request) {
                 Ok(under_way) => Asked::Operation(Box::new(under_way)),
                 Err(error) => return answered(Err(error)),
@@ -369,22 +374,14 @@ impl Inner {
                     }
                     run.fresh_id(object);
                 }
-                Step::Commit { guards, plan } => {
-                    let shipped = self.ask(|reply| Input::Commit { guards, plan, reply }).await;
+                Step::Commit { guards, plan, author } => {
+                    let shipped = self.ask(|reply| Input::Commit { guards, plan, author, reply }).await;
                     let (outcome, newer) = shipped.map_err(outcome_unknown)?;
                     view = newer;
                     run.outcome(outcome)?;
                 }
                 Step::Fetch(ids) => {
-                    let mut found = gavel_client::Blobs::new();
-                    for id in ids {
-                        if let Some(at_hand) = self.at_hand(&[id]) {
-                            found.extend(at_hand);
-                            continue;
-                        }
-                        let fetched = within(self.blobs.fetch(id)).await?;
-                        found.insert(id, fetched.map_err(|error| self.store_error(error))?);
-                    }
+                    let found = self.fetch_all(ids).await?;
                     match run.fetched(&found) {
                         Step::Done(result) => return result,
                         other => unreachable!("a run that has its blobs is done, not {other:?}"),
@@ -514,5 +511,14 @@ fn storage(cause: String) -> TreeError {
 
 fn empty() -> Answer {
     let keep = Keep::default();
-    Answer { reply: Reply::Empty, attr: None, listed: Vec::new(), data: Vec::new(), space: None, lock: None, keep }
+    Answer {
+        reply: Reply::Empty,
+        attr: None,
+        listed: Vec::new(),
+        data: Vec::new(),
+        space: None,
+        lock: None,
+        at: None,
+        keep,
+    }
 }

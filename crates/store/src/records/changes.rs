@@ -132,6 +132,7 @@ pub(super) fn fits(key: &Key, record: &Record) -> bool {
         Record::Xattr(_) => Domain::Xattr,
         Record::Target(_) => Domain::Target,
         Record::Orphan(_) => Domain::Orphan,
+        Record::Commit(_) => Domain::Commit,
     };
     // The byte behind volume and object; see the table of the key's format.
     key.as_bytes().get(12) == Some(&(domain as u8))

@@ -2,7 +2,7 @@
 
 use super::rows;
 use super::{RecordsError, changes};
-use crate::engine::Snapshot;
+use crate::engine::{EngineError, Snapshot};
 use gavel_types::{Key, KeyRange, Tid};
 use gavel_wire::{Live, Version, View, ViewError};
 
@@ -31,12 +31,23 @@ pub(super) fn range<'s, S: Snapshot>(
     range: &KeyRange,
 ) -> impl Iterator<Item = Result<(Key, Version), RecordsError>> + use<'s, S> {
     let (start, end) = rows::live_within(range);
-    snapshot.range(&start, &end).map(|row| {
-        let (row, value) = row?;
-        let key = rows::parse_live(&row)?;
-        let version = rows::parse_version(&key, &value)?;
-        Ok((key, version))
-    })
+    snapshot.range(&start, &end).map(parse::<S>)
+}
+
+/// The live versions in `range`, from the last key to the first.
+pub(super) fn range_back<'s, S: Snapshot>(
+    snapshot: &'s S,
+    range: &KeyRange,
+) -> impl Iterator<Item = Result<(Key, Version), RecordsError>> + use<'s, S> {
+    let (start, end) = rows::live_within(range);
+    snapshot.range(&start, &end).rev().map(parse::<S>)
+}
+
+fn parse<S: Snapshot>(row: Result<(S::Bytes, S::Bytes), EngineError>) -> Result<(Key, Version), RecordsError> {
+    let (row, value) = row?;
+    let key = rows::parse_live(&row)?;
+    let version = rows::parse_version(&key, &value)?;
+    Ok((key, version))
 }
 
 impl<S: Snapshot> View for LiveView<S> {

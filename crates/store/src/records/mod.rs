@@ -13,6 +13,7 @@
 //!
 //! - [`live`]: the newest state
 //! - [`past`]: the state as of an earlier Tid
+//! - [`lived`]: all versions, and what transactions changed
 //! - [`changes`]: the change scan, and installing its rows on a replica that lags
 //! - [`check`]: fsck of the structure
 //! - [`rows`]: bytes of the rows
@@ -20,6 +21,7 @@
 pub mod changes;
 pub mod check;
 pub mod live;
+pub mod lived;
 pub mod past;
 pub mod rows;
 
@@ -30,6 +32,7 @@ use parking_lot::Mutex;
 
 pub use check::CheckReport;
 pub use live::LiveView;
+pub use lived::WholePast;
 pub use past::PastView;
 pub use rows::RECORDS_LAYOUT;
 

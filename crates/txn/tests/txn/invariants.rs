@@ -55,6 +55,10 @@ fn gather(state: &State, memory: &Memory) -> BTreeMap<(VolumeId, ObjectId), Obje
         assert!(version.firm <= version.create && version.create <= state.tid, "{key:?}: {version:?}");
         let id = match key.parts() {
             KeyParts::Orphan { object } => object,
+            KeyParts::Commit { tid } => {
+                assert!(tid == version.create && matches!(version.record, Record::Commit(_)), "{key:?}: {version:?}");
+                continue;
+            }
             _ => key.object(),
         };
         assert_ne!(id, ObjectId::VOLUME, "{key:?}");

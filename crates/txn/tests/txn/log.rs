@@ -241,13 +241,16 @@ impl Judge {
                 before.clone()
             }
             RequestBody::Lease { .. } | RequestBody::Yield { .. } | RequestBody::Downgrade { .. } => before.clone(),
+            RequestBody::Snapshot { .. } | RequestBody::DropSnapshot { .. } | RequestBody::RenameSnapshot { .. } => {
+                before.clone()
+            }
             RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();
                 orphans.iter().for_each(|(_, object)| after.release(*object, *session));
                 after
             }
-            RequestBody::Commit { guards, plan } => {
+            RequestBody::Commit { guards, plan, .. } => {
                 let broken = guards.iter().position(|guard| !holds(&world.memory, Tid(tid.0 - 1), guard));
                 let after = before.after(&plan.mutations, &open);
                 let expected = match (broken, &after) {

@@ -4,6 +4,7 @@
 //! - `world`: one replica; entries go through `apply`, and every invariant is checked after each
 //! - `invariants`: what must hold of the records and the state after each entry
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
+//! - `snapshots`: names for states
 //! - `leases`: what other sessions hold
 //! - `locks`: requests for locks
 //! - `refusals`: plans of a faulty node
@@ -27,5 +28,6 @@ mod orphans;
 mod refusals;
 mod serial;
 mod sessions;
+mod snapshots;
 mod trace;
 mod world;

@@ -58,6 +58,7 @@ impl Model {
                 (KeyParts::Orphan { object }, Record::Orphan(orphan)) => {
                     model.orphans.insert(object, orphan.holders.iter().copied().collect());
                 }
+                (KeyParts::Commit { .. }, _) => {}
                 (_, record) => drop(model.others.insert(key, record.clone())),
             }
         }

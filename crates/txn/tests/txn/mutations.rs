@@ -2,14 +2,14 @@
 
 use super::world::*;
 use gavel_types::limits::{FILE_BYTES_MAX, LINKS_MAX};
-use gavel_types::{Key, Tid, Timestamp};
-use gavel_wire::{Attr, AttrDelta, Content, Mutation, Record};
+use gavel_types::{Key, NodeId, Tid, Timestamp};
+use gavel_wire::{Attr, AttrDelta, Change, Committed, Content, Mutation, Record};
 
 #[test]
 fn put_makes_and_replaces_one_version_a_commit() {
     let mut world = World::new();
     let applied = world.committed(vec![put_xattr(FILE, "user.a", b"1"), put_xattr(FILE, "user.a", b"2")]);
-    assert_eq!(applied.changes.len(), 1, "the later one counts");
+    assert_eq!(applied.changes.len(), 2, "the later one counts, and who made it is said");
     let version = world.version(&Key::xattr(V, FILE, b"user.a")).unwrap();
     assert_eq!((version.create, version.firm), (world.state.tid, world.state.tid));
     assert_eq!(version.record, Record::Xattr(b"2"[..].into()));
@@ -183,6 +183,9 @@ fn tids_of_an_entry_count_up_from_its_own() {
     ];
     let applied = world.entry(items);
     let tids: Vec<Tid> = applied.changes.iter().map(|change| change.tid).collect();
-    assert_eq!(tids, [Tid(base), Tid(base + 1)]);
-    assert_eq!(applied.changes[1].old, applied.changes[0].new);
+    assert_eq!(tids, [Tid(base), Tid(base), Tid(base + 1), Tid(base + 1)]);
+    assert_eq!(applied.changes[2].old, applied.changes[0].new);
+    let author = |change: &Change| change.new.as_ref().map(|version| version.record.clone());
+    let by = |node| Some(Record::Commit(Committed { node: NodeId(node), uid: 1000, note: "".into() }));
+    assert_eq!((author(&applied.changes[1]), author(&applied.changes[3])), (by(1), by(2)));
 }

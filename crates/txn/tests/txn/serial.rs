@@ -166,7 +166,7 @@ fn evaluate(world: &World, at: Tid, op: &Op) -> (Vec<Guard>, Vec<Mutation>) {
 
 struct Ran {
     world: World,
-    committed: Vec<(Tid, Op)>,
+    committed: Vec<(Tid, SessionId, Op)>,
     conflicts: usize,
 }
 
@@ -189,11 +189,11 @@ fn run(tries: &[Vec<Try>]) -> Ran {
         });
         let entry = Entry { tid: Tid(world.state.tid.0 + 1000), items: items.collect() };
         let applied = world.apply(Some(&entry));
-        for ((i, (_, _, outcome)), Try { op, .. }) in applied.outcomes.iter().enumerate().zip(tries) {
+        for ((i, (_, _, outcome)), Try { who, op, .. }) in applied.outcomes.iter().enumerate().zip(tries) {
             let tid = Tid(entry.tid.0 + i as u64);
             match outcome {
                 Outcome::Committed { .. } => {
-                    committed.push((tid, op.clone()));
+                    committed.push((tid, sessions[*who], op.clone()));
                     let Item::Request(Request { body: RequestBody::Commit { plan, .. }, .. }) = &entry.items[i] else {
                         unreachable!("only commits were shipped")
                     };
@@ -214,9 +214,9 @@ proptest! {
     fn what_committed_is_what_the_operations_do_one_after_the_other(tries in tries()) {
         let ran = run(&tries);
         let mut alone = world();
-        for (tid, op) in &ran.committed {
+        for (tid, session, op) in &ran.committed {
             let (guards, mutations) = evaluate(&alone, alone.state.tid, op);
-            let item = alone.request(alone.session, commit(guards, mutations));
+            let item = alone.request(*session, commit(guards, mutations));
             let applied = alone.apply(Some(&Entry { tid: *tid, items: vec![item] }));
             prop_assert_eq!(&applied.outcomes[0].2, &Outcome::Committed { tid: *tid });
         }

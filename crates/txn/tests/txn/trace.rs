@@ -61,7 +61,7 @@ impl Trace {
         match item {
             Item::Request(Request { session, seq, seen, body }) => {
                 let body = match body {
-                    RequestBody::Commit { guards, plan } => {
+                    RequestBody::Commit { guards, plan, .. } => {
                         format!("commit, {} guards, {} mutations", guards.len(), plan.mutations.len())
                     }
                     RequestBody::AllocateObjects => "allocate objects".into(),
@@ -111,6 +111,7 @@ impl Trace {
                 let holders = orphan.holders.iter().map(|holder| self.session(*holder)).collect::<Vec<_>>();
                 format!("held by [{}]", holders.join(" "))
             }
+            Record::Commit(committed) => format!("by user {} of node {}", committed.uid, committed.node),
         };
         let firm =
             if version.firm == version.create { String::new() } else { format!(", firm {}", Trace::tid(version.firm)) };

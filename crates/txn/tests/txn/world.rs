@@ -4,6 +4,7 @@ use super::invariants;
 use super::memory::Memory;
 use gavel_txn::{Applied, State, apply};
 use gavel_types::{BlobId, Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_wire::Author;
 use gavel_wire::{
     Attr, Content, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Mutation, Outcome, Plan, Record, Refusal, Request,
     RequestBody, Version, View,
@@ -161,7 +162,7 @@ pub fn text(content: &Content) -> String {
 }
 
 pub fn commit(guards: Vec<Guard>, mutations: Vec<Mutation>) -> RequestBody {
-    RequestBody::Commit { guards, plan: Plan { mutations } }
+    RequestBody::Commit { guards, plan: Plan { mutations }, author: Author::user(1000) }
 }
 
 /// Attributes of a file with so many links.

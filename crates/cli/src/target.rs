@@ -1,0 +1,99 @@
+//! Which daemon is asked, about which volume, and about which path in it: found out from a path in a mount.
+
+use crate::output::hinted;
+use anyhow::Context;
+use gavel_mount::CONTROL_XATTR;
+use gavel_runtime::host::control::{Reply, Request, ask};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a daemon may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A path in a mount, and the daemon behind it.
+pub struct Target {
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// The volume.
+    pub volume: u32,
+    /// The path within the volume, without a slash at either end; nothing is the root.
+    #[allow(dead_code, reason = "the next landing asks about paths")]
+    pub path: Vec<u8>,
+}
+
+impl Target {
+    /// Finds out about `path`, which need not be there (any more), but must be in a mount of Gavel. Symlinks are followed, but for the last name.
+    ///
+    /// # Errors
+    /// If the path is in no mount of Gavel.
+    pub fn of(path: &Path) -> anyhow::Result<Target> {
+        let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
+        let (existing, gone) = existing(&absolute);
+        let not_ours = || {
+            let hint =
+                "name a file or directory in a mount, such as /srv/shared/report; `gavel status` says what is mounted";
+            hinted(format!("{}: not in a mount of Gavel", path.display()), hint)
+        };
+        let mounts = gavel_mount::table::mounts().context("reading which mounts there are")?;
+        let within = mounts.iter().filter(|mount| existing.starts_with(&mount.point));
+        let innermost = within.max_by_key(|mount| mount.point.as_os_str().len());
+        let mount = innermost.filter(|mount| mount.is_ours()).ok_or_else(not_ours)?;
+        let (volume, socket) = control(&mount.point).ok_or_else(not_ours)?;
+        let inside = existing.strip_prefix(&mount.point).unwrap_or(Path::new(""));
+        let path = inside.join(gone).into_os_string().into_vec();
+        Ok(Target { socket, volume, path })
+    }
+
+    /// Asks the daemon. What it could not do is an error.
+    ///
+    /// # Errors
+    /// What it said, or why it could not be asked.
+    pub fn ask(&self, request: &Request) -> anyhow::Result<Reply> {
+        match ask(&self.socket, request, PATIENCE) {
+            Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
+            Ok(reply) => Ok(reply),
+            Err(error) => {
+                let hint =
+                    "its owner, or root, may ask a daemon; without that, `ls name@@2h` and the like work for everybody";
+                Err(hinted(error.to_string(), hint))
+            }
+        }
+    }
+}
+
+/// What of a path is there, with symlinks resolved but for the last name, and the rest.
+fn existing(path: &Path) -> (PathBuf, PathBuf) {
+    let mut gone: Vec<OsString> = Vec::new();
+    let mut here = path.to_owned();
+    loop {
+        // The last name is not followed, if it is a symlink: it is what is asked about.
+        let found = match (here.parent(), here.file_name()) {
+            (Some(parent), Some(name)) if gone.is_empty() && here.symlink_metadata().is_ok() => {
+                parent.canonicalize().map(|parent| parent.join(name))
+            }
+            _ => here.canonicalize(),
+        };
+        if let Ok(found) = found {
+            return (found, gone.into_iter().rev().collect());
+        }
+        match (here.parent(), here.file_name()) {
+            (Some(parent), Some(name)) => {
+                gone.push(name.to_owned());
+                here = parent.to_owned();
+            }
+            _ => return (PathBuf::from("/"), gone.into_iter().rev().collect()),
+        }
+    }
+}
+
+/// Volume and socket, as a mount says them.
+fn control(mount: &Path) -> Option<(u32, PathBuf)> {
+    let mut value = [0; 4096];
+    let len = rustix::fs::getxattr(mount, CONTROL_XATTR, &mut value).ok()?;
+    let value = value.get(..len)?;
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let volume = std::str::from_utf8(&value[..space]).ok()?.parse().ok()?;
+    Some((volume, PathBuf::from(std::ffi::OsStr::from_bytes(&value[space + 1..]))))
+}

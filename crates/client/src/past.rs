@@ -1,0 +1,28 @@
+//! Reads of past states: nothing changes there, so they need neither leases nor the quorum.
+
+use crate::run::{Run, Step, answer};
+use crate::tree::{Keep, TreeError};
+use gavel_fs::{FsError, Reply, Stop};
+use gavel_wire::View;
+
+/// How long a front may keep what it was told of a past state: it will not change, but what nobody asks for any more should go.
+const PAST_KEPT_NS: u64 = 24 * 3_600 * 1_000_000_000;
+
+impl Run {
+    /// Answers a read from a past state. `view` is as of a Tid that the replica has gone past.
+    pub fn step_past(&mut self, view: &dyn View) -> Step {
+        if !self.only_reads() {
+            return Step::Done(Err(FsError::ReadOnly.into()));
+        }
+        let keep = Keep { names_ns: PAST_KEPT_NS, attrs_ns: PAST_KEPT_NS, bytes: true };
+        match gavel_fs::attempt(view, &self.cx, &self.operation).0 {
+            Ok((None, reply)) => self.finish(view, reply).keeping(keep),
+            Ok((Some(_), _)) | Err(Stop::NeedObjectId) => Step::Done(Err(FsError::ReadOnly.into())),
+            Err(Stop::Error(FsError::NotFound)) if self.absence_is_an_answer => {
+                Step::Done(Ok(answer(Reply::Empty))).keeping(keep)
+            }
+            Err(Stop::Error(error)) => Step::Done(Err(error.into())),
+            Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Snapshots: names for states.
+
+use crate::host::daemon::Daemon;
+use crate::host::node::Input;
+use gavel_types::{At, Tid, Timestamp, VolumeId};
+use gavel_wire::{Outcome, Refusal, RequestBody};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long the quorum may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is to become of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SnapshotChange {
+    /// Name a state.
+    Create {
+        /// The name.
+        name: String,
+        /// What for.
+        note: String,
+        /// Which state; none: what is now, with all that this node has answered.
+        at: Option<String>,
+    },
+    /// Take the name away; what only it kept may be pruned.
+    Delete {
+        /// The name.
+        name: String,
+    },
+    /// Give it another name.
+    Rename {
+        /// The name.
+        from: String,
+        /// The other name.
+        to: String,
+    },
+}
+
+/// A snapshot, for people and programs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotLine {
+    /// Its name.
+    pub name: String,
+    /// The state, as a transaction.
+    pub tid: String,
+    /// The same as a time, to the second.
+    pub time: String,
+    /// When it got its name.
+    pub named: String,
+    /// What for.
+    pub note: String,
+}
+
+/// The snapshots of a volume, oldest state first.
+///
+/// # Errors
+/// What went wrong, in words.
+pub async fn list(daemon: &Daemon, volume: VolumeId) -> Result<Vec<SnapshotLine>, String> {
+    let past = daemon.node.past.read();
+    let past = past.of(volume).ok_or_else(|| no_volume(volume))?;
+    let mut all: Vec<_> = past.snapshots.iter().collect();
+    all.sort_by_key(|(_, snapshot)| snapshot.tid);
+    Ok(all.into_iter().map(|(name, snapshot)| line(name, snapshot)).collect())
+}
+
+fn line(name: &str, snapshot: &gavel_txn::Snapshot) -> SnapshotLine {
+    let time = |tid| Timestamp::of_tid(tid).to_string();
+    SnapshotLine {
+        name: name.into(),
+        tid: snapshot.tid.to_string(),
+        time: time(snapshot.tid),
+        named: time(snapshot.named),
+        note: snapshot.note.to_string(),
+    }
+}
+
+fn no_volume(volume: VolumeId) -> String {
+    format!("there is no volume {volume}")
+}
+
+/// Changes a snapshot. Gives what was made, if something was.
+///
+/// # Errors
+/// What went wrong, in words.
+pub async fn change(daemon: &Daemon, volume: VolumeId, change: SnapshotChange) -> Result<Option<SnapshotLine>, String> {
+    match change {
+        SnapshotChange::Create { name, note, at } => {
+            let at = match at {
+                Some(at) => Some(state(daemon, volume, &at).await?),
+                None => None,
+            };
+            // What this node has answered is to be in it.
+            daemon.node.sync().await.map_err(|error| error.to_string())?;
+            let body = RequestBody::Snapshot { volume, name: name.as_str().into(), note: note.into(), at };
+            ask(daemon, body).await.map_err(|refusal| said(&name, refusal))?;
+            let made =
+                daemon.node.past.read().of(volume).and_then(|past| Some(line(&name, past.snapshots.get(&*name)?)));
+            Ok(made)
+        }
+        SnapshotChange::Delete { name } => {
+            let body = RequestBody::DropSnapshot { volume, name: name.as_str().into() };
+            ask(daemon, body).await.map_err(|refusal| said(&name, refusal)).map(|()| None)
+        }
+        SnapshotChange::Rename { from, to } => {
+            let body = RequestBody::RenameSnapshot { volume, from: from.as_str().into(), to: to.as_str().into() };
+            let about = |refusal: &Asked| if matches!(refusal, Asked::Refused(Refusal::Missing)) { from } else { to };
+            ask(daemon, body).await.map_err(|refusal| said(&about(&refusal), refusal)).map(|()| None)
+        }
+    }
+}
+
+async fn state(daemon: &Daemon, volume: VolumeId, at: &str) -> Result<Tid, String> {
+    let at: At = at.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
+    daemon.tree(volume, false).state_at(&at).await.map_err(|error| format!("{at}: {error}"))
+}
+
+enum Asked {
+    Refused(Refusal),
+    Failed(String),
+}
+
+async fn ask(daemon: &Daemon, body: RequestBody) -> Result<(), Asked> {
+    let (reply, answer) = oneshot::channel();
+    daemon.node.inbox.push(Input::Request { body, reply });
+    let failed = |cause: &str| Asked::Failed(cause.to_owned());
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(()),
+        Ok(Ok(Ok((Some(Outcome::Refused { refusal }), _)))) => Err(Asked::Refused(refusal)),
+        Ok(Ok(Ok(_))) => Err(failed("the cluster gave this node up meanwhile; it was not done: try again")),
+        Ok(Ok(Err(error))) => Err(failed(&error.to_string())),
+        Ok(Err(_)) => Err(failed("the node is shutting down")),
+        Err(_) => Err(failed("no quorum answered in time; it may be done yet: gavel snapshot list")),
+    }
+}
+
+fn said(name: &str, asked: Asked) -> String {
+    match asked {
+        Asked::Failed(cause) => cause,
+        Asked::Refused(Refusal::Exists) => format!("there is a snapshot {name} already"),
+        Asked::Refused(Refusal::Missing) => format!("there is no snapshot {name}"),
+        Asked::Refused(Refusal::Full) => {
+            format!(
+                "there are {} snapshots already, and no more are kept: delete some",
+                gavel_types::limits::SNAPSHOTS_MAX
+            )
+        }
+        Asked::Refused(Refusal::Pruned) => "this state is not kept any more".into(),
+        Asked::Refused(Refusal::BadName) => format!(
+            "{name:?} cannot be a snapshot's name: a letter or `_`, then letters, digits, `-`, `_` and `.`, {} bytes at most, with a note of at most {}",
+            gavel_types::limits::SNAPSHOT_NAME_BYTES_MAX,
+            gavel_types::limits::NOTE_BYTES_MAX
+        ),
+        Asked::Refused(refusal) => format!("refused: {refusal:?}"),
+    }
+}

@@ -1,0 +1,185 @@
+//! Past states: what they are called, and reads of them.
+
+use super::{Inner, VolumeTree, empty, not_sent, storage, within};
+use crate::host::node::{Input, NodeHandle};
+use gavel_client::tree::Answered;
+use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Tree, TreeError, TreeRequest};
+use gavel_fs::operation::Caller;
+use gavel_fs::{FsError, Operation};
+use gavel_types::{At, ObjectId, Tid, VolumeId};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// A time that is no further ahead than this is taken for now: clocks differ by a little.
+const AHEAD_MAX: Duration = Duration::from_secs(1);
+
+impl VolumeTree {
+    /// Reads as of a past state: on this thread, unless blobs are to be fetched.
+    pub(super) fn past(&self, caller: Caller, at: Tid, request: TreeRequest, answered: Answered) {
+        let inner = self.inner.clone();
+        let mut run = match inner.past_run(caller, at, request) {
+            Ok(run) => run,
+            Err(error) => return answered(Err(error)),
+        };
+        let mut step = run.step_past(&inner.node.records.at(at));
+        if let Step::Fetch(ids) = &step
+            && let Some(found) = inner.at_hand(ids)
+        {
+            step = run.fetched(&found);
+        }
+        match step {
+            Step::Done(result) => answered(result),
+            Step::Fetch(ids) => {
+                self.tokio.spawn(async move {
+                    answered(match inner.fetch_all(ids).await {
+                        Ok(found) => match run.fetched(&found) {
+                            Step::Done(result) => result,
+                            other => unreachable!("a run that has its blobs is done, not {other:?}"),
+                        },
+                        Err(error) => Err(error),
+                    });
+                });
+            }
+            other => unreachable!("a read of the past asks for blobs at most, not {other:?}"),
+        }
+    }
+
+    /// Which state is called so?
+    pub(super) fn resolve(&self, at: At, answered: Answered) {
+        let inner = self.inner.clone();
+        self.tokio.spawn(async move {
+            let state = inner.resolve(&at).await;
+            answered(state.map(|at| Answer { at: Some(at), ..empty() }));
+        });
+    }
+
+    /// Which state of the volume is called so? It can be read on this node when this returns.
+    ///
+    /// # Errors
+    /// [`TreeError::NoState`]; [`TreeError::NoQuorum`] if it is later than what this node has applied, and nobody confirms it.
+    pub async fn state_at(&self, at: &At) -> Result<Tid, TreeError> {
+        self.inner.resolve(at).await
+    }
+}
+
+impl Inner {
+    fn past_run(&self, caller: Caller, at: Tid, request: TreeRequest) -> Result<Run, TreeError> {
+        if at > self.node.tid() {
+            return Err(storage(format!("this node has not applied all that was committed up to {at}")));
+        }
+        self.node.check_state(self.volume, at)?;
+        Run::new(self.volume, caller, request)
+    }
+
+    async fn resolve(&self, at: &At) -> Result<Tid, TreeError> {
+        let wanted = match at {
+            At::Snapshot(name) => match self.node.snapshot(self.volume, name) {
+                Some(state) => state,
+                None => {
+                    // It may have got its name a moment ago.
+                    self.confirm_all().await?;
+                    self.node.snapshot(self.volume, name).ok_or(NoState::Unnamed)?
+                }
+            },
+            At::Tid(tid) | At::Time(tid) => *tid,
+            At::Age(ns) => Tid(self.node.cluster_ns().saturating_sub(*ns)),
+        };
+        if wanted.0 > self.node.cluster_ns().saturating_add(AHEAD_MAX.as_nanos() as u64) && wanted > self.node.tid() {
+            return Err(NoState::Future.into());
+        }
+        let state = match wanted > self.node.tid() {
+            // Tids only grow: what is committed later than this has a later one.
+            true => self.confirm_all().await?.min(wanted),
+            false => wanted,
+        };
+        self.node.check_state(self.volume, state)?;
+        Ok(state)
+    }
+
+    /// Commits what this node has answered; the last transaction of the cluster, which this replica has applied.
+    async fn confirm_all(&self) -> Result<Tid, TreeError> {
+        // What can't be committed is reported where it was answered.
+        let _ = within(self.node.sync()).await?;
+        self.ask(|reply| Input::Confirm(Vec::new(), reply)).await.map_err(not_sent)?;
+        Ok(self.node.tid())
+    }
+
+    pub(super) async fn fetch_all(&self, ids: Vec<gavel_types::BlobId>) -> Result<Blobs, TreeError> {
+        let mut found = Blobs::new();
+        for id in ids {
+            match self.at_hand(&[id]) {
+                Some(at_hand) => found.extend(at_hand),
+                None => {
+                    let fetched = within(self.blobs.fetch(id)).await?;
+                    found.insert(id, fetched.map_err(|error| self.store_error(error))?);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl NodeHandle {
+    /// Nanoseconds since the epoch by the cluster's clock, as far as this node knows it.
+    pub fn cluster_ns(&self) -> u64 {
+        let clock = self.clocks.read();
+        let usable = self.usable.read();
+        // Without a right to answer, nobody has told it.
+        if usable.time.1 == 0 { clock.wall_ns } else { usable.cluster_ns(clock.now) }
+    }
+
+    fn snapshot(&self, volume: VolumeId, name: &str) -> Option<Tid> {
+        Some(self.past.read().of(volume)?.snapshots.get(name)?.tid)
+    }
+
+    /// Is this a state that can be read?
+    fn check_state(&self, volume: VolumeId, state: Tid) -> Result<(), NoState> {
+        let past = self.past.read();
+        match past.of(volume) {
+            Some(past) if past.can_read(state) => Ok(()),
+            Some(past) if state >= past.made => Err(NoState::Pruned),
+            _ => Err(NoState::BeforeVolume),
+        }
+    }
+}
+
+/// One state of a volume, for a mount of its own. Nothing can be changed there, and nothing is ever to be forgotten.
+pub struct PastTree {
+    tree: Arc<VolumeTree>,
+    at: Tid,
+}
+
+impl PastTree {
+    /// The state `at` of the volume of `tree`: one that [`VolumeTree::state_at`] gave.
+    pub fn new(tree: Arc<VolumeTree>, at: Tid) -> PastTree {
+        PastTree { tree, at }
+    }
+}
+
+impl Tree for PastTree {
+    fn attach(&self, _: Weak<dyn Forget>) {}
+
+    fn volume(&self) -> VolumeId {
+        self.tree.volume()
+    }
+
+    fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        match request {
+            TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
+                self.tree.submit(caller, request, answered);
+            }
+            TreeRequest::Sync { .. } => answered(Ok(empty())),
+            // Nobody writes here, so nobody is in anybody's way.
+            TreeRequest::Lock { .. } | TreeRequest::Unlock { .. } | TreeRequest::TestLock { .. } => {
+                answered(Ok(empty()));
+            }
+            TreeRequest::CancelLock { .. } | TreeRequest::Write { .. } => answered(Err(FsError::ReadOnly.into())),
+            TreeRequest::Operation(Operation::Open { truncate: true, .. }) => answered(Err(FsError::ReadOnly.into())),
+            request => self.tree.past(caller, self.at, request, answered),
+        }
+    }
+
+    fn opened(&self, _: ObjectId) {}
+
+    fn closed(&self, _: ObjectId) {}
+}

@@ -1,0 +1,38 @@
+//! What history is read from: every state there was, all versions of a key, what each transaction changed.
+
+use crate::message::ChangeRow;
+use crate::record::Version;
+use crate::view::{View, ViewError};
+use gavel_types::{Key, KeyRange, Tid};
+
+/// A version, and when it ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lived {
+    /// The record.
+    pub key: Key,
+    /// The version.
+    pub version: Version,
+    /// The transaction that replaced or deleted it; none if it lives.
+    pub delete: Option<Tid>,
+}
+
+/// Rows that are read as they are asked for.
+pub type Rows<'a, T> = Box<dyn Iterator<Item = Result<T, ViewError>> + 'a>;
+
+/// A replica's whole past, as it was when this was taken. It does not change while it is read.
+pub trait Past {
+    /// The last transaction that it holds.
+    fn tid(&self) -> Tid;
+
+    /// The state as of `tid`.
+    fn at(&self, tid: Tid) -> Box<dyn View + '_>;
+
+    /// All versions of the keys in `range`, in the order of keys, the versions of a key from the first to the last.
+    fn versions(&self, range: &KeyRange) -> Rows<'_, Lived>;
+
+    /// What the transactions after `after`, up to and with `upto`, changed, in their order, then in that of keys.
+    fn changes(&self, after: Tid, upto: Tid) -> Rows<'_, ChangeRow>;
+
+    /// The live versions of the keys in `range`, from the last key to the first.
+    fn live_back(&self, range: &KeyRange) -> Rows<'_, (Key, Version)>;
+}
