@@ -9,6 +9,7 @@ mod serve;
 mod snapshot;
 mod status;
 mod umount;
+mod undo;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -38,6 +39,10 @@ enum Command {
     /// Name states of a volume
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    /// Make a file or directory what it was
+    Undo(undo::Undo),
+    /// Make a copy of what a file or directory was
+    Restore(undo::Restore),
     /// Look at changes that this node answered and could not commit
     #[command(subcommand)]
     Conflict(conflict::Conflict),
@@ -60,6 +65,8 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Undo(undo) => undo.run(),
+        Command::Restore(restore) => restore.run(),
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),

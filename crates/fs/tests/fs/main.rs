@@ -6,6 +6,7 @@
 //! - `steps`: random operations
 //! - `properties`: random operations against the model; stale plans against fresh ones
 //! - `collisions`: which operations collide, as a table
+//! - `revert`: ways back to an earlier state
 //! - `names`, `files`, `attributes`: one situation after the other
 
 #![allow(clippy::unwrap_used)]
@@ -17,5 +18,6 @@ mod invariants;
 mod model;
 mod names;
 mod properties;
+mod revert;
 mod steps;
 mod world;

@@ -7,6 +7,7 @@ use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
+use crate::host::revert::{self, RevertAsk, RevertDone};
 use crate::host::snapshots::{self, SnapshotChange, SnapshotLine};
 use crate::host::status::NodeStatus;
 use gavel_types::{At, VolumeId};
@@ -67,6 +68,8 @@ pub enum Request {
         /// Their numbers.
         ids: Vec<ConflictId>,
     },
+    /// Make a path what it was.
+    Revert(RevertAsk),
     /// Which snapshots of a volume are there?
     Snapshots {
         /// Which volume.
@@ -95,6 +98,8 @@ pub enum Reply {
     Conflicts(Vec<ConflictLine>),
     /// The answer to [`Request::ConflictShow`].
     Conflict(Box<ConflictDetail>),
+    /// The answer to [`Request::Revert`].
+    Reverted(RevertDone),
     /// The answer to [`Request::Snapshots`].
     Snapshots(Vec<SnapshotLine>),
     /// The answer to [`Request::Snapshot`]: the state that has the name now.
@@ -235,6 +240,7 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
         }
         Request::ConflictReplay { id } => reply(about::replay(daemon, id).await, |()| Reply::Done),
         Request::ConflictDrop { ids } => reply(about::drop_some(daemon, ids).await, |()| Reply::Done),
+        Request::Revert(ask) => reply(revert::revert(daemon, ask).await, Reply::Reverted),
         Request::Snapshots { volume } => reply(snapshots::list(daemon, VolumeId(volume)).await, Reply::Snapshots),
         Request::Snapshot { volume, change } => match snapshots::change(daemon, VolumeId(volume), change).await {
             Ok(Some(line)) => Reply::Snapshot(line),

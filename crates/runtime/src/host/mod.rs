@@ -13,6 +13,7 @@
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`control`]: the socket that the command line talks to
+//! - [`revert`]: undo and restore
 //! - [`snapshots`]: names for states
 //! - [`status`]: what a node says of itself
 
@@ -24,6 +25,7 @@ pub mod flusher;
 pub mod fronts;
 pub mod journal;
 pub mod node;
+pub mod revert;
 pub mod snapshots;
 pub mod status;
 pub mod tree;

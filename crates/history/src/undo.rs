@@ -1,0 +1,189 @@
+//! Which state an undo goes back to, if nobody says which.
+//!
+//! What is undone is the last *version* of a path: what transactions did to it and below it, from the last one back. A truncation is one with the
+//! writing behind it, and removals below a directory are one, as long as none is more than [`RUN_GAP`] before the next.
+
+use crate::walk::{attr, named};
+use gavel_types::{KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_wire::past::Past;
+use gavel_wire::{Kind, Record, View, ViewError};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Removals that are further apart than this, in nanoseconds, are not undone together; neither is a truncation with a writing.
+pub const RUN_GAP: u64 = 10 * 1_000_000_000;
+/// Most objects that are looked at to find the last change below a directory.
+pub const OBJECTS_MAX: usize = 1_000_000;
+
+/// Why there is no state to go back to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UndoError {
+    /// Nothing ever had this name.
+    #[error("nothing in this directory has, or ever had, this name")]
+    NeverWas,
+    /// There are too many objects below it to find out.
+    #[error("there are more than {OBJECTS_MAX} objects below it: say which state, with --at")]
+    TooMany,
+    /// The records could not be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// What a transaction did to a path and to what is below it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Did {
+    /// It only removed names.
+    Removed,
+    /// It cut a file off at its beginning.
+    Emptied,
+    /// Anything else.
+    Changed,
+}
+
+/// What transactions did.
+type Deeds = BTreeMap<Tid, Did>;
+
+/// The state before the last version of what `name` names, or named, in `parent`.
+///
+/// # Errors
+/// [`UndoError`].
+pub fn before_last_version(past: &dyn Past, volume: VolumeId, parent: ObjectId, name: &[u8]) -> Result<Tid, UndoError> {
+    let key = gavel_types::Key::dirent(volume, parent, name);
+    let mut deeds = Deeds::new();
+    let mut last = None;
+    for lived in past.versions(&KeyRange::one(&key)) {
+        let lived = lived?;
+        if let Record::Dirent(dirent) = lived.version.record {
+            note(&mut deeds, lived.version.create, Did::Changed);
+            if let Some(delete) = lived.delete {
+                note(&mut deeds, delete, Did::Removed);
+            }
+            last = Some((dirent, lived.delete));
+        }
+    }
+    let (dirent, ended) = last.ok_or(UndoError::NeverWas)?;
+    let mut finding = Finding { past, volume, deeds, seen: BTreeSet::new() };
+    // While an object has this name, what is done to it is done to the path; what was done when it was removed is the removal.
+    finding.object(dirent.object, dirent.kind, ended)?;
+    let state = begin_of_last_version(&finding.deeds).ok_or(UndoError::NeverWas)?;
+    Ok(Tid(state.0 - 1))
+}
+
+/// The first transaction of the last version.
+fn begin_of_last_version(deeds: &Deeds) -> Option<Tid> {
+    let mut back = deeds.iter().rev();
+    let (mut begin, mut did) = back.next().map(|(tid, did)| (*tid, *did))?;
+    for (&tid, &earlier) in back {
+        let near = begin.0 - tid.0 <= RUN_GAP;
+        let joins = match (earlier, did) {
+            (Did::Removed, Did::Removed) => near,
+            (Did::Emptied, Did::Changed) => near,
+            _ => false,
+        };
+        if !joins {
+            break;
+        }
+        (begin, did) = (tid, earlier);
+    }
+    Some(begin)
+}
+
+fn note(deeds: &mut Deeds, tid: Tid, did: Did) {
+    let noted = deeds.entry(tid).or_insert(did);
+    if *noted != did {
+        *noted = Did::Changed;
+    }
+}
+
+struct Finding<'a> {
+    past: &'a dyn Past,
+    volume: VolumeId,
+    deeds: Deeds,
+    seen: BTreeSet<ObjectId>,
+}
+
+impl Finding<'_> {
+    /// Notes what was done to an object, up to when it lost the name that leads there (none: it has it).
+    fn object(&mut self, object: ObjectId, kind: Kind, ended: Option<Tid>) -> Result<(), UndoError> {
+        if !self.seen.insert(object) {
+            return Ok(());
+        }
+        if self.seen.len() > OBJECTS_MAX {
+            return Err(UndoError::TooMany);
+        }
+        match kind {
+            Kind::Directory => self.directory(object, ended),
+            _ => self.file(object, ended),
+        }
+    }
+
+    fn file(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
+        let mut size = 0;
+        let range = KeyRange::one(&gavel_types::Key::attr(self.volume, object));
+        let found = self.past.versions(&range).collect::<Result<Vec<_>, _>>()?;
+        for lived in found {
+            let Record::Attr(attr) = lived.version.record else { continue };
+            let create = lived.version.create;
+            // Losing the name changes the attributes, too: that is the removal.
+            if attr.nlink > 0 && ended.is_none_or(|ended| create < ended) {
+                let emptied = attr.size == 0 && size > 0;
+                note(&mut self.deeds, create, if emptied { Did::Emptied } else { Did::Changed });
+            }
+            size = attr.size;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
+        let within = |tid: Tid| ended.is_none_or(|ended| tid < ended);
+        let mut below: BTreeMap<ObjectId, (Kind, Option<Tid>)> = BTreeMap::new();
+        let range = KeyRange::dirents(self.volume, object);
+        for lived in self.past.versions(&range) {
+            let lived = lived?;
+            let (KeyParts::Dirent { .. }, Record::Dirent(dirent)) = (lived.key.parts(), &lived.version.record) else {
+                continue;
+            };
+            if within(lived.version.create) {
+                note(&mut self.deeds, lived.version.create, Did::Changed);
+            }
+            if let Some(delete) = lived.delete.filter(|delete| within(*delete)) {
+                note(&mut self.deeds, delete, Did::Removed);
+            }
+            below.insert(dirent.object, (dirent.kind, lived.delete));
+        }
+        self.own_attributes(object, ended)?;
+        for (object, (kind, ended)) in below {
+            self.object(object, kind, ended)?;
+        }
+        Ok(())
+    }
+
+    /// Mode, owner: what of a directory is not its names.
+    fn own_attributes(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
+        let range = KeyRange::one(&gavel_types::Key::attr(self.volume, object));
+        let found = self.past.versions(&range).collect::<Result<Vec<_>, _>>()?;
+        for lived in found {
+            let create = lived.version.create;
+            if lived.version.firm == create && ended.is_none_or(|ended| create < ended) {
+                note(&mut self.deeds, create, Did::Changed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `name` in `parent` was as of a state, with the kind that its attributes say.
+///
+/// # Errors
+/// As the view's.
+pub fn was(
+    view: &dyn View,
+    volume: VolumeId,
+    parent: ObjectId,
+    name: &[u8],
+) -> Result<Option<gavel_wire::Dirent>, ViewError> {
+    let found = named(view, volume, parent, name)?;
+    Ok(match found {
+        Some(dirent) if attr(view, volume, dirent.object)?.is_some() => Some(dirent),
+        _ => None,
+    })
+}
