@@ -14,10 +14,10 @@ use gavel_fs::{Caller, Operation};
 use gavel_lease::range::written;
 use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use gavel_txn::{Layer, Layered};
-use gavel_types::limits::{OBJECT_BLOCK, REQUEST_BYTES_MAX};
+use gavel_types::limits::{FILE_BYTES_MAX, OBJECT_BLOCK, REQUEST_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::{AttrDelta, Author, Content, Guard, Mutation, Plan, Record, View};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
 /// writes once more.
@@ -263,15 +263,18 @@ impl Pending {
         let from = (self.shipped - self.landed) as usize;
         let (mut bytes, mut mutations) = (0, Vec::new());
         let uid = self.queue.get(from)?.asked.caller.uid;
+        let mut made = BTreeSet::new();
         for accepted in self.queue.range(from..) {
             let is_ready = accepted.blob.is_none_or(|(_, stored)| stored);
             let own = accepted.bytes.min(weight(&accepted.plan));
             let fits = mutations.is_empty()
                 || (bytes + own <= BATCH_BYTES_MAX
                     && mutations.len() + accepted.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
-            if !is_ready || !fits || accepted.asked.caller.uid != uid {
+            let apart = accepted.asked.caller.uid != uid || undoes(&accepted.plan, &made);
+            if !is_ready || !fits || apart {
                 break;
             }
+            made.extend(makes(&accepted.plan));
             bytes += own;
             join(&mut mutations, &accepted.plan.mutations);
             self.shipped += 1;
@@ -362,6 +365,22 @@ fn weight(plan: &Plan) -> usize {
         _ => 0,
     };
     plan.mutations.iter().map(|mutation| MUTATION_BYTES + carried(mutation)).sum()
+}
+
+/// The objects that a plan makes, or gives bytes or other attributes.
+fn makes(plan: &Plan) -> impl Iterator<Item = ObjectId> + '_ {
+    plan.mutations.iter().filter_map(|mutation| match mutation {
+        Mutation::Put { key, record: Record::Attr(_) | Record::Extent(_) } => Some(key.object()),
+        _ => None,
+    })
+}
+
+/// Does a plan cut off or remove one of these objects? What a batch has made is to have been a state then, to which one can go back.
+fn undoes(plan: &Plan, made: &BTreeSet<ObjectId>) -> bool {
+    plan.mutations.iter().any(|mutation| match mutation {
+        Mutation::Orphan { object, .. } | Mutation::Carve { object, end: FILE_BYTES_MAX, .. } => made.contains(object),
+        _ => false,
+    })
 }
 
 /// How far back a change of the same counters is looked for.

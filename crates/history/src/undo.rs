@@ -6,7 +6,7 @@
 use crate::walk::{attr, named};
 use gavel_types::{KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Past;
-use gavel_wire::{Kind, Record, View, ViewError};
+use gavel_wire::{Attr, Kind, Record, View, ViewError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Removals that are further apart than this, in nanoseconds, are not undone together; neither is a truncation with a writing.
@@ -117,18 +117,22 @@ impl Finding<'_> {
     }
 
     fn file(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
-        let mut size = 0;
+        let mut before: Option<Attr> = None;
         let range = KeyRange::one(&gavel_types::Key::attr(self.volume, object));
         let found = self.past.versions(&range).collect::<Result<Vec<_>, _>>()?;
         for lived in found {
             let Record::Attr(attr) = lived.version.record else { continue };
             let create = lived.version.create;
-            // Losing the name changes the attributes, too: that is the removal.
-            if attr.nlink > 0 && ended.is_none_or(|ended| create < ended) {
-                let emptied = attr.size == 0 && size > 0;
+            // Gaining and losing names changes the attributes, too: that is told by the names.
+            let only_links = before.is_some_and(|before| {
+                let Attr { nlink, ctime, .. } = before;
+                attr.nlink != nlink && before == Attr { nlink, ctime, ..attr }
+            });
+            if attr.nlink > 0 && !only_links && ended.is_none_or(|ended| create < ended) {
+                let emptied = attr.size == 0 && before.is_some_and(|before| before.size > 0);
                 note(&mut self.deeds, create, if emptied { Did::Emptied } else { Did::Changed });
             }
-            size = attr.size;
+            before = Some(attr);
         }
         Ok(())
     }

@@ -123,8 +123,10 @@ fn a_tree_that_was_removed_bit_by_bit_is_one_version() {
     let mut world = World::new();
     tree(&mut world);
     let kept = world.after(1, vec![file(43, 6)]);
+    let second_name = vec![name(1, "second", 41, Kind::File), attr(41, Kind::File, 2, 5)];
+    world.after(1, second_name);
     let first = world.after(RUN_GAP / 2, vec![gone(31, "40"), unlinked(40)]);
-    world.after(RUN_GAP / 2, vec![gone(31, "41"), unlinked(41), gone(31, "42"), unlinked(42)]);
+    world.after(RUN_GAP / 2, vec![gone(31, "41"), file(41, 5), gone(31, "42"), unlinked(42)]);
     world.after(RUN_GAP / 2, vec![gone(31, "43"), unlinked(43)]);
     world.after(RUN_GAP, vec![gone(30, "below")]);
     world.after(RUN_GAP, vec![gone(1, "d")]);

@@ -90,12 +90,14 @@ fn time_of(text: &str) -> Option<At> {
         // A date begins at midnight, UTC.
         let mut parts = text.split('-');
         let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
-        let plain = parts.next().is_none() && (year.len(), month.len(), day.len()) == (4, 2, 2);
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        let plain = digits && parts.next().is_none() && (year.len(), month.len(), day.len()) == (4, 2, 2);
         let month: u8 = month.parse().ok().filter(|_| plain)?;
         let date = Date::from_calendar_date(year.parse().ok()?, month.try_into().ok()?, day.parse().ok()?);
         Some(date.ok()?.midnight().assume_utc())
     })?;
-    u64::try_from(time.unix_timestamp_nanos()).ok().map(|ns| At::Time(Tid(ns)))
+    // Before the first Tid nothing was, and behind the last one nothing will be.
+    Some(At::Time(Tid(u64::try_from(time.unix_timestamp_nanos().max(0)).unwrap_or(u64::MAX))))
 }
 
 /// As RFC 3339 has it, in UTC and to the second; the seconds since the epoch if there is no such date.
@@ -125,6 +127,8 @@ mod tests {
             ("3d", At::Age(259_200 * NANOS)),
             ("2w", At::Age(1_209_600 * NANOS)),
             ("1970-01-02", At::Time(tid(86_400))),
+            ("1969-12-31", At::Time(Tid(0))),
+            ("2999-01-01", At::Time(Tid::MAX)),
             ("2000-02-29T00:00:01Z", At::Time(tid(951_782_401))),
             ("2000-02-29T01:00:01+01:00", At::Time(tid(951_782_401))),
             ("1970-01-01T00:00:00.000000005Z", At::Time(Tid(5))),
@@ -152,7 +156,6 @@ mod tests {
             "99999999999999w",
             "2000-02-30",
             "2000-2-3",
-            "1969-12-31",
             "+200-01-01",
             "a/b",
             "a@@b",

@@ -186,3 +186,35 @@ fn ids_that_others_have_leases_around_are_passed_by_if_there_are_better_ones() {
     assert_eq!(pending.take_id(|_| true), Some(ObjectId(1089)));
     assert_eq!((0..).map_while(|_| pending.take_id(|_| true)).last(), Some(ObjectId(1199)));
 }
+
+#[test]
+fn what_a_batch_has_made_it_does_not_take_back() {
+    let mut pending = Pending::default();
+    let unlink = |number: u64| {
+        let name = format!("f{number}");
+        let delta = AttrDelta { nlink: -1, ..AttrDelta::default() };
+        Plan {
+            mutations: vec![
+                Mutation::Delete { key: Key::dirent(V, DIR, name.as_bytes()) },
+                Mutation::Adjust { volume: V, object: object(number), delta },
+                Mutation::Orphan { volume: V, object: object(number) },
+            ],
+        }
+    };
+    let truncate = |number| {
+        let (object, start, end) = (object(number), 0, FILE_BYTES_MAX);
+        Plan { mutations: vec![Mutation::Carve { volume: V, object, start, end }] }
+    };
+    for plan in [make(1), make(2), unlink(1), truncate(2), make(3)] {
+        accept(&mut pending, plan, None);
+    }
+    let batches: Vec<u64> = std::iter::from_fn(|| pending.take_batch()).map(|batch| batch.last).collect();
+    assert_eq!(batches, [2, 5], "a state with both files, and one without");
+    // Whose plans are joined is one user.
+    let other = || Asked { caller: Caller { uid: 7, gid: 7 }, ..asked() };
+    accept(&mut pending, make(4), None);
+    let time = pending.next_time(0, Tid(100));
+    pending.accept(&replica(), time, make(5), Vec::new(), None, other).unwrap();
+    let authors: Vec<u32> = std::iter::from_fn(|| pending.take_batch()).map(|batch| batch.author.uid).collect();
+    assert_eq!(authors, [0, 7]);
+}
