@@ -61,6 +61,9 @@ pub const MARKS: &[(&str, &str)] = &[
     ("lock_deadlock", "a lock was refused because its owner would have waited for itself"),
     ("lock_cancelled", "a program did not want to wait for its lock any more"),
     ("lock_abandoned", "a lock came, or did not, when nobody wanted to know any more"),
+    ("snapshot_made", "a state got a name"),
+    ("snapshot_renamed", "a snapshot got another name"),
+    ("snapshot_deleted", "a snapshot's name was taken away"),
     ("removed_directory", "a directory was removed under a program that used it"),
 ];
 

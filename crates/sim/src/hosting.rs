@@ -6,6 +6,7 @@ use crate::locks::Lockers;
 use crate::machine::{LogWork, hash};
 use crate::network::Packet;
 use crate::script::When;
+use crate::snapshots::Namers;
 use crate::world::{Event, World};
 use gavel_node::NodeEffect;
 use gavel_quorum::Role;
@@ -73,6 +74,15 @@ impl World {
                 Failure::Flush { .. } => self.fail(machine, &failure.to_string()),
                 other => self.wrong(format!("n{machine} failed: {other}")),
             },
+            NodeEffect::Outcome { token, outcome: None } | NodeEffect::NoQuorum { token }
+                if Namers::is_token(token) =>
+            {
+                self.namer_refused(machine, token);
+            }
+            NodeEffect::Outcome { token, outcome } if Namers::is_token(token) => {
+                self.namer_answered(machine, token, outcome);
+            }
+            NodeEffect::Unknown { token } if Namers::is_token(token) => self.namer_answered(machine, token, None),
             NodeEffect::Outcome { token, outcome } => self.job_outcome(token, outcome),
             NodeEffect::Unknown { token } => self.job_unknown(token),
             NodeEffect::Confirmed { token, index } => self.job_confirmed(token, index),

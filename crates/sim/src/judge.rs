@@ -2,6 +2,7 @@
 
 use crate::machine::Life;
 use crate::models::History;
+use crate::past_check::PastModel;
 use crate::program::Purpose;
 use crate::world::World;
 use bytes::Bytes;
@@ -17,8 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const LEADERS_MAX: usize = 60;
 /// A node's own invariants are checked behind every so many of its inputs: it costs as much as a few inputs.
 const CHECK_EVERY: u64 = 8;
-/// Past states that are looked at again at the end.
-pub(crate) const SAMPLES_MAX: usize = 4;
 
 /// What was seen so far.
 #[derive(Debug, Default)]
@@ -38,8 +37,12 @@ pub(crate) struct Judge {
     ended: BTreeSet<SessionId>,
     incarnations: BTreeMap<NodeId, u64>,
     applied_before_crash: BTreeMap<usize, u64>,
-    /// Past states, as they were when they were present.
-    pub(crate) samples: Vec<(Tid, u64)>,
+    /// What every past state has to show.
+    pub(crate) past: PastModel,
+    /// Whose sessions there were.
+    sessions: BTreeMap<SessionId, NodeId>,
+    /// The last transaction of the entries that were seen.
+    tid: Tid,
 }
 
 impl Judge {
@@ -57,9 +60,17 @@ impl World {
             life.node.check_invariants();
         }
         let catching_up = life.node.server.is_catching_up();
-        if catching_up != std::mem::replace(&mut life.catching_up, catching_up) {
+        let turned = catching_up != std::mem::replace(&mut life.catching_up, catching_up);
+        if turned {
             self.cover.hit(if catching_up { "catch_up_began" } else { "catch_up_ended" });
         }
+        if !catching_up && let Err(what) = self.judge.past.learn(&life.records, life.node.server.state().tid) {
+            return self.wrong(what);
+        }
+        if turned {
+            self.check_past_behind_a_break(machine);
+        }
+        let Some(life) = &mut self.lives[machine] else { return };
         let state = life.node.server.state();
         let (before, applied) = (life.seen.0, state.applied.0);
         if applied == before || catching_up {
@@ -99,7 +110,13 @@ impl World {
             Ok(entry) => entry,
             Err(error) => return self.wrong(format!("a committed entry: {error}")),
         };
-        for item in entry.items {
+        // An entry that is not behind all others is passed over, and its numbers are those of other transactions.
+        let counts = entry.tid > self.judge.tid;
+        for (tid, item) in (entry.tid.0..).map(Tid).zip(entry.items) {
+            if counts {
+                self.judge.tid = tid;
+                self.judge_author(tid, &item);
+            }
             match item {
                 Item::Request(request) => {
                     if self.judge.ended.contains(&request.session) {
@@ -126,6 +143,15 @@ impl World {
                 Item::Checkpoint { .. } => self.cover.hit("checkpoint"),
                 Item::CreateVolume { .. } => {}
             }
+        }
+    }
+
+    fn judge_author(&mut self, tid: Tid, item: &Item) {
+        if let Item::SessionOpen { node, .. } = item {
+            self.judge.sessions.insert(SessionId(tid.0), *node);
+        }
+        if let Err(what) = self.judge.past.check_author(tid, item, &self.judge.sessions) {
+            self.wrong(what);
         }
     }
 

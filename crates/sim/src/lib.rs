@@ -21,6 +21,8 @@
 //! - [`models`], [`linear`]: what single objects may answer, and whether a history is one of theirs
 //! - [`fsck`]: whether a tree is whole
 //! - `locks`: programs that lock files, and whether they exclude each other
+//! - `snapshots`: programs that name past states, and whether one table of names explains their answers
+//! - `past_check`: every version there ever was, in plain memory, and whether replicas show the past as it was
 //! - `judge`, `rest`: what must hold all the time, and at the end
 //! - [`cover`]: rare situations that were reached
 //! - [`mod@shrink`]: cuts a failing script down
@@ -42,10 +44,12 @@ mod locks;
 pub mod machine;
 pub mod models;
 pub mod network;
+mod past_check;
 pub mod program;
 mod rest;
 pub mod script;
 pub mod shrink;
+mod snapshots;
 pub mod world;
 
 pub use script::{Fault, Mix, SCENARIOS, Scenario, Script, What, scenario};

@@ -1,22 +1,17 @@
 //! The end of a world: everything comes to rest, and what is left is looked at as a whole.
 
 use crate::clock::MS;
-use crate::dice::mix;
-use crate::fsck::{Tree, everything};
-use crate::judge::SAMPLES_MAX;
+use crate::fsck::Tree;
 use crate::linear::Interval;
-use crate::machine::hash;
 use crate::models::{Ask, Said, Subject};
 use crate::world::{Event, REST_NS_MAX, SETUP_NS_MAX, World};
 use gavel_store::engine::{Engine, Snapshot};
 use gavel_types::{BlobId, Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
-use gavel_wire::{Content, Record, View, ViewError};
+use gavel_wire::{Content, Record, View};
 use std::collections::BTreeSet;
 
 /// The world is looked at so often.
 const LOOK_NS: u64 = 100 * MS;
-/// Past states are remembered so often.
-const SAMPLE_NS: u64 = 3_000 * MS;
 /// Behind the last fault, somebody leads within this: twelve election timeouts.
 const LEADER_NS_MAX: u64 = 12_000 * MS;
 const VOLUME: VolumeId = VolumeId::FIRST;
@@ -33,9 +28,7 @@ impl World {
         if self.setup_done.is_none() && self.now > SETUP_NS_MAX {
             self.wrong("the programs could not begin");
         }
-        if self.now / SAMPLE_NS != (self.now + LOOK_NS) / SAMPLE_NS {
-            self.sample();
-        }
+        self.check_past_now_and_then();
         let Some(calm) = self.calm else { return false };
         self.close_all();
         let Err(restless) = self.is_at_rest() else { return true };
@@ -54,6 +47,7 @@ impl World {
             return Err(format!("job {token} on n{} waits for {:?}", job.machine, job.wait));
         }
         self.lockers_rest()?;
+        self.namers_rest()?;
         let mut states = Vec::new();
         for machine in &self.machines {
             let Some(life) = &self.lives[machine.number] else {
@@ -90,28 +84,16 @@ impl World {
         }
     }
 
-    /// Remembers the present state, to be compared with what it is as a past one.
-    fn sample(&mut self) {
-        let turn = (self.now / SAMPLE_NS) as usize % self.machines.len();
-        let Some(life) = self.lives[turn].as_ref().filter(|life| !life.node.server.is_catching_up()) else { return };
-        let tid = life.node.server.state().tid;
-        if self.judge.samples.len() >= SAMPLES_MAX || tid == Tid::ZERO {
-            return;
-        }
-        match fingerprint(&life.records.live(tid)) {
-            Ok(sum) => self.judge.samples.push((tid, sum)),
-            Err(error) => self.wrong(format!("n{turn}: {error}")),
-        }
-    }
-
     /// Looks at everything that is left. Gives how many histories could not be decided.
     pub(crate) fn final_checks(&mut self) -> u64 {
         let checked = self.check_reported().and_then(|()| self.check_replicas()).and_then(|first| {
-            self.check_past()?;
             self.check_tree(first)?;
             self.check_commits(first)?;
-            self.check_answers(first)
+            Ok(self.check_names(first)? + self.check_answers(first)?)
         });
+        if checked.is_ok() {
+            self.check_whole_past();
+        }
         checked.unwrap_or_else(|what| {
             self.wrong(what);
             0
@@ -157,19 +139,6 @@ impl World {
             }
         }
         first.map(|(machine, _)| machine).ok_or_else(|| "no node runs".into())
-    }
-
-    /// The past is what it was when it was the present, on every replica.
-    fn check_past(&self) -> Result<(), String> {
-        for (machine, life) in self.running() {
-            for (tid, sum) in &self.judge.samples {
-                let now = fingerprint(&life.records.at(*tid)).map_err(|error| format!("n{machine}: {error}"))?;
-                if now != *sum {
-                    return Err(format!("the past as of {tid} has changed on n{machine}"));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn check_tree(&mut self, machine: usize) -> Result<(), String> {
@@ -287,12 +256,4 @@ fn in_words(interval: &Interval<(Ask, Option<Said>)>) -> String {
         (Some(returned), Some(said)) => format!("{called}..{returned} {ask:?} -> {said:?}"),
         _ => format!("{called}.. {ask:?} -> unknown"),
     }
-}
-
-/// A hash of everything that a view sees.
-fn fingerprint(view: &dyn View) -> Result<u64, ViewError> {
-    let found = view.scan(&everything(VOLUME), usize::MAX)?;
-    Ok(found
-        .iter()
-        .fold(0, |sum, (key, version)| mix(sum ^ hash(key.as_bytes()) ^ hash(&version.encode()).rotate_left(1))))
 }

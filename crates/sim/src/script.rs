@@ -22,6 +22,8 @@ pub struct Script {
     pub mix: Mix,
     /// Programs on each node that lock files.
     pub lockers: usize,
+    /// Does a program on each node make, rename and delete snapshots?
+    pub snapshots: bool,
     /// So little log is kept that a node that is away for a moment must catch up by a change scan.
     pub short_log: bool,
     /// How much faster or slower clocks run at most, in millionths.
@@ -335,6 +337,7 @@ impl Scenario {
             busy_ms,
             mix: self.mix,
             lockers: if self.name == LOCKS { LOCKERS } else { 0 },
+            snapshots: true,
             short_log: self.short_log && dice.permille(800),
             drift_ppm: self.drift_ppm,
             faults,
@@ -410,14 +413,29 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
 /// As Rust, to be pasted into a regression test.
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Script { seed, nodes, programs, operations, busy_ms, mix, lockers, short_log, drift_ppm, faults } = self;
+        let Script {
+            seed,
+            nodes,
+            programs,
+            operations,
+            busy_ms,
+            mix,
+            lockers,
+            snapshots,
+            short_log,
+            drift_ppm,
+            faults,
+        } = self;
         writeln!(f, "Script {{")?;
         writeln!(f, "    seed: {seed},\n    nodes: {nodes},\n    programs: {programs},")?;
         writeln!(
             f,
             "    operations: {operations},\n    busy_ms: {busy_ms},\n    mix: {mix:?},\n    lockers: {lockers},"
         )?;
-        writeln!(f, "    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec![")?;
+        writeln!(
+            f,
+            "    snapshots: {snapshots},\n    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec!["
+        )?;
         for Fault { at_ms, what } in faults {
             let what = format!("{what:?}")
                 .replace("when: ", "when: When::")

@@ -60,6 +60,7 @@ impl Search {
             let busy_ms = self.best.busy_ms / u64::from(part);
             self.try_out(Script { busy_ms, ..self.best.clone() });
         }
+        self.try_out(Script { snapshots: false, ..self.best.clone() });
         for kind in 0..7 {
             let mut script = self.best.clone();
             let mix = &mut script.mix;

@@ -11,6 +11,7 @@ use crate::machine::{Life, Machine, Refusal};
 use crate::network::{Network, Packet};
 use crate::program::Pool;
 use crate::script::{Script, What, When};
+use crate::snapshots::Namers;
 use gavel_client::ToForget;
 use gavel_client::session::SessionConfig;
 use gavel_server::Config;
@@ -119,6 +120,9 @@ pub struct World {
     pub(crate) judge: Judge,
     pub(crate) cover: Cover,
     pub(crate) lockers: Lockers,
+    pub(crate) namers: Namers,
+    /// Draws which past states are looked at.
+    pub(crate) past_dice: Dice,
     pub(crate) answered: u64,
     digest: u64,
     trace: Trace,
@@ -154,6 +158,8 @@ impl World {
             judge: Judge::default(),
             cover: Cover::default(),
             lockers: Lockers::new(seed, nodes, script.lockers),
+            namers: Namers::new(seed, nodes, script.snapshots),
+            past_dice: Dice::new(seed, "past", 0),
             answered: 0,
             digest: seed,
             trace,
@@ -319,6 +325,7 @@ impl World {
                     }
                 }
                 self.pump(machine);
+                self.check_past_behind_a_break(machine);
             }
             Err(Refusal::Disk(cause)) => {
                 self.note(|| format!("n{machine} cannot start: {cause}"));
@@ -343,6 +350,7 @@ impl World {
         self.ship(machine);
         self.judge_clock(machine);
         self.step_lockers(machine);
+        self.step_namer(machine);
         let next = self.delays.between(TICK_NS.0, TICK_NS.1);
         self.at(next, Event::Tick { machine, life: number });
         self.pump(machine);
@@ -362,6 +370,7 @@ impl World {
         self.dooms[machine] = None;
         self.forget_programs(machine);
         self.lockers.crash(machine);
+        self.namers.crash(machine);
         self.at(down_ns, Event::Start { machine });
     }
 

@@ -35,6 +35,7 @@ fn orphans_from_a_stretch_of_log_that_the_session_has_skipped_are_released() {
         busy_ms: 7391,
         mix: Mix { names: 4, registers: 0, journals: 3, churn: 5, bytes: 0, open_files: 0, xattrs: 0 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -57,6 +58,7 @@ fn a_file_that_is_kept_for_another_node_only_cannot_be_opened() {
         busy_ms: 10937,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 0 },
         lockers: 0,
+        snapshots: false,
         short_log: false,
         drift_ppm: 0,
         faults: vec![],
@@ -75,6 +77,7 @@ fn power_fails_between_the_end_of_a_catch_up_and_the_flush_of_its_records() {
         busy_ms: 8739,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 0, bytes: 3, open_files: 3, xattrs: 0 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -97,6 +100,7 @@ fn requests_of_a_session_that_ended_unseen_are_not_run_again() {
         busy_ms: 11353,
         mix: Mix::ALL,
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -128,6 +132,7 @@ fn an_answer_to_a_scan_before_a_crash_arrives_behind_it() {
         busy_ms: 16471,
         mix: Mix::ALL,
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 0,
         faults: vec![
@@ -164,6 +169,7 @@ fn leaders_with_wrong_clocks_do_not_hand_leadership_to_each_other() {
         busy_ms: 8627,
         mix: Mix::ALL,
         lockers: 0,
+        snapshots: false,
         short_log: false,
         drift_ppm: 10_000,
         faults: vec![
@@ -189,6 +195,7 @@ fn a_deposed_leader_with_a_slow_disk_confirms_no_read() {
         busy_ms: 8980,
         mix: Mix::ALL,
         lockers: 0,
+        snapshots: false,
         short_log: false,
         drift_ppm: 0,
         faults: vec![Fault { at_ms: 4598, what: What::SlowDisk { node: LEADER, times: 187, for_ms: 828 } }],
@@ -207,6 +214,7 @@ fn leadership_does_not_bounce_while_nodes_disagree_about_their_clocks() {
         busy_ms: 8818,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![
@@ -235,6 +243,7 @@ fn a_leader_that_could_not_propose_does_not_think_its_line_full() {
         busy_ms: 12988,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![
@@ -267,6 +276,7 @@ fn what_a_node_is_writing_is_not_kept_under_a_lease_that_comes_meanwhile() {
         busy_ms: 8391,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![],
@@ -287,6 +297,7 @@ fn a_catch_up_goes_on_when_its_source_is_lost() {
         busy_ms: 12258,
         mix: Mix { names: 0, registers: 4, journals: 3, churn: 0, bytes: 3, open_files: 0, xattrs: 0 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![
@@ -320,6 +331,7 @@ fn a_session_that_is_asked_for_again_ends_in_the_same_entry() {
         busy_ms: 13082,
         mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 },
         lockers: 0,
+        snapshots: false,
         short_log: true,
         drift_ppm: 1000,
         faults: vec![

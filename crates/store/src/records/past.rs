@@ -6,8 +6,11 @@ use gavel_types::{Key, KeyRange, Tid};
 use gavel_wire::{Version, View, ViewError};
 
 /// Rows of one key's history that ended too early, after which a scan looks the right row up instead of stepping on.
-/// A look-up costs about as much as 10 to 20 steps.
+/// A look-up costs about as much as 10 to 20 steps over small rows.
 const STEPS_MAX: usize = 16;
+/// A row with a value of so many bytes counts as one step more: rows of 4 KiB have a block each, and a step to the next block costs about as
+/// much as 6 steps within one.
+const STEP_BYTES: usize = 800;
 
 /// The state as of a Tid.
 #[derive(Clone, Debug)]
@@ -81,6 +84,8 @@ struct Ended<'s, S: Snapshot> {
     tid: Tid,
     end: Vec<u8>,
     rows: HistoryRows<'s, S>,
+    /// Steps that the next key is given: keys of a range tend to have equally long histories.
+    patience: usize,
 }
 
 type HistoryRows<'s, S> = Box<dyn Iterator<Item = EngineRow<S>> + 's>;
@@ -90,7 +95,7 @@ impl<'s, S: Snapshot> Ended<'s, S> {
     fn new(snapshot: &'s S, range: &'s KeyRange, tid: Tid) -> Ended<'s, S> {
         let (start, end) = rows::history_within(range);
         let rows = Box::new(snapshot.range(&start, &end));
-        Ended { snapshot, range, tid, end, rows }
+        Ended { snapshot, range, tid, end, rows, patience: STEPS_MAX }
     }
 
     fn next_visible(&mut self) -> Result<Option<(Key, Version)>, RecordsError> {
@@ -111,8 +116,18 @@ impl<'s, S: Snapshot> Ended<'s, S> {
                 self.skip_to(rows::history_after(&key, Tid::MAX).1);
                 continue;
             }
-            let steps = stepping.take().filter(|(last, _)| *last == key).map_or(1, |(_, steps)| steps + 1);
-            if steps >= STEPS_MAX {
+            let before = match stepping.take() {
+                Some((last, steps)) if last == key => steps,
+                // The steps over the key before were enough.
+                Some(_) => {
+                    self.patience = (self.patience * 2).min(STEPS_MAX);
+                    0
+                }
+                None => 0,
+            };
+            let steps = before + 1 + value.len() / STEP_BYTES;
+            if steps >= self.patience {
+                self.patience = (self.patience / 2).max(1);
                 self.skip_to(rows::history_after(&key, self.tid).0);
             } else {
                 stepping = Some((key, steps));
