@@ -272,7 +272,7 @@ fn what_is_no_state_is_said_so() {
         ("d@@unknown", Errno::NOENT),
         ("d@@2h30", Errno::NOENT),
         ("d@@", Errno::NOENT),
-        ("d@@2999-01-01", Errno::INVAL),
+        ("d@@2500-01-01", Errno::INVAL),
         ("d@@0xffffffffffffffff", Errno::INVAL),
         ("d@@0x5", Errno::STALE),
         ("d@@2000-01-01", Errno::STALE),
@@ -341,7 +341,8 @@ fn the_kernel_keeps_the_past() {
             assert_eq!(errno(fs::metadata(then.join("new"))), Errno::NOENT);
             assert_eq!(ino(&then.join("sub/deeper/leaf")) >> 63, 1);
         };
-        look();
+        // Listings are kept from the second on.
+        (0..2).for_each(|_| look());
         let asked = || ["lookup", "resolve", "past"].map(|kind| fixture.tree.asked(kind));
         let before = asked();
         (0..5).for_each(|_| look());
