@@ -180,7 +180,7 @@ fn same_on_all_mounts(cluster: &Cluster, state: &State) -> Result<()> {
         let path = cluster.mount(node).join(name);
         Ok(std::fs::symlink_metadata(&path).with_context(|| path.display().to_string())?.ino())
     };
-    for name in ["tree@@", "@@/tree", "tree/@@"] {
+    for name in ["tree@@", "@@/tree", ".@@/tree"] {
         let name = name.replace("@@", &format!("@@{}", state.tid));
         let numbers = cluster.ids().map(|node| inode(node, &name)).collect::<Result<Vec<_>>>()?;
         ensure!(numbers.iter().all(|number| *number == numbers[0]), "{name}: {numbers:?}");
@@ -197,8 +197,10 @@ fn removed_names_are_there(cluster: &Cluster, states: &[State]) -> Result<()> {
     for node in cluster.ids() {
         // A name in a live directory; what is there now is another directory of that name.
         let root = cluster.mount(node).join("tree");
-        ensure!(errno(std::fs::metadata(root.join("coloured"))) == Some(Errno::NOENT), "it is still there");
-        ensure!(errno(std::fs::metadata(root.join("coloured@@made"))) == Some(Errno::NOENT), "not in this directory");
+        for name in ["coloured", "coloured@@made", "@@made", ".@@made"] {
+            ensure!(errno(std::fs::metadata(root.join(name))) == Some(Errno::NOENT), "tree/{name} is there");
+        }
+        ensure!(root.join("@@empty").is_dir(), "this directory was there then");
         let then = cluster.mount(node).join(format!("tree@@{}", states[0].tid));
         ensure!(std::fs::read(then.join("coloured"))? == b"colours", "not as it was");
         ensure!(std::fs::read_link(then.join("pointer"))? == Path::new("coloured"), "another target");
