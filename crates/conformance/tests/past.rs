@@ -79,8 +79,11 @@ fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<Errno> {
     result.err().and_then(|error| Errno::from_io_error(&error))
 }
 
-/// What is done to the tree between the states; the number is that of the mount.
-fn changes() -> Vec<(&'static str, u64, fn(&Path) -> Result<()>)> {
+/// The name of the state behind it, the mount through which it is made, and what it is.
+type Change = (&'static str, u64, fn(&Path) -> Result<()>);
+
+/// What is done to the tree between the states.
+fn changes() -> Vec<Change> {
     vec![
         ("made", 1, |root| {
             trees::make(root, FILES)?;
@@ -244,10 +247,13 @@ fn nothing_can_be_changed(cluster: &Cluster, state: &State) -> Result<()> {
             ("rename out", std::fs::rename(&then, &outside)),
             ("link out", std::fs::hard_link(&file, &outside)),
             ("chmod", std::fs::set_permissions(&file, Permissions::from_mode(0o600))),
-            ("setxattr", set_colour(&then, b"green").map_err(|error| match error.downcast::<Errno>() {
-                Ok(errno) => errno.into(),
-                Err(error) => io::Error::other(error.to_string()),
-            })),
+            (
+                "setxattr",
+                set_colour(&then, b"green").map_err(|error| match error.downcast::<Errno>() {
+                    Ok(errno) => errno.into(),
+                    Err(error) => io::Error::other(error.to_string()),
+                }),
+            ),
         ];
         for (what, result) in refused {
             let found = errno(result);
@@ -267,7 +273,8 @@ fn compared_and_copied(cluster: &Cluster, states: &[State]) -> Result<()> {
     for node in cluster.ids() {
         let mount = cluster.mount(node);
         let file = "d1/é1/1/file 1";
-        let script = format!("cmp -s 'tree@@{}/{file}' 'tree@@{}/{file}' && echo same || echo differs", made.tid, written.tid);
+        let script =
+            format!("cmp -s 'tree@@{}/{file}' 'tree@@{}/{file}' && echo same || echo differs", made.tid, written.tid);
         ensure!(command::shell(&mount, &script, PATIENCE)? == "differs\n", "node {node}: diff takes them for one file");
         std::fs::write(mount.join("tree/now"), "now")?;
         let tid = make_snapshot(cluster, node, &format!("copy-{node}"))?;
@@ -333,9 +340,11 @@ fn real_names_win(cluster: &Cluster) -> Result<()> {
         let listed = std::fs::read_dir(&three)?.flatten().any(|entry| entry.file_name() == *name);
         ensure!(listed, "{name} is in no listing");
     }
-    // The kernels of two have the past under this name when the third makes it real.
+    // What is shown of the past is not replaced.
     let shown = [&two, &three].map(|mount| mount.join("file@@old"));
-    shown.iter().try_for_each(|path| Ok::<_, io::Error>(drop(std::fs::read(path)?)))?;
+    for path in &shown {
+        ensure!(std::fs::read(path)? == b"old", "{}", path.display());
+    }
     ensure!(errno(std::fs::rename(two.join("mail@@example"), &shown[0])) == Some(Errno::ROFS), "the past was replaced");
     ensure!(errno(std::fs::create_dir(&shown[0])) == Some(Errno::EXIST), "the past was replaced");
     let hidden = "absent@@old";
@@ -365,7 +374,20 @@ fn snapshots_come_and_go(cluster: &Cluster) -> Result<()> {
     ensure!(cluster.ids().all(|node| shows(node, "renamed")), "not shown by its new name at once");
     wait::until("the old name is gone", PATIENCE, || cluster.ids().all(|node| !shows(node, "named")))?;
     cluster.gavel().run(["snapshot", "delete", mount, "renamed"])?.ok()?;
-    wait::until("the new name is gone", PATIENCE, || cluster.ids().all(|node| !shows(node, "renamed")))
+    wait::until("the new name is gone", PATIENCE, || cluster.ids().all(|node| !shows(node, "renamed")))?;
+    // Kept by two kernels as a name of the past, when the third node makes it real.
+    let name = "file@@passing";
+    make_snapshot(cluster, 1, "passing")?;
+    ensure!(cluster.ids().all(|node| shows(node, "passing")), "not shown at once");
+    cluster.gavel().run(["snapshot", "delete", mount, "passing"])?.ok()?;
+    let made = || std::fs::create_dir(cluster.mount(2).join(name));
+    wait::until("there may be a real one", PATIENCE, || made().is_ok())?;
+    for node in cluster.ids() {
+        ensure!(cluster.mount(node).join(name).is_dir(), "node {node} does not show what is real");
+    }
+    make_snapshot(cluster, 1, "passing")?;
+    ensure!(cluster.ids().all(|node| cluster.mount(node).join(name).is_dir()), "a snapshot hides what is real");
+    Ok(())
 }
 
 /// What needs no quorum: paths that begin in the past, and a mount of a past state.

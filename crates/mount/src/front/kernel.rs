@@ -47,7 +47,7 @@ impl Filesystem for Front {
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (node, door) = (self.node(ino), self.door.clone());
-        self.read(req, &node.clone(), Operation::Getattr { object: node.object() }, move |answered| {
+        self.observe(req, &node.clone(), Operation::Getattr { object: node.object() }, move |answered| {
             replies::attr(door.known(), &node, reply, answered);
         });
     }
@@ -91,7 +91,7 @@ impl Filesystem for Front {
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let node = self.node(ino);
         let operation = Operation::Readlink { object: node.object() };
-        self.read(req, &node, operation, move |answered| replies::bytes(reply, answered));
+        self.observe(req, &node, operation, move |answered| replies::bytes(reply, answered));
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
@@ -142,12 +142,16 @@ impl Filesystem for Front {
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(errno::INVALID),
         };
-        let (Some(parent), Some(new_parent)) = (self.live(parent), self.live(newparent)) else { return reply.error(errno::READ_ONLY) };
+        let (Some(parent), Some(new_parent)) = (self.live(parent), self.live(newparent)) else {
+            return reply.error(errno::READ_ONLY);
+        };
         self.move_name(req, (parent, name), (new_parent, newname), mode, reply);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let (Some(object), Some(parent)) = (self.live(ino), self.live(newparent)) else { return reply.error(errno::READ_ONLY) };
+        let (Some(object), Some(parent)) = (self.live(ino), self.live(newparent)) else {
+            return reply.error(errno::READ_ONLY);
+        };
         self.make(req, parent, Operation::Link { object, parent, name: bytes_of(newname) }, reply);
     }
 
@@ -326,13 +330,13 @@ impl Filesystem for Front {
         }
         let node = self.node(ino);
         let operation = Operation::Getxattr { object: node.object(), name: bytes_of(name) };
-        self.read(req, &node, operation, move |answered| replies::xattr(size, reply, answered));
+        self.observe(req, &node, operation, move |answered| replies::xattr(size, reply, answered));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let node = self.node(ino);
         let operation = Operation::Listxattr { object: node.object() };
-        self.read(req, &node, operation, move |answered| replies::xattr(size, reply, answered));
+        self.observe(req, &node, operation, move |answered| replies::xattr(size, reply, answered));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -402,7 +406,7 @@ impl Filesystem for Front {
         let Ok(offset) = u64::try_from(offset) else { return reply.error(errno::NO_SUCH_OFFSET) };
         let node = self.node(ino);
         let operation = Operation::Seek { object: node.object(), offset, what };
-        self.read(req, &node, operation, move |answered| replies::offset(reply, answered));
+        self.observe(req, &node, operation, move |answered| replies::offset(reply, answered));
     }
 
     fn copy_file_range(

@@ -102,7 +102,7 @@ impl Front {
     }
 
     /// Starts an operation that reads.
-    fn read(
+    fn observe(
         &self,
         req: &Request,
         node: &Node,

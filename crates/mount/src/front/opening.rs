@@ -5,9 +5,9 @@
 //! the callback, before the kernel hears of the object.
 
 use super::keeping::{self, NO_TIME};
+use super::past::Node;
 use super::replies::{self, GENERATION};
 use super::{Front, bytes_of, caller};
-use super::past::Node;
 use crate::attr::permissions;
 use crate::errno;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};

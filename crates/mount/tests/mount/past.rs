@@ -204,10 +204,10 @@ fn nothing_of_the_past_can_be_changed() {
         assert_eq!(errno(result), Errno::ROFS, "{what}");
     }
     assert_eq!(errno(result(rustix::fs::fallocate(&reader, FallocateFlags::empty(), 0, 10))), Errno::BADF);
-    assert_eq!((names(&d), names(&live)), (
-        ["blob", "file", "link", "sub"].map(str::to_owned).into(),
-        ["file", "moved", "new"].map(str::to_owned).into(),
-    ));
+    assert_eq!(
+        (names(&d), names(&live)),
+        (["blob", "file", "link", "sub"].map(str::to_owned).into(), ["file", "moved", "new"].map(str::to_owned).into(),)
+    );
     drop(reader);
     fixture.finish();
 }
@@ -225,7 +225,7 @@ fn what_only_looks_works() {
     }
     assert_eq!(fixture.tree.locks.counts(), (0, 0), "the tree was told of none");
     file.sync_all().expect("it is durable");
-    rustix::fs::fsync(&File::open(&d).expect("opens")).expect("so is a directory");
+    rustix::fs::fsync(File::open(&d).expect("opens")).expect("so is a directory");
     assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).expect("seeks"), BLOB_BYTES as u64);
     assert!(rustix::fs::statvfs(&d).expect("counts").f_blocks > 0);
     let mut value = [0; 16];
@@ -282,7 +282,11 @@ fn what_is_no_state_is_said_so() {
     }
     assert_eq!(refused(&at("absent", state)), Errno::NOENT);
     assert_eq!(refused(&at("..", state)), Errno::NOENT);
-    assert_eq!(refused(&format!("{}/{}", at("d", state), at("file", state))), Errno::NOENT, "names below are what they were");
+    assert_eq!(
+        refused(&format!("{}/{}", at("d", state), at("file", state))),
+        Errno::NOENT,
+        "names below are what they were"
+    );
     // A directory that was not there yet.
     fs::create_dir(fixture.path("young")).expect("makes");
     assert_eq!(refused(&at("young/x", state)), Errno::NOENT);
@@ -341,7 +345,7 @@ fn the_kernel_keeps_the_past() {
             assert_eq!(errno(fs::metadata(then.join("new"))), Errno::NOENT);
             assert_eq!(ino(&then.join("sub/deeper/leaf")) >> 63, 1);
         };
-        // Listings are kept from the second on.
+        // The kernel asks for attributes once more when it has read bytes: a read might have changed the time of access.
         (0..2).for_each(|_| look());
         let asked = || ["lookup", "resolve", "past"].map(|kind| fixture.tree.asked(kind));
         let before = asked();
@@ -356,6 +360,45 @@ fn the_kernel_keeps_the_past() {
         drop(held);
         fixture.finish();
     }
+}
+
+/// A kernel that cannot be made to forget all names keeps none of the live ones; what is below an entrance it keeps.
+#[test]
+fn the_past_needs_no_forgetting() {
+    let Some((fixture, state)) = changed(|options| options.keep_names = false) else { return };
+    fixture.tree.keep(ALL);
+    let then = File::open(fixture.path(&at("d", state))).expect("opens");
+    let look = || {
+        use std::os::fd::AsRawFd;
+        let then = PathBuf::from(format!("/proc/self/fd/{}", then.as_raw_fd()));
+        assert_eq!(fs::read(then.join("sub/deeper/leaf")).expect("reads"), b"leaf");
+        assert_eq!(errno(fs::metadata(then.join("new"))), Errno::NOENT);
+    };
+    // The kernel asks for attributes once more when it has read bytes: a read might have changed the time of access.
+    (0..2).for_each(|_| look());
+    let asked = || ["lookup", "past"].map(|kind| fixture.tree.asked(kind));
+    let before = asked();
+    (0..5).for_each(|_| look());
+    assert_eq!(asked(), before);
+    drop(then);
+    fixture.finish();
+}
+
+#[test]
+fn bytes_of_the_past_are_read_in_every_way() {
+    let Some((fixture, state)) = changed(|_| {}) else { return };
+    let path = fixture.path(&at("d", state)).join("blob");
+    let mapped = File::open(&path).expect("opens");
+    let mapping = crate::mapping::Mapping::reading(&mapped);
+    assert_eq!([mapping.byte(0), mapping.byte(5_000)], [b'.'; 2]);
+    use std::os::unix::fs::OpenOptionsExt;
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).expect("opens");
+    let mut bytes = [0; 4096];
+    assert_eq!(direct.read_at(&mut bytes, 4096).expect("reads"), 4096);
+    assert_eq!(bytes, [b'.'; 4096]);
+    assert_eq!(direct.read_at(&mut bytes, BLOB_BYTES as u64).expect("reads"), 0, "the end");
+    drop((mapping, mapped, direct));
+    fixture.finish();
 }
 
 #[test]

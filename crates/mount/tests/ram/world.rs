@@ -19,6 +19,9 @@ pub const VOLUME: VolumeId = VolumeId::FIRST;
 /// Changes that `changed_after` can look back on.
 const RECENT_MAX: usize = 64 * 1024;
 
+/// What a key held from which transaction on; nothing from some.
+type Lived = Vec<(Tid, Option<Version>)>;
+
 /// The live records.
 #[derive(Default)]
 struct Records {
@@ -26,7 +29,7 @@ struct Records {
     live: BTreeMap<Box<[u8]>, (Key, Version)>,
     recent: std::collections::VecDeque<(Tid, Key)>,
     /// What each key ever held, the oldest first.
-    lived: BTreeMap<Box<[u8]>, (Key, Vec<(Tid, Option<Version>)>)>,
+    lived: BTreeMap<Box<[u8]>, (Key, Lived)>,
 }
 
 /// The records as they were.

@@ -112,13 +112,7 @@ impl Door {
         });
     }
 
-    fn reply_past(
-        &self,
-        node: impl FnOnce(ObjectId) -> PastNode,
-        names: Duration,
-        answer: Answer,
-        reply: ReplyEntry,
-    ) {
+    fn reply_past(&self, node: impl FnOnce(ObjectId) -> PastNode, names: Duration, answer: Answer, reply: ReplyEntry) {
         let attrs = keeping::past(answer.keep.attrs_ns);
         match replies::found(answer) {
             Ok((object, attr)) => {
