@@ -43,23 +43,24 @@ impl Ages {
     /// The state that this age (in nanoseconds) stands for, and for how long it will.
     pub(super) fn get(&self, age_ns: u64, now: Instant) -> Option<(Tid, Duration)> {
         let (at, since) = *self.0.lock().get(&age_ns)?;
-        let left = AGE_KEPT.checked_sub(now.saturating_duration_since(since))?;
-        (!left.is_zero()).then_some((at, left))
+        left(since, now).map(|left| (at, left))
     }
 
     /// It stands for this state from now on, unless it stands for another already. Gives which, and for how long.
     pub(super) fn keep(&self, age_ns: u64, at: Tid, now: Instant) -> (Tid, Duration) {
-        if let Some(kept) = self.get(age_ns, now) {
-            return kept;
-        }
         let mut ages = self.0.lock();
-        ages.retain(|_, (_, since)| now.saturating_duration_since(*since) < AGE_KEPT);
-        if ages.len() < AGES_MAX {
-            ages.insert(age_ns, (at, now));
-            return (at, AGE_KEPT);
+        ages.retain(|_, (_, since)| left(*since, now).is_some());
+        if ages.len() >= AGES_MAX && !ages.contains_key(&age_ns) {
+            return (at, Duration::ZERO);
         }
-        (at, Duration::ZERO)
+        let (at, since) = *ages.entry(age_ns).or_insert((at, now));
+        (at, left(since, now).unwrap_or_default())
     }
+}
+
+/// How long an age still stands for what it was found to stand for at `since`.
+fn left(since: Instant, now: Instant) -> Option<Duration> {
+    AGE_KEPT.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]
