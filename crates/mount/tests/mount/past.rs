@@ -112,11 +112,20 @@ fn all_forms_name_the_same() {
     assert_eq!(seen.len(), 1, "one state: one number, whatever the entrance");
     // All are open at once, each in its place in the tree of names.
     let open = forms.each_ref().map(|form| File::open(fixture.path(form).join("sub/deeper")).expect("opens"));
-    for (file, form) in open.iter().zip(&forms) {
-        use std::os::fd::AsRawFd;
-        let here = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("reads");
-        let path: PathBuf = fixture.dir.path().canonicalize().expect("is there").join(form).join("sub/deeper");
-        assert_eq!(here, path.components().collect::<PathBuf>());
+    for forgets in [false, true] {
+        if forgets {
+            // Each name is looked up again, finds the node that is open, and takes its place.
+            fixture.tree.forget(vec![Kept::Names]);
+            for form in &forms {
+                assert_eq!(names(&fixture.path(form).join("sub/deeper")), ["leaf"], "{form}");
+            }
+        }
+        for (file, form) in open.iter().zip(&forms) {
+            use std::os::fd::AsRawFd;
+            let here = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("reads");
+            let path: PathBuf = fixture.dir.path().canonicalize().expect("is there").join(form).join("sub/deeper");
+            assert_eq!(here, path.components().collect::<PathBuf>());
+        }
     }
     drop(open);
     // What was removed, and what had another name.
@@ -399,6 +408,48 @@ fn bytes_of_the_past_are_read_in_every_way() {
     assert_eq!(direct.read_at(&mut bytes, BLOB_BYTES as u64).expect("reads"), 0, "the end");
     drop((mapping, mapped, direct));
     fixture.finish();
+}
+
+/// Look-ups come in while the kernel gives the same inodes back, again and again.
+#[test]
+fn many_look_while_the_kernel_forgets() {
+    const ROUNDS: usize = 30;
+    for readdirplus in [false, true] {
+        let Some((fixture, state)) = changed(|options| options.readdirplus = readdirplus) else { return };
+        if !is_root() {
+            return fixture.finish();
+        }
+        let forms = [at("d", state), at("d/", state), at("", state) + "/d", at("d/.", state)];
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let rounds: usize = std::thread::scope(|scope| {
+            let lookers = forms.iter().cycle().take(8).map(|form| {
+                let (path, done) = (fixture.path(form), &done);
+                scope.spawn(move || {
+                    let mut rounds = 0;
+                    while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                        assert_eq!(names(&path), ["blob", "file", "link", "sub"]);
+                        assert_eq!(fs::read(path.join("sub/deeper/leaf")).expect("reads"), b"leaf");
+                        assert_eq!(ino(&path.join("file")), ino(&path.join("sub/second")));
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            });
+            let lookers: Vec<_> = lookers.collect();
+            for _ in 0..ROUNDS {
+                fs::write("/proc/sys/vm/drop_caches", "2").expect("root may");
+                fixture.tree.forget(vec![Kept::Names]);
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            lookers.into_iter().map(|looker| looker.join().expect("saw what it must")).sum()
+        });
+        assert!(rounds >= forms.len(), "{rounds} rounds");
+        eventually("nothing is left", || {
+            fs::write("/proc/sys/vm/drop_caches", "2").expect("root may");
+            fixture.mounted.as_ref().expect("mounted").past_inodes() == 0
+        });
+        fixture.finish();
+    }
 }
 
 #[test]
