@@ -14,6 +14,7 @@
 //! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
 //! | `tests/linear.rs` | the same; all that was answered on three mounts must have an order |
 //! | `tests/locks.rs` | programs lock files, on all mounts, while they, nodes and leaders die |
+//! | `tests/past.rs` | it is changed, and every mount must show each state as it was; also a node that is cut off |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:

@@ -13,12 +13,12 @@ pub(crate) const IO_BYTES: u32 = 128 * 1024;
 const BLOCK_BYTES: u64 = 512;
 const NANOS_PER_SEC: u32 = 1_000_000_000;
 
-/// The object that an inode number names.
+/// The live object that a node id names.
 pub(crate) fn object(ino: INodeNo) -> ObjectId {
     ObjectId(ino.0)
 }
 
-/// The inode number of an object.
+/// The node id, and the inode number, of a live object.
 pub(crate) fn inode(object: ObjectId) -> INodeNo {
     INodeNo(object.0)
 }
@@ -54,9 +54,9 @@ pub(crate) fn permissions(mode: u32) -> u16 {
 }
 
 /// Attributes for the kernel.
-pub(crate) fn file_attr(id: ObjectId, attr: &Attr) -> FileAttr {
+pub(crate) fn file_attr(ino: INodeNo, attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: inode(id),
+        ino,
         size: attr.size,
         blocks: attr.allocated.div_ceil(BLOCK_BYTES),
         atime: to_system(attr.atime),
@@ -75,9 +75,9 @@ pub(crate) fn file_attr(id: ObjectId, attr: &Attr) -> FileAttr {
 }
 
 /// What a listing says of a directory of which nothing but the inode number matters (`.` and `..`).
-pub(crate) fn bare_directory(id: ObjectId) -> FileAttr {
+pub(crate) fn bare_directory(ino: INodeNo) -> FileAttr {
     FileAttr {
-        ino: inode(id),
+        ino,
         size: 0,
         blocks: 0,
         atime: UNIX_EPOCH,
@@ -165,6 +165,6 @@ mod tests {
         };
         let time = Timestamp::default();
         let attr = Attr { firm, nlink: 1, size: 5, allocated: 513, atime: time, mtime: time, ctime: time };
-        assert_eq!(file_attr(ObjectId(16), &attr).blocks, 2);
+        assert_eq!(file_attr(INodeNo(16), &attr).blocks, 2);
     }
 }

@@ -23,6 +23,10 @@ pub(crate) const NOT_SUPPORTED: Errno = Errno::EOPNOTSUPP;
 pub(crate) const NO_SUCH_OFFSET: Errno = Errno::ENXIO;
 /// The caller's buffer is too small for an attribute or a list of names.
 pub(crate) const BUFFER_TOO_SMALL: Errno = Errno::ERANGE;
+/// It was so, and stays so: nothing of a past state can be changed.
+pub(crate) const READ_ONLY: Errno = Errno::EROFS;
+/// The past is another filesystem as far as links, renames and copies without reading go. The kernel copies by reading then.
+pub(crate) const OTHER_STATE: Errno = Errno::EXDEV;
 /// There is no such name.
 pub(crate) const NO_SUCH_NAME: Errno = Errno::ENOENT;
 /// The file that `open(O_CREAT)` was to make has come up meanwhile: the kernel walks the path again, without its
@@ -30,6 +34,11 @@ pub(crate) const NO_SUCH_NAME: Errno = Errno::ENOENT;
 pub(crate) const WALK_AGAIN: Errno = Errno::ESTALE;
 /// A removed directory is being listed: what the kernel itself says on a local filesystem.
 pub(crate) const DIRECTORY_GONE: Errno = Errno::ENOENT;
+
+/// The object is gone, or is not there yet.
+pub(crate) fn stale() -> Errno {
+    of_fs(FsError::Stale)
+}
 
 /// What the program that made a system call gets to see of a request's failure.
 pub(crate) fn of(error: &TreeError) -> Errno {

@@ -44,6 +44,11 @@ impl Agreed {
         self.uncached.contains(FopenFlags::FOPEN_DIRECT_IO)
     }
 
+    /// How to open a file that never changes.
+    pub(crate) fn open_past(self) -> FopenFlags {
+        self.open(Some(true))
+    }
+
     /// How to open a file of which pages may be kept, if they may (and are those that are there already still good?).
     pub(crate) fn open(self, cached: Option<bool>) -> FopenFlags {
         match cached {

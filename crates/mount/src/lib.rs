@@ -3,7 +3,7 @@
 //! A mount turns each request of the kernel into a [`TreeRequest`](gavel_client::tree::TreeRequest), hands it to a
 //! [`Tree`](gavel_client::tree::Tree) with a callback that owns the reply, and returns its thread to the kernel at
 //! once. It keeps no state of names or handles (only counts of what is open and of inodes that the kernel may have): an inode number is an object id, a directory offset is a
-//! cookie, and a file handle says nothing. `docs/protocols/mount.md` has the tables.
+//! cookie, and a file handle says nothing. (Inodes of past states are the exception: what each of them is, is kept as long as the kernel has it.) `docs/protocols/mount.md` has the tables.
 //!
 //! What this room is not: it decides nothing about files (that is `gavel-fs`), nothing about commits, and it caches
 //! nothing (the kernel does). It is the only home of FUSE, and the only maker of errno.
@@ -12,7 +12,7 @@
 //! - [`table`]: the mounts of this machine: which are ours, which are dead, and how they go away
 //! - `device`: how a filesystem gets attached to a directory, as root or through `fusermount3`
 //! - `init`: what is agreed on with the kernel, and what follows for opened files
-//! - `front`: the requests, by subject (names, files, listings, attributes)
+//! - `front`: the requests, by subject (names, files, listings, attributes, past states)
 //! - `attr`: attributes and times, from ours to the kernel's and back
 //! - `gate`: how many requests may be under way
 //! - [`errno`]: every errno, and why it is that one

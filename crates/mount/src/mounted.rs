@@ -7,7 +7,7 @@
 //! ```
 
 use crate::device;
-use crate::front::{Forgetter, Front};
+use crate::front::{Forgetter, Front, PastNodes};
 use crate::table::{self, MountEntry, UnmountError, Unmounted};
 use fuser::{Config, Session, SessionACL};
 use gavel_client::tree::{Forget, Tree};
@@ -182,6 +182,7 @@ pub struct Mounted {
     /// Which mount at that path is ours.
     id: u64,
     end: Arc<End>,
+    past: Arc<PastNodes>,
     taken_off: bool,
 }
 
@@ -203,7 +204,8 @@ impl Mounted {
         let path = prepare(&options)?;
         let device = device::attach(&path, &options)?;
         let (forgetter, jobs) = Forgetter::new();
-        let front = Front::new(tree.clone(), forgetter.clone(), options.readdirplus, options.control.clone());
+        let (past, control) = (Arc::<PastNodes>::default(), options.control.clone());
+        let front = Front::new(tree.clone(), forgetter.clone(), past.clone(), options.readdirplus, control);
         let handshake = |cause| MountError::Handshake { path: path.clone(), cause };
         let session = start(front, device, &options).and_then(|session| {
             // Not a clone of the connection (`FUSE_DEV_IOC_CLONE`): it reads no requests.
@@ -213,7 +215,7 @@ impl Mounted {
             tree.attach(Arc::downgrade(&forgetter));
             Ok(session)
         });
-        match session.and_then(|session| Mounted::run(session, &path)) {
+        match session.and_then(|session| Mounted::run(session, &path, past)) {
             Ok(mounted) => Ok(mounted),
             Err(cause) => {
                 if let Err(error) = table::detach(&path, true) {
@@ -224,7 +226,7 @@ impl Mounted {
         }
     }
 
-    fn run(session: Session<Front>, path: &Path) -> io::Result<Mounted> {
+    fn run(session: Session<Front>, path: &Path, past: Arc<PastNodes>) -> io::Result<Mounted> {
         let entry = table::mount_at(path)?.filter(MountEntry::is_ours);
         let id = entry.ok_or_else(|| io::Error::other("the mount is gone already"))?.id;
         let end = Arc::new(End::default());
@@ -236,12 +238,17 @@ impl Mounted {
             *ended.ended.lock() = true;
             ended.changed.notify_all();
         })?;
-        Ok(Mounted { path: path.into(), id, end, taken_off: false })
+        Ok(Mounted { path: path.into(), id, end, past, taken_off: false })
     }
 
     /// The directory that is covered: absolute, and without symlinks.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many inodes of past states the kernel has.
+    pub fn past_inodes(&self) -> usize {
+        self.past.len()
     }
 
     /// Waits until the mount has ended, whoever unmounted it, for `timeout` at most. True if it has.

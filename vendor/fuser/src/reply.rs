@@ -270,6 +270,25 @@ impl ReplyEntry {
         ));
     }
 
+    /// Reply to a request with the given entry, whose node id (by which the kernel will speak of
+    /// it) is not the inode number that programs see (`attr.ino`).
+    pub fn entry_of_node(
+        self,
+        node: INodeNo,
+        attr_ttl: &Duration,
+        entry_ttl: &Duration,
+        attr: &FileAttr,
+        generation: Generation,
+    ) {
+        self.reply.send_ll(&ll::ResponseStruct::new_entry(
+            node,
+            generation,
+            &attr.into(),
+            *attr_ttl,
+            *entry_ttl,
+        ));
+    }
+
     /// Reply to a request with the given error code
     pub fn error(self, err: Errno) {
         self.reply.error(err);
@@ -759,7 +778,8 @@ impl ReplyDirectoryPlus {
 
     /// Add an entry to the directory reply buffer. Returns true if the buffer is full.
     /// A transparent offset value can be provided for each entry. The kernel uses these
-    /// value to request the next entries in further readdir calls
+    /// value to request the next entries in further readdir calls.
+    /// `ino` is the node id; the inode number that programs see is `attr.ino`.
     pub fn add<T: AsRef<OsStr>>(
         &mut self,
         ino: INodeNo,

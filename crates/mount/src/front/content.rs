@@ -5,6 +5,7 @@
 //! is answered, of files of which pages were ever kept.
 
 use super::known::Pages;
+use super::past::Node;
 use super::replies;
 use super::{Front, caller};
 use fuser::{Errno, ReplyData, ReplyWrite, Request};
@@ -13,9 +14,12 @@ use gavel_fs::Reply;
 use gavel_types::ObjectId;
 
 impl Front {
-    pub(super) fn read_bytes(&self, req: &Request, object: ObjectId, offset: u64, len: u32, reply: ReplyData) {
-        let door = self.door.clone();
-        let request = TreeRequest::Read { object, offset, len };
+    pub(super) fn read_bytes(&self, req: &Request, node: &Node, offset: u64, len: u32, reply: ReplyData) {
+        let (door, object) = (self.door.clone(), node.object());
+        let request = node.request(TreeRequest::Read { object, offset, len });
+        if let Node::Past(_) = node {
+            return door.start(caller(req), request, len as usize, move |answered| replies::data(reply, answered));
+        }
         door.known().hold(object);
         self.door.start(caller(req), request, len as usize, move |answered| {
             let read = answered.is_ok();

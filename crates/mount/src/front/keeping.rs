@@ -7,7 +7,7 @@ use std::time::Duration;
 /// How long the kernel may keep what it must not keep.
 pub(super) const NO_TIME: Duration = Duration::ZERO;
 /// Longest time that is passed on.
-const KEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const KEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The kernel counts ticks, and rounds up; 10 ms are the longest that it can be built with.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -24,6 +24,11 @@ pub(super) fn attrs(known: &Known, keep: Keep) -> Duration {
 /// How long both may be kept, where the kernel is told one time for them.
 pub(super) fn both(known: &Known, keep: Keep) -> Duration {
     time(known, keep.names_ns.min(keep.attrs_ns))
+}
+
+/// How long what was true in a past state may be kept: nothing has to be forgotten in time.
+pub(super) fn past(ns: u64) -> Duration {
+    Duration::from_nanos(ns).min(KEEP_MAX)
 }
 
 fn time(known: &Known, ns: u64) -> Duration {
@@ -43,5 +48,6 @@ mod tests {
         assert_eq!(time(&known, 9_999_999), NO_TIME);
         assert_eq!(time(&known, 1_000_000_000), Duration::from_millis(990));
         assert_eq!(time(&known, u64::MAX), KEEP_MAX);
+        assert_eq!(past(u64::MAX), KEEP_MAX);
     }
 }

@@ -2,8 +2,9 @@
 
 use super::locking::Asked;
 use super::opening::loses_suidgid;
+use super::past::Node;
 use super::{Front, bytes_of, caller, replies};
-use crate::attr::{kind_to_make, object, permissions, set_time};
+use crate::attr::{kind_to_make, permissions, set_time};
 use crate::{CONTROL_XATTR, errno, init};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig,
@@ -34,22 +35,20 @@ impl Filesystem for Front {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (door, since) = (self.door.clone(), self.door.known().moment());
-        let request = TreeRequest::Lookup { parent: object(parent), name: bytes_of(name) };
-        self.door.start(caller(req), request, 0, move |answered| {
-            replies::looked_up(door.known(), since, reply, answered);
-        });
+        match self.node(parent) {
+            Node::Live(directory) => self.door.look_up(caller(req), directory, bytes_of(name), reply),
+            Node::Past(directory) => self.door.look_up_past(caller(req), directory, bytes_of(name), reply),
+        }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
-        self.door.known().dropped(object(ino), lookups);
+        self.door.dropped(ino, lookups);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let id = object(ino);
-        let door = self.door.clone();
-        self.operate(req, Operation::Getattr { object: id }, move |answered| {
-            replies::attr(door.known(), id, reply, answered);
+        let (node, door) = (self.node(ino), self.door.clone());
+        self.observe(req, &node.clone(), Operation::Getattr { object: node.object() }, move |answered| {
+            replies::attr(door.known(), &node, reply, answered);
         });
     }
 
@@ -71,6 +70,7 @@ impl Filesystem for Front {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let Some(id) = self.live(ino) else { return reply.error(errno::READ_ONLY) };
         let set = SetAttr {
             mode: mode.map(permissions),
             uid,
@@ -81,46 +81,48 @@ impl Filesystem for Front {
             // A change of owner takes them away whoever asks, a truncation only from who may not set them.
             kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && loses_suidgid(req)),
         };
-        let (id, door) = (object(ino), self.door.clone());
+        let door = self.door.clone();
         door.known().named(id);
         self.operate(req, Operation::Setattr { object: id, set }, move |answered| {
-            replies::attr(door.known(), id, reply, answered);
+            replies::attr(door.known(), &Node::Live(id), reply, answered);
         });
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let operation = Operation::Readlink { object: object(ino) };
-        self.operate(req, operation, move |answered| replies::bytes(reply, answered));
+        let node = self.node(ino);
+        let operation = Operation::Readlink { object: node.object() };
+        self.observe(req, &node, operation, move |answered| replies::bytes(reply, answered));
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let Some(parent) = self.live(parent) else { return reply.error(errno::READ_ONLY) };
         let Some(kind) = kind_to_make(mode) else { return reply.error(errno::INVALID) };
         let (mode, umask, name) = (permissions(mode), permissions(umask), bytes_of(name));
-        let operation = Operation::Mknod { parent: object(parent), name, kind, mode, umask, rdev };
+        let operation = Operation::Mknod { parent, name, kind, mode, umask, rdev };
         self.make(req, parent, operation, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let Some(parent) = self.live(parent) else { return reply.error(errno::READ_ONLY) };
         let (mode, umask) = (permissions(mode), permissions(umask));
-        let operation = Operation::Mkdir { parent: object(parent), name: bytes_of(name), mode, umask };
+        let operation = Operation::Mkdir { parent, name: bytes_of(name), mode, umask };
         self.make(req, parent, operation, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.door.known().changing(object(parent));
-        let operation = Operation::Unlink { parent: object(parent), name: bytes_of(name) };
-        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+        let Some(parent) = self.live(parent) else { return reply.error(errno::READ_ONLY) };
+        self.remove(req, parent, name, Operation::Unlink { parent, name: bytes_of(name) }, reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.door.known().changing(object(parent));
-        let operation = Operation::Rmdir { parent: object(parent), name: bytes_of(name) };
-        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+        let Some(parent) = self.live(parent) else { return reply.error(errno::READ_ONLY) };
+        self.remove(req, parent, name, Operation::Rmdir { parent, name: bytes_of(name) }, reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let Some(parent) = self.live(parent) else { return reply.error(errno::READ_ONLY) };
         let target = target.as_os_str().as_bytes().into();
-        let operation = Operation::Symlink { parent: object(parent), name: bytes_of(name), target };
+        let operation = Operation::Symlink { parent, name: bytes_of(name), target };
         self.make(req, parent, operation, reply);
     }
 
@@ -140,17 +142,17 @@ impl Filesystem for Front {
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(errno::INVALID),
         };
-        let (parent, new_parent) = (object(parent), object(newparent));
-        self.door.known().changing(parent);
-        self.door.known().changing(new_parent);
-        let (name, new_name) = (bytes_of(name), bytes_of(newname));
-        let operation = Operation::Rename { parent, name, new_parent, new_name, mode };
-        self.operate(req, operation, move |answered| replies::empty(reply, answered));
+        let (Some(parent), Some(new_parent)) = (self.live(parent), self.live(newparent)) else {
+            return reply.error(errno::READ_ONLY);
+        };
+        self.move_name(req, (parent, name), (new_parent, newname), mode, reply);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let operation = Operation::Link { object: object(ino), parent: object(newparent), name: bytes_of(newname) };
-        self.make(req, newparent, operation, reply);
+        let (Some(object), Some(parent)) = (self.live(ino), self.live(newparent)) else {
+            return reply.error(errno::READ_ONLY);
+        };
+        self.make(req, parent, Operation::Link { object, parent, name: bytes_of(newname) }, reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -167,6 +169,7 @@ impl Filesystem for Front {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let Some(parent) = self.live(parent) else { return reply.error(errno::READ_ONLY) };
         self.create_file(req, (parent, name), (mode, umask), flags, reply);
     }
 
@@ -181,7 +184,7 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.read_bytes(req, object(ino), offset, len, reply);
+        self.read_bytes(req, &self.node(ino), offset, len, reply);
     }
 
     fn write(
@@ -196,21 +199,23 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let Some(object) = self.live(ino) else { return reply.error(errno::READ_ONLY) };
         // Pages of a mapping know where they belong, however the file is open.
         let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let request = TreeRequest::Write {
-            object: object(ino),
+            object,
             offset,
             append: flags.0 & libc::O_APPEND != 0 && !from_mapping,
             data: data.to_vec(),
             kill_suidgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let sync = flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
-        self.write_bytes(req, object(ino), request, data.len(), !from_mapping, sync, reply);
+        self.write_bytes(req, object, request, data.len(), !from_mapping, sync, reply);
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
-        self.flush_locks(ino, owner, reply);
+        let Some(file) = self.live(ino) else { return reply.ok() };
+        self.flush_locks(file, owner, reply);
     }
 
     fn getlk(
@@ -225,7 +230,9 @@ impl Filesystem for Front {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let asked = Asked { ino, handle, owner, first, last, kind, pid, flock: false };
+        // Nobody writes to the past, so nobody is in anybody's way there.
+        let Some(file) = self.live(ino) else { return reply.locked(first, last, libc::F_UNLCK, 0) };
+        let asked = Asked { file, handle, owner, first, last, kind, pid, flock: false };
         self.get_lock(req, &asked, reply);
     }
 
@@ -243,7 +250,8 @@ impl Filesystem for Front {
         flock: bool,
         reply: ReplyEmpty,
     ) {
-        let asked = Asked { ino, handle, owner, first, last, kind, pid, flock };
+        let Some(file) = self.live(ino) else { return reply.ok() };
+        let asked = Asked { file, handle, owner, first, last, kind, pid, flock };
         self.set_lock(req, &asked, wait, reply);
     }
 
@@ -262,8 +270,9 @@ impl Filesystem for Front {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.release_locks(ino, handle, flock);
-        self.close(ino, reply);
+        let Some(file) = self.live(ino) else { return reply.ok() };
+        self.release_locks(file, handle, flock);
+        self.close(file, reply);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -304,13 +313,14 @@ impl Filesystem for Front {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let Some(object) = self.live(ino) else { return reply.error(errno::READ_ONLY) };
         let mode = match flags {
             0 => XattrMode::Set,
             libc::XATTR_CREATE => XattrMode::Create,
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(errno::INVALID),
         };
-        let operation = Operation::Setxattr { object: object(ino), name: bytes_of(name), value: value.into(), mode };
+        let operation = Operation::Setxattr { object, name: bytes_of(name), value: value.into(), mode };
         self.operate(req, operation, move |answered| replies::empty(reply, answered));
     }
 
@@ -318,17 +328,20 @@ impl Filesystem for Front {
         if name == CONTROL_XATTR {
             return replies::xattr_value(size, reply, Ok(&self.control));
         }
-        let operation = Operation::Getxattr { object: object(ino), name: bytes_of(name) };
-        self.operate(req, operation, move |answered| replies::xattr(size, reply, answered));
+        let node = self.node(ino);
+        let operation = Operation::Getxattr { object: node.object(), name: bytes_of(name) };
+        self.observe(req, &node, operation, move |answered| replies::xattr(size, reply, answered));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let operation = Operation::Listxattr { object: object(ino) };
-        self.operate(req, operation, move |answered| replies::xattr(size, reply, answered));
+        let node = self.node(ino);
+        let operation = Operation::Listxattr { object: node.object() };
+        self.observe(req, &node, operation, move |answered| replies::xattr(size, reply, answered));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let operation = Operation::Removexattr { object: object(ino), name: bytes_of(name) };
+        let Some(object) = self.live(ino) else { return reply.error(errno::READ_ONLY) };
+        let operation = Operation::Removexattr { object, name: bytes_of(name) };
         self.operate(req, operation, move |answered| replies::empty(reply, answered));
     }
 
@@ -377,8 +390,9 @@ impl Filesystem for Front {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let Some(object) = self.live(ino) else { return reply.error(errno::READ_ONLY) };
         let Some(how) = allocation(mode) else { return reply.error(errno::NOT_SUPPORTED) };
-        let operation = Operation::Fallocate { object: object(ino), offset, len: length, how };
+        let operation = Operation::Fallocate { object, offset, len: length, how };
         self.operate(req, operation, move |answered| replies::empty(reply, answered));
     }
 
@@ -390,8 +404,9 @@ impl Filesystem for Front {
         };
         // The kernel refuses an offset before the file with the errno for one behind it.
         let Ok(offset) = u64::try_from(offset) else { return reply.error(errno::NO_SUCH_OFFSET) };
-        let operation = Operation::Seek { object: object(ino), offset, what };
-        self.operate(req, operation, move |answered| replies::offset(reply, answered));
+        let node = self.node(ino);
+        let operation = Operation::Seek { object: node.object(), offset, what };
+        self.observe(req, &node, operation, move |answered| replies::offset(reply, answered));
     }
 
     fn copy_file_range(
@@ -407,10 +422,12 @@ impl Filesystem for Front {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let Some(to) = self.live(ino_out) else { return reply.error(errno::READ_ONLY) };
+        let Some(from) = self.live(ino_in) else { return reply.error(errno::OTHER_STATE) };
         let operation = Operation::CopyRange {
-            from: object(ino_in),
+            from,
             from_offset: offset_in,
-            to: object(ino_out),
+            to,
             to_offset: offset_out,
             len: len.min(COPY_BYTES_MAX),
         };

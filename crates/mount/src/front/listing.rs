@@ -8,13 +8,14 @@
 //! lists them again: a name twice (once in 2^63 names) instead of never.
 
 use super::keeping::{self, NO_TIME};
-use super::known::{Known, Moment};
+use super::known::Moment;
+use super::past::Node;
 use super::replies::GENERATION;
 use super::{Door, Front, caller};
-use crate::attr::{bare_directory, file_attr, file_type, inode, object};
+use crate::attr::{bare_directory, file_attr, file_type, inode};
 use crate::errno;
 use fuser::{Errno, FileAttr, FileHandle, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
-use gavel_client::tree::{Answer, TreeRequest};
+use gavel_client::tree::{Answer, Keep, TreeRequest};
 use gavel_fs::operation::{Caller, Listed};
 use gavel_fs::{Operation, Reply};
 use gavel_types::{Cookie, ObjectId};
@@ -67,24 +68,36 @@ impl PageSize {
 }
 
 /// An open directory, and where its listing goes on.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Place {
-    directory: ObjectId,
+    directory: Node,
     handle: u64,
     offset: u64,
 }
 
-/// For how long the kernel may keep what a page lists.
+/// What a page lists, and for how long the kernel may keep it.
 struct Keeping<'a> {
-    known: &'a Known,
+    door: &'a Door,
+    directory: &'a Node,
     since: Moment,
     time: Duration,
+}
+
+impl Keeping<'_> {
+    /// A name with its attributes is about to be told: the kernel counts it as a look-up. Gives the node id, and for how long both may be kept.
+    fn bring(&self, object: ObjectId) -> (INodeNo, Duration) {
+        match self.directory {
+            Node::Live(_) if self.door.known().looked_up(object, self.since) => (inode(object), self.time),
+            Node::Live(_) => (inode(object), NO_TIME),
+            Node::Past(directory) => (self.door.past.looked_up(&directory.with(object)), self.time),
+        }
+    }
 }
 
 /// A reply that takes names until it is full.
 trait Page: Send + 'static {
     /// Adds a directory of which only the inode number matters; true if it did not fit.
-    fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool;
+    fn add_directory(&mut self, ino: INodeNo, offset: u64, name: &str) -> bool;
     /// Adds a name with its attributes, as far as they were asked for; true if it did not fit.
     fn add_name(&mut self, keeping: &Keeping, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool;
     fn send(self);
@@ -96,12 +109,12 @@ trait Page: Send + 'static {
 impl Page for ReplyDirectory {
     const PLUS: bool = false;
 
-    fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool {
-        self.add(inode(id), offset, fuser::FileType::Directory, name)
+    fn add_directory(&mut self, ino: INodeNo, offset: u64, name: &str) -> bool {
+        self.add(ino, offset, fuser::FileType::Directory, name)
     }
 
-    fn add_name(&mut self, _: &Keeping, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
-        self.add(inode(name.object), offset, file_type(name.kind), OsStr::from_bytes(&name.name))
+    fn add_name(&mut self, keeping: &Keeping, name: &Listed, _: Option<&Attr>, offset: u64) -> bool {
+        self.add(keeping.directory.ino_of(name.object), offset, file_type(name.kind), OsStr::from_bytes(&name.name))
     }
 
     fn send(self) {
@@ -116,19 +129,18 @@ impl Page for ReplyDirectory {
 impl Page for ReplyDirectoryPlus {
     const PLUS: bool = true;
 
-    fn add_directory(&mut self, id: ObjectId, offset: u64, name: &str) -> bool {
-        self.add(inode(id), offset, name, &NO_TIME, &bare_directory(id), GENERATION)
+    fn add_directory(&mut self, ino: INodeNo, offset: u64, name: &str) -> bool {
+        // The kernel takes nothing of it but the inode number.
+        self.add(ino, offset, name, &NO_TIME, &bare_directory(ino), GENERATION)
     }
 
     fn add_name(&mut self, keeping: &Keeping, name: &Listed, attr: Option<&Attr>, offset: u64) -> bool {
         let Some(attr) = attr else { return false }; // it vanished: it is no longer a name of this directory
-        let Keeping { known, since, time } = keeping;
-        let attr: FileAttr = file_attr(name.object, attr);
-        // The kernel counts it as a look-up.
-        let time = if known.looked_up(name.object, *since) { time } else { &NO_TIME };
-        let full = self.add(attr.ino, offset, OsStr::from_bytes(&name.name), time, &attr, GENERATION);
+        let attr: FileAttr = file_attr(keeping.directory.ino_of(name.object), attr);
+        let (node, time) = keeping.bring(name.object);
+        let full = self.add(node, offset, OsStr::from_bytes(&name.name), &time, &attr, GENERATION);
         if full {
-            known.dropped(name.object, 1);
+            keeping.door.dropped(node, 1);
         }
         full
     }
@@ -153,51 +165,47 @@ impl Front {
 
     fn list_page<P: Page>(&self, req: &Request, (ino, handle): (INodeNo, FileHandle), offset: u64, reply: P) {
         self.door.known().lists_on(handle.0);
-        let place = Place { directory: object(ino), handle: handle.0, offset };
+        let place = Place { directory: self.node(ino), handle: handle.0, offset };
         list(self.door.clone(), caller(req), place, reply);
     }
 }
 
 fn list<P: Page>(door: Arc<Door>, caller: Caller, place: Place, reply: P) {
     let limit = if P::PLUS { door.page_plus.get() } else { door.page.get() };
-    let (directory, after) = (place.directory, Cookie(place.offset.max(OFFSET_PARENT)));
-    let request = if P::PLUS {
-        TreeRequest::ReaddirPlus { object: directory, after, limit }
+    let (object, after) = (place.directory.object(), Cookie(place.offset.max(OFFSET_PARENT)));
+    let request = place.directory.request(if P::PLUS {
+        TreeRequest::ReaddirPlus { object, after, limit }
     } else {
-        TreeRequest::Operation(Operation::Readdir { object: directory, after, limit })
-    };
+        TreeRequest::Operation(Operation::Readdir { object, after, limit })
+    });
     let next = door.clone();
     let since = door.known().moment();
     door.start(caller, request, 0, move |answered| match answered {
         Ok(answer) => fill(next, caller, place, since, reply, answer),
-        Err(errno) if errno == stale() => reply.refuse(errno::DIRECTORY_GONE),
+        Err(errno) if errno == errno::stale() => reply.refuse(errno::DIRECTORY_GONE),
         Err(errno) => reply.refuse(errno),
     });
 }
 
-fn stale() -> Errno {
-    errno::of(&gavel_client::tree::TreeError::Fs(gavel_fs::FsError::Stale))
-}
-
 fn fill<P: Page>(door: Arc<Door>, caller: Caller, place: Place, since: Moment, mut reply: P, answer: Answer) {
-    let Place { directory, handle, offset } = place;
+    let Place { directory, handle, offset } = place.clone();
     let Reply::Listing { names, parent, end } = answer.reply else {
         tracing::error!(reply = ?answer.reply, "the tree gave an answer to another question");
         return reply.refuse(errno::NOT_AN_ANSWER);
     };
-    let known = door.known();
-    let undisturbed = known.lists(handle, directory, since);
-    known.listed(directory, since, keeping::names(known, answer.keep));
-    let time = if undisturbed { keeping::both(known, answer.keep) } else { NO_TIME };
-    let keeping = Keeping { known, since, time };
+    let time = match directory {
+        Node::Live(directory) => lists(&door, directory, handle, since, answer.keep),
+        Node::Past(_) => keeping::past(answer.keep.names_ns.min(answer.keep.attrs_ns)),
+    };
+    let keeping = Keeping { door: &door, directory: &directory, since, time };
     let mut added = 0;
     let mut full = false;
     if offset == OFFSET_START {
-        full = reply.add_directory(directory, OFFSET_SELF, ".");
+        full = reply.add_directory(directory.ino(), OFFSET_SELF, ".");
         added += usize::from(!full);
     }
     if offset < OFFSET_PARENT && !full {
-        full = reply.add_directory(parent, OFFSET_PARENT, "..");
+        full = reply.add_directory(directory.ino_of(parent), OFFSET_PARENT, "..");
         added += usize::from(!full);
     }
     let dots = added;
@@ -217,15 +225,26 @@ fn fill<P: Page>(door: Arc<Door>, caller: Caller, place: Place, since: Moment, m
             list(door.clone(), caller, Place { offset: last.cookie.0, ..place }, reply);
         }
         _ if added == 0 && full => reply.refuse(errno::INVALID),
-        // All that came before has been taken in, for the program has asked for more; and this brings nothing.
-        _ if added == 0 => {
-            known.lists_on(handle);
-            match known.may_complete(directory, handle) {
-                true => reply.send(),
-                false => door.forgetter.drop_listing(directory, Box::new(move || reply.send())),
-            }
-        }
+        _ if added == 0 => complete(&door, &directory, handle, reply),
         _ => reply.send(),
+    }
+}
+
+/// Names of a live directory are about to be told. Gives for how long they and their attributes may be kept.
+fn lists(door: &Door, directory: ObjectId, handle: u64, since: Moment, keep: Keep) -> Duration {
+    let known = door.known();
+    let undisturbed = known.lists(handle, directory, since);
+    known.listed(directory, since, keeping::names(known, keep));
+    if undisturbed { keeping::both(known, keep) } else { NO_TIME }
+}
+
+/// Tells that this was all. What came before has been taken in, for the program has asked for more; and this brings nothing.
+fn complete<P: Page>(door: &Door, directory: &Node, handle: u64, reply: P) {
+    let Node::Live(directory) = directory else { return reply.send() };
+    door.known().lists_on(handle);
+    match door.known().may_complete(*directory, handle) {
+        true => reply.send(),
+        false => door.forgetter.drop_listing(*directory, Box::new(move || reply.send())),
     }
 }
 

@@ -8,9 +8,8 @@
 //!   does not: those are what was taken through this open file by owners that never sent a FLUSH through it.
 
 use super::{Door, Front, caller, replies};
-use crate::attr::object;
 use crate::errno;
-use fuser::{Errno, FileHandle, INodeNo, LockOwner, ReplyEmpty, ReplyLock, Request};
+use fuser::{Errno, FileHandle, LockOwner, ReplyEmpty, ReplyLock, Request};
 use gavel_client::tree::{Answer, LockId, TreeRequest};
 use gavel_fs::operation::Caller;
 use gavel_types::ObjectId;
@@ -28,7 +27,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What the kernel asks for in one request.
 pub(super) struct Asked {
-    pub(super) ino: INodeNo,
+    pub(super) file: ObjectId,
     pub(super) handle: FileHandle,
     pub(super) owner: LockOwner,
     pub(super) first: u64,
@@ -171,7 +170,7 @@ impl Locking {
 
 impl Front {
     pub(super) fn set_lock(&self, req: &Request, asked: &Asked, wait: bool, reply: ReplyEmpty) {
-        let (file, span, family, owner) = (object(asked.ino), asked.span(), asked.family(), asked.owner.0);
+        let (file, span, family, owner) = (asked.file, asked.span(), asked.family(), asked.owner.0);
         if !span.is_sound() {
             return reply.error(errno::INVALID);
         }
@@ -198,7 +197,7 @@ impl Front {
     }
 
     pub(super) fn get_lock(&self, req: &Request, asked: &Asked, reply: ReplyLock) {
-        let (object, span, family, owner) = (object(asked.ino), asked.span(), asked.family(), asked.owner.0);
+        let (object, span, family, owner) = (asked.file, asked.span(), asked.family(), asked.owner.0);
         let Some(kind) = kind_of(asked.kind).filter(|_| span.is_sound()) else { return reply.error(errno::INVALID) };
         let request = TreeRequest::TestLock { object, family, owner, span, kind };
         self.door.start(caller(req), request, 0, move |answered: Result<Answer, Errno>| match answered {
@@ -217,8 +216,7 @@ impl Front {
     }
 
     /// A close: the POSIX locks of its process end.
-    pub(super) fn flush_locks(&self, ino: INodeNo, owner: LockOwner, reply: ReplyEmpty) {
-        let file = object(ino);
+    pub(super) fn flush_locks(&self, file: ObjectId, owner: LockOwner, reply: ReplyEmpty) {
         if !self.door.locking.closes(file, owner.0) {
             return reply.ok();
         }
@@ -226,8 +224,7 @@ impl Front {
     }
 
     /// The last close of an open file. Before the file is told to be closed, or what is left of it could end before its locks do.
-    pub(super) fn release_locks(&self, ino: INodeNo, handle: FileHandle, flock: Option<LockOwner>) {
-        let file = object(ino);
+    pub(super) fn release_locks(&self, file: ObjectId, handle: FileHandle, flock: Option<LockOwner>) {
         for owner in self.door.locking.releases(file, handle.0) {
             self.door.give_back(file, owner, Family::Posix, || ());
         }
@@ -280,7 +277,7 @@ mod tests {
 
     fn asked(owner: u64, handle: u64) -> Asked {
         let (owner, handle) = (LockOwner(owner), FileHandle(handle));
-        Asked { ino: INodeNo(7), handle, owner, first: 0, last: 9, kind: libc::F_WRLCK, pid: 1, flock: false }
+        Asked { file: FILE, handle, owner, first: 0, last: 9, kind: libc::F_WRLCK, pid: 1, flock: false }
     }
 
     #[test]

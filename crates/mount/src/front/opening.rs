@@ -5,9 +5,10 @@
 //! the callback, before the kernel hears of the object.
 
 use super::keeping::{self, NO_TIME};
+use super::past::Node;
 use super::replies::{self, GENERATION};
 use super::{Front, bytes_of, caller};
-use crate::attr::{object, permissions};
+use crate::attr::permissions;
 use crate::errno;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
 use gavel_client::tree::{Answer, TreeRequest};
@@ -21,7 +22,8 @@ const CACHED_OPEN_MASK: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_DIRECT;
 
 impl Front {
     pub(super) fn open_file(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (id, door, agreed) = (object(ino), self.door.clone(), self.agreed);
+        let Node::Live(id) = self.node(ino) else { return self.open_past(flags, reply) };
+        let (door, agreed) = (self.door.clone(), self.agreed);
         let since = self.door.known().moment();
         let may_cache = agreed.caches() && flags.0 & CACHED_OPEN_MASK == libc::O_RDONLY;
         let truncate = flags.0 & libc::O_TRUNC != 0;
@@ -39,10 +41,18 @@ impl Front {
         });
     }
 
+    /// A file of the past is not held, and what the kernel has of it stays good.
+    fn open_past(&self, flags: OpenFlags, reply: ReplyOpen) {
+        match flags.0 & libc::O_ACCMODE == libc::O_RDONLY && flags.0 & libc::O_TRUNC == 0 {
+            true => reply.opened(self.door.locking.handle(), self.agreed.open_past()),
+            false => reply.error(errno::READ_ONLY),
+        }
+    }
+
     pub(super) fn create_file(
         &self,
         req: &Request,
-        (parent, name): (INodeNo, &OsStr),
+        (parent, name): (ObjectId, &OsStr),
         (mode, umask): (u32, u32),
         flags: i32,
         reply: ReplyCreate,
@@ -51,19 +61,19 @@ impl Front {
         // Always exclusive: the kernel asks for this only where it saw no such name, and checks no permissions of what
         // it believes to be new. What another node has made meanwhile must go through its checks first.
         let operation = Operation::Create {
-            parent: object(parent),
+            parent,
             name: bytes_of(name),
             mode: permissions(mode),
             umask: permissions(umask),
             exclusive: true,
             truncate: false,
         };
-        let (door, open, parent) = (self.door.clone(), self.agreed.open(None), object(parent));
+        let (door, open) = (self.door.clone(), self.agreed.open(None));
         door.known().changing(parent);
         let since = door.known().moment();
         self.operate(req, operation, move |answered| {
             let keep = replies::keep(&answered);
-            match answered.and_then(replies::found) {
+            match answered.and_then(replies::found_live) {
                 Ok((id, attr)) => {
                     door.opens.open(id);
                     let undisturbed = door.known().made(id, parent, since);
@@ -79,10 +89,15 @@ impl Front {
 
     pub(super) fn open_directory(&self, ino: INodeNo, reply: ReplyOpen) {
         // No request: the kernel has looked the directory up just now, and a listing says if it is gone.
-        let directory = object(ino);
-        self.door.opens.open(directory);
         let handle = self.door.handles.fetch_add(1, Ordering::Relaxed);
-        let flags = match self.door.known().open_listing(directory, handle) {
+        let kept = match self.node(ino) {
+            Node::Live(directory) => {
+                self.door.opens.open(directory);
+                self.door.known().open_listing(directory, handle)
+            }
+            Node::Past(_) => Some(true),
+        };
+        let flags = match kept {
             None => FopenFlags::empty(),
             Some(false) => FopenFlags::FOPEN_CACHE_DIR,
             Some(true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
@@ -91,20 +106,23 @@ impl Front {
     }
 
     pub(super) fn close_directory(&self, ino: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
-        self.door.known().lists_on(handle.0);
-        self.door.known().close_listing(handle.0);
-        self.door.opens.close(object(ino));
+        if let Some(directory) = self.live(ino) {
+            self.door.known().lists_on(handle.0);
+            self.door.known().close_listing(handle.0);
+            self.door.opens.close(directory);
+        }
         reply.ok();
     }
 
-    pub(super) fn close(&self, ino: INodeNo, reply: ReplyEmpty) {
-        self.door.known().named(object(ino));
-        self.door.opens.close(object(ino));
+    pub(super) fn close(&self, file: ObjectId, reply: ReplyEmpty) {
+        self.door.known().named(file);
+        self.door.opens.close(file);
         reply.ok();
     }
 
     pub(super) fn sync(&self, req: &Request, ino: INodeNo, reply: ReplyEmpty) {
-        let request = TreeRequest::Sync { object: object(ino) };
+        let Some(object) = self.live(ino) else { return reply.ok() };
+        let request = TreeRequest::Sync { object };
         self.door.start(caller(req), request, 0, move |answered: Result<Answer, Errno>| {
             replies::empty(reply, answered);
         });

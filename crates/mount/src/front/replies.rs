@@ -5,7 +5,8 @@
 
 use super::keeping::{self, NO_TIME};
 use super::known::{Known, Moment};
-use crate::attr::{bare_directory, file_attr};
+use super::past::Node;
+use crate::attr::{bare_directory, file_attr, inode};
 use crate::errno;
 use fuser::{
     Errno, FileAttr, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite,
@@ -15,6 +16,8 @@ use gavel_client::tree::{Answer, Keep, Space};
 use gavel_fs::Reply;
 use gavel_types::ObjectId;
 use gavel_types::limits::NAME_BYTES_MAX;
+use gavel_wire::Attr;
+use std::time::Duration;
 
 /// Object ids are never reused, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -27,30 +30,40 @@ const OBJECT_BYTES: u64 = 512;
 /// What a request has come to.
 pub(super) type Answered = Result<Answer, Errno>;
 
-fn unexpected(reply: &Reply) -> Errno {
+pub(super) fn unexpected(reply: &Reply) -> Errno {
     tracing::error!(?reply, "the tree gave an answer to another question");
     errno::NOT_AN_ANSWER
 }
 
+/// Does it say that there is no such name?
+pub(super) fn names_nothing(answer: &Answer) -> bool {
+    answer.attr.is_none() && !matches!(answer.reply, Reply::Attr(..))
+}
+
+/// The live object that the answer names, with its attributes for the kernel.
+pub(super) fn found_live(answer: Answer) -> Result<(ObjectId, FileAttr), Errno> {
+    found(answer).map(|(object, attr)| (object, file_attr(inode(object), &attr)))
+}
+
 /// The object that the answer names, with its attributes.
-pub(super) fn found(answer: Answer) -> Result<(ObjectId, FileAttr), Errno> {
+pub(super) fn found(answer: Answer) -> Result<(ObjectId, Attr), Errno> {
     let (object, attr) = match answer.reply {
         Reply::Object(object) | Reply::Created { object, .. } => (object, answer.attr),
         Reply::Attr(object, attr) => (object, answer.attr.or(Some(attr))),
         other => return Err(unexpected(&other)),
     };
     let attr = attr.ok_or_else(|| unexpected(&Reply::Object(object)))?;
-    Ok((object, file_attr(object, &attr)))
+    Ok((object, attr))
 }
 
 /// A name, or that there is none. `since` is from before the request.
 pub(super) fn looked_up(known: &Known, since: Moment, reply: ReplyEntry, answered: Answered) {
     let keep = match answered {
-        Ok(Answer { attr: None, keep, .. }) => return absent(known, keep, reply),
+        Ok(ref answer) if names_nothing(answer) => return absent_for(keeping::names(known, answer.keep), reply),
         Ok(ref answer) => answer.keep,
         Err(_) => Keep::default(),
     };
-    match answered.and_then(found) {
+    match answered.and_then(found_live) {
         Ok((object, attr)) => {
             let undisturbed = known.looked_up(object, since);
             let attrs = if undisturbed { keeping::attrs(known, keep) } else { NO_TIME };
@@ -61,12 +74,11 @@ pub(super) fn looked_up(known: &Known, since: Moment, reply: ReplyEntry, answere
 }
 
 /// There is no such name: the kernel takes inode number 0 for "and for so long there is none".
-fn absent(known: &Known, keep: Keep, reply: ReplyEntry) {
-    let names = keeping::names(known, keep);
+pub(super) fn absent_for(names: Duration, reply: ReplyEntry) {
     if names == NO_TIME {
         return reply.error(errno::NO_SUCH_NAME);
     }
-    reply.entry_with_ttls(&NO_TIME, &names, &bare_directory(ObjectId(0)), GENERATION);
+    reply.entry_with_ttls(&NO_TIME, &names, &bare_directory(inode(ObjectId(0))), GENERATION);
 }
 
 /// What may be kept of it.
@@ -77,7 +89,7 @@ pub(super) fn keep(answered: &Answered) -> Keep {
 /// A name that was made in `directory`. `since` is from before the request.
 pub(super) fn made(known: &Known, directory: ObjectId, since: Moment, reply: ReplyEntry, answered: Answered) {
     let keep = keep(&answered);
-    match answered.and_then(found) {
+    match answered.and_then(found_live) {
         Ok((object, attr)) => {
             let undisturbed = known.made(object, directory, since);
             let attrs = if undisturbed { keeping::attrs(known, keep) } else { NO_TIME };
@@ -87,16 +99,20 @@ pub(super) fn made(known: &Known, directory: ObjectId, since: Moment, reply: Rep
     }
 }
 
-/// The attributes of `object`, which the request named: the answer need not.
-pub(super) fn attr(known: &Known, object: ObjectId, reply: ReplyAttr, answered: Answered) {
-    let time = keeping::attrs(known, keep(&answered));
+/// The attributes of `node`, which the request named: the answer need not.
+pub(super) fn attr(known: &Known, node: &Node, reply: ReplyAttr, answered: Answered) {
+    let keep = keep(&answered);
+    let time = match node {
+        Node::Live(_) => keeping::attrs(known, keep),
+        Node::Past(_) => keeping::past(keep.attrs_ns),
+    };
     let attr = answered.and_then(|answer| match (answer.attr, &answer.reply) {
         (Some(attr), _) => Ok(attr),
         (None, Reply::Attr(_, attr)) => Ok(*attr),
         (None, other) => Err(unexpected(other)),
     });
     match attr {
-        Ok(attr) => reply.attr(&time, &file_attr(object, &attr)),
+        Ok(attr) => reply.attr(&time, &file_attr(node.ino(), &attr)),
         Err(errno) => reply.error(errno),
     }
 }
@@ -105,6 +121,14 @@ pub(super) fn empty(reply: ReplyEmpty, answered: Answered) {
     match answered {
         Ok(_) => reply.ok(),
         Err(errno) => reply.error(errno),
+    }
+}
+
+/// As [`empty`], for what takes a name of the past away. The kernel was shown it; the tree has no such name.
+pub(super) fn removed(names_past: bool, reply: ReplyEmpty, answered: Answered) {
+    match answered {
+        Err(errno::NO_SUCH_NAME) if names_past => reply.error(errno::READ_ONLY),
+        answered => empty(reply, answered),
     }
 }
 

@@ -9,6 +9,7 @@ mod lifecycle;
 mod listings;
 mod mapping;
 mod names;
+mod past;
 mod races;
 #[path = "../ram/mod.rs"]
 mod ram;

@@ -43,6 +43,8 @@ fn kind(request: &TreeRequest) -> &'static str {
         TreeRequest::Lookup { .. } => "lookup",
         TreeRequest::Read { .. } => "read",
         TreeRequest::Write { .. } => "write",
+        TreeRequest::Past { .. } => "past",
+        TreeRequest::Resolve { .. } => "resolve",
         TreeRequest::Operation(Operation::Getattr { .. }) => "getattr",
         TreeRequest::Operation(Operation::Readdir { .. }) => "readdir",
         TreeRequest::ReaddirPlus { .. } => "readdirplus",

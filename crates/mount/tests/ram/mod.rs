@@ -63,6 +63,18 @@ impl RamTree {
         self.world().counts().0
     }
 
+    /// The last transaction, which names the state of now for ever.
+    #[allow(dead_code)]
+    pub fn tid(&self) -> gavel_types::Tid {
+        self.world().tid()
+    }
+
+    /// Gives a state the name of a snapshot, or takes that away.
+    #[allow(dead_code)]
+    pub fn name_state(&self, name: &str, state: Option<gavel_types::Tid>) {
+        self.world().name_state(name, state);
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().expect("no operation panics")
     }
@@ -72,6 +84,10 @@ impl RamTree {
         // says so.
         let mut world = self.world();
         let keep = self.keeping.count(&request);
+        if let TreeRequest::Past { at, request } = request {
+            // Kept as a node says it.
+            return world.past(caller, at, *request);
+        }
         let answer = Self::answer_from(&mut world, caller, request)?;
         Ok(Answer { keep, ..answer })
     }
@@ -106,6 +122,7 @@ impl RamTree {
                 let space = Space { bytes_total: BYTES_TOTAL, bytes_free: BYTES_TOTAL.saturating_sub(bytes), objects };
                 Ok(Answer { space: Some(space), ..plain(Reply::Empty) })
             }
+            TreeRequest::Resolve { at } => Ok(Answer { at: Some(world.resolve(&at)?), ..plain(Reply::Empty) }),
             other => panic!("{other:?} is answered elsewhere"),
         }
     }

@@ -1,10 +1,12 @@
 //! A cluster of one, in memory: the replicated state and the live records, changed by the commit rule itself.
 
+use gavel_client::tree::{Answer, NoState, TreeError, TreeRequest};
+use gavel_client::{Run, Step};
 use gavel_fs::operation::{Caller, Cx, Piece};
 use gavel_fs::{Operation, Reply, Stop, run};
 use gavel_txn::State;
 use gavel_types::{
-    BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId, limits::INLINE_BYTES_MAX,
+    At, BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId, limits::INLINE_BYTES_MAX,
 };
 use gavel_wire::{
     Attr, Author, Content, Entry, Item, Live, Outcome, Record, Request, RequestBody, Version, View, ViewError,
@@ -17,12 +19,48 @@ pub const VOLUME: VolumeId = VolumeId::FIRST;
 /// Changes that `changed_after` can look back on.
 const RECENT_MAX: usize = 64 * 1024;
 
+/// What a key held from which transaction on; nothing from some.
+type Lived = Vec<(Tid, Option<Version>)>;
+
 /// The live records.
 #[derive(Default)]
 struct Records {
     tid: Tid,
     live: BTreeMap<Box<[u8]>, (Key, Version)>,
     recent: std::collections::VecDeque<(Tid, Key)>,
+    /// What each key ever held, the oldest first.
+    lived: BTreeMap<Box<[u8]>, (Key, Lived)>,
+}
+
+/// The records as they were.
+struct AsOf<'a> {
+    records: &'a Records,
+    at: Tid,
+}
+
+impl AsOf<'_> {
+    fn of(&self, lived: &[(Tid, Option<Version>)]) -> Option<Version> {
+        lived.iter().rev().find(|(tid, _)| *tid <= self.at).and_then(|(_, version)| version.clone())
+    }
+}
+
+impl View for AsOf<'_> {
+    fn tid(&self) -> Tid {
+        self.at
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(self.records.lived.get(key.as_bytes()).and_then(|(_, lived)| self.of(lived)))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        if range.start >= range.end {
+            return Ok(Vec::new());
+        }
+        let all = self.records.lived.range(range.start.clone()..range.end.clone());
+        let there = all.filter_map(|(_, (key, lived))| Some((key.clone(), self.of(lived)?)));
+        Ok(there.take(limit).collect())
+    }
 }
 
 impl View for Records {
@@ -63,6 +101,9 @@ pub struct World {
     ids: std::ops::Range<u64>,
     open: BTreeMap<ObjectId, u64>,
     orphans: BTreeSet<ObjectId>,
+    /// When the volume was made.
+    made: Tid,
+    snapshots: BTreeMap<Box<str>, Tid>,
 }
 
 impl World {
@@ -75,10 +116,13 @@ impl World {
             ids: 0..0,
             open: BTreeMap::new(),
             orphans: BTreeSet::new(),
+            made: Tid(0),
+            snapshots: BTreeMap::new(),
         };
         let applied = world.apply(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000 });
         world.session = applied.opened[0].0;
         world.apply(Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 });
+        world.made = world.tid();
         world
     }
 
@@ -100,6 +144,53 @@ impl World {
             }
         }
         Ok(done.reply)
+    }
+
+    /// The last transaction.
+    pub fn tid(&self) -> Tid {
+        self.state.tid
+    }
+
+    /// Gives a state a name, or takes the name away.
+    pub fn name_state(&mut self, name: &str, state: Option<Tid>) {
+        match state {
+            Some(state) => drop(self.snapshots.insert(name.into(), state)),
+            None => drop(self.snapshots.remove(name)),
+        }
+    }
+
+    /// Which state is called so?
+    pub fn resolve(&self, at: &At) -> Result<Tid, NoState> {
+        let wall = now_ns();
+        let wanted = match at {
+            At::Tid(tid) | At::Time(tid) => *tid,
+            At::Age(ns) => Tid(wall.saturating_sub(*ns)),
+            At::Snapshot(name) => *self.snapshots.get(name).ok_or(NoState::Unnamed)?,
+        };
+        match wanted {
+            wanted if wanted.0 > wall && wanted > self.tid() => Err(NoState::Future),
+            wanted if wanted < self.made => Err(NoState::BeforeVolume),
+            wanted => Ok(wanted.min(self.tid())),
+        }
+    }
+
+    /// Answers a request that reads, as of a past state: as a node does.
+    pub fn past(&self, caller: Caller, at: Tid, request: TreeRequest) -> Result<Answer, TreeError> {
+        if at < self.made {
+            return Err(NoState::BeforeVolume.into());
+        }
+        let mut run = Run::new(VOLUME, caller, request)?;
+        let step = match run.step_past(&AsOf { records: &self.records, at }) {
+            Step::Fetch(ids) => {
+                let found = ids.iter().map(|id| (*id, self.blobs[id].to_vec().into())).collect();
+                run.fetched(&found)
+            }
+            step => step,
+        };
+        match step {
+            Step::Done(answered) => answered,
+            other => panic!("a read of the past asks for blobs at most, not {other:?}"),
+        }
     }
 
     pub fn attr(&self, object: ObjectId) -> Option<Attr> {
@@ -192,12 +283,13 @@ impl World {
     }
 
     fn apply(&mut self, item: Item) -> gavel_txn::Applied {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-        let entry = Entry { tid: self.state.tid.advance(wall), items: vec![item] };
+        let entry = Entry { tid: self.state.tid.advance(now_ns()), items: vec![item] };
         let index = LogIndex(self.state.applied.0 + 1);
         let applied = gavel_txn::apply(&mut self.state, &self.records, index, Some(&entry)).expect("memory");
         for change in &applied.changes {
             let bytes: Box<[u8]> = change.key.as_bytes().into();
+            let lived = self.records.lived.entry(bytes.clone()).or_insert_with(|| (change.key.clone(), Vec::new()));
+            lived.1.push((change.tid, change.new.clone()));
             match &change.new {
                 Some(version) => drop(self.records.live.insert(bytes, (change.key.clone(), version.clone()))),
                 None => drop(self.records.live.remove(&bytes)),
@@ -209,4 +301,8 @@ impl World {
         self.records.tid = self.state.tid;
         applied
     }
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64
 }
