@@ -421,3 +421,65 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_store::engine::MemEngine;
+    use gavel_store::records::Identity;
+    use gavel_types::{ClusterId, LogIndex, NodeId};
+    use gavel_wire::{Change, Entry};
+    use std::sync::Arc;
+
+    /// The first state that can be read.
+    const FIRST: u64 = 50;
+    const LAST: Tid = Tid(90);
+
+    fn records(changes: &[Change]) -> Records<Engine> {
+        let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
+        let records = Records::open(Arc::new(MemEngine::new()), identity).unwrap().0;
+        records.apply(changes).unwrap();
+        records
+    }
+
+    /// The changes of one key: made at each of `tids`, each version ending the one before that is there.
+    fn changes(tids: &[u64]) -> Vec<Change> {
+        let key = Key::target(VOLUME, ObjectId(9));
+        let version =
+            |tid: &u64| Version { create: Tid(*tid), firm: Tid(*tid), record: Record::Target(Box::new([*tid as u8])) };
+        let old = |place: usize| place.checked_sub(1).map(|before| version(&tids[before]));
+        let change = |(place, tid): (usize, &u64)| Change {
+            tid: Tid(*tid),
+            key: key.clone(),
+            old: old(place),
+            new: Some(version(tid)),
+        };
+        tids.iter().enumerate().map(change).collect()
+    }
+
+    /// What is found wrong with a replica that holds `held`, if all of `made` was made.
+    fn wrong(made: &[u64], held: &[u64]) -> Result<(), String> {
+        let (mut state, mut model) = (State::default(), PastModel::default());
+        let item = Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 };
+        let entry = Entry { tid: Tid(FIRST), items: vec![item] };
+        gavel_txn::apply(&mut state, &records(&[]).live(Tid::ZERO), LogIndex(1), Some(&entry)).unwrap();
+        let shown = Shown { tid: LAST, past: state.past.of(VOLUME).unwrap() };
+        model.learn(&records(&changes(made)), LAST).unwrap();
+        let replica = records(&changes(held));
+        let (past, everything) = (replica.past(LAST), KeyRange::volume(VOLUME));
+        model.check_versions(&past, &everything, &shown)?;
+        model.check_changes(&past, Tid::ZERO, LAST, &shown)?;
+        model.check_back(&past, &everything, &shown)?;
+        model.check_scan(&replica.at(Tid(FIRST)), &everything, usize::MAX, &shown)
+    }
+
+    #[test]
+    fn what_only_unreadable_states_show_may_be_gone_and_nothing_else() {
+        assert_eq!(wrong(&[10, 20, 40, 60], &[10, 20, 40, 60]), Ok(()));
+        assert!(wrong(&[20, 40, 60], &[40, 60]).is_ok(), "the first version ended before anything that can be read");
+        assert!(wrong(&[20, 40, 60], &[20, 60]).is_err(), "a version that is visible at {FIRST}");
+        assert!(wrong(&[20, 60, 70], &[20, 70]).is_err(), "a version that lived within what can be read");
+        assert!(wrong(&[20, 60], &[20]).is_err(), "the live version");
+        assert!(wrong(&[20, 60], &[20, 55, 60]).is_err(), "a version that never was");
+    }
+}
