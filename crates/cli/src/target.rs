@@ -19,7 +19,6 @@ pub struct Target {
     /// The volume.
     pub volume: u32,
     /// The path within the volume, without a slash at either end; nothing is the root.
-    #[allow(dead_code, reason = "the next landing asks about paths")]
     pub path: Vec<u8>,
 }
 

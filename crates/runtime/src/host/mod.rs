@@ -13,6 +13,7 @@
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`control`]: the socket that the command line talks to
+//! - [`history`]: questions about the past, answered line by line
 //! - [`snapshots`]: names for states
 //! - [`status`]: what a node says of itself
 
@@ -22,6 +23,7 @@ pub mod control;
 pub mod daemon;
 pub mod flusher;
 pub mod fronts;
+pub mod history;
 pub mod journal;
 pub mod node;
 pub mod snapshots;
