@@ -82,7 +82,14 @@ pub fn print_json_line(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(std::io::stdout().flush()?)
 }
 
-/// What was done, in words.
+/// Things done that people are shown, if they don't ask for all.
+const DONE_SHOWN: usize = 5;
+
+/// What was done, in words: the first of it.
 pub fn words(changes: &[What]) -> String {
-    changes.iter().map(What::words).collect::<Vec<_>>().join(", ")
+    let mut words: Vec<String> = changes.iter().take(DONE_SHOWN).map(What::words).collect();
+    let rest = changes.iter().skip(DONE_SHOWN);
+    let left: u64 = rest.map(|what| if let What::More { count } = what { *count } else { 1 }).sum();
+    words.extend((left > 0).then(|| format!("and {left} more")));
+    words.join(", ")
 }

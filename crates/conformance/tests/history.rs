@@ -73,6 +73,7 @@ fn what_was_done_on_three_mounts_by_two_users_is_told() -> Result<()> {
         file.sync_all()?;
         std::fs::hard_link(two.join("e/new"), two.join("e/link"))?;
         synced(&two.join("e/new"))?;
+        cluster.settle()?;
         let before = tid()?;
         std::fs::remove_file(three.join("e/new"))?;
         synced(&three.join("e"))?;
@@ -188,7 +189,7 @@ fn diff(cluster: &Cluster, mount: &Path, before: &str) -> Result<()> {
     let told = gavel(cluster, &["diff", &old, &new])?.ok()?;
     ensure!(told.starts_with("M e/text  (content"), "{told}");
     let stat = gavel(cluster, &["diff", "--stat", text(mount)?, "--from", before])?.ok()?;
-    ensure!(stat == "3 made, 0 removed, 0 changed, 1 renamed\n" || stat.contains("renamed"), "{stat}");
+    ensure!(stat == "3 made, 1 removed, 0 changed, 1 renamed\n", "{stat}");
     ensure!(gavel(cluster, &["diff", text(mount)?, "--from", middle, "--to", middle])?.ok()?.is_empty());
     Ok(())
 }
@@ -199,12 +200,12 @@ fn refusals(cluster: &Cluster, mount: &Path) -> Result<()> {
     gavel(cluster, &["history", &never])?.refused(&["never/was: nothing has ever had this path"])?;
     gavel(cluster, &["history", "--removed", &format!("{mount}/e/text")])?.refused(&["e/text: not a directory"])?;
     gavel(cluster, &["history", "/proc"])?.refused(&["/proc: not in a mount of Gavel", "Hint:"])?;
-    gavel(cluster, &["history", "--at", "2999-01-01", mount])?.refused(&["this time is in the future"])?;
+    gavel(cluster, &["history", "--at", "2200-01-01", mount])?.refused(&["this time is in the future"])?;
     gavel(cluster, &["history", "--at", "1999-01-01", mount])?.refused(&["the volume was made later than that"])?;
     gavel(cluster, &["log", "--since", "7q", mount])?.refused(&["\"7q\" is neither a transaction"])?;
     gavel(cluster, &["log", "--until", "nobody", mount])?.refused(&["no snapshot of the volume has this name"])?;
     gavel(cluster, &["log", &never])?.refused(&["nothing has ever had this path"])?;
-    gavel(cluster, &["log", "--follow", "--from", "2999-01-01", mount])?.refused(&["this time is in the future"])?;
+    gavel(cluster, &["log", "--follow", "--from", "2200-01-01", mount])?.refused(&["this time is in the future"])?;
     gavel(cluster, &["diff", mount])?.refused(&["which state is to be compared?", "Hint:"])?;
     gavel(cluster, &["diff", mount, "--from", "nobody"])?
         .refused(&["nobody: no snapshot of the volume has this name"])?;

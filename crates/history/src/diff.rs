@@ -463,76 +463,80 @@ impl Listing<'_> {
 fn finish(mut found: Found<'_>) -> Result<Vec<Difference>, HistoryError> {
     let (gone, come, kept) =
         (std::mem::take(&mut found.gone), std::mem::take(&mut found.come), std::mem::take(&mut found.kept));
-    let mut lost: BTreeMap<ObjectId, Vec<&Vec<u8>>> = BTreeMap::new();
-    for (path, dirent) in gone.iter().rev() {
-        lost.entry(dirent.object).or_default().push(path);
-    }
-    let mut all = Vec::new();
-    let mut told: BTreeSet<&Vec<u8>> = BTreeSet::new();
-    let mut left = Vec::new();
-    let modified = |path: &[u8], (old, new): (ObjectId, ObjectId), kind, aspects: Vec<Aspect>| {
-        let (path, sign) = (path.to_vec(), Sign::Modified);
-        Some(Difference { sign, path, from: None, old: Some(old), new: Some(new), kind, aspects })
-            .filter(|difference| !difference.aspects.is_empty())
+    let pairs = pairs(&gone, &come);
+    let moved = |from: &Vec<u8>, path: &Vec<u8>| from != path && gone[from].kind == Kind::Directory;
+    let moved: BTreeSet<&[u8]> =
+        pairs.iter().filter(|(path, from)| moved(from, path)).map(|(_, from)| &from[..]).collect();
+    // What was below a directory that was moved would be elsewhere now: of what has its path instead, it says nothing.
+    let stayed = |path: &[u8]| {
+        let mut above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &path[..end]);
+        !above.any(|above| moved.contains(above))
     };
+    let mut all = Vec::new();
+    let mut told: BTreeSet<&Vec<u8>> = pairs.values().copied().collect();
     for (path, dirent) in &come {
-        let names = lost.get_mut(&dirent.object);
-        // The same name in another directory of that path is no other name.
-        let from = names.and_then(|names| match names.iter().position(|name| *name == path) {
-            Some(same) => Some(names.remove(same)),
-            None => names.pop(),
-        });
-        let Some(from) = from else {
-            left.push((path, dirent));
-            continue;
-        };
-        told.insert(from);
-        let aspects = found.compare(dirent.object, dirent.object)?;
-        let object = Some(dirent.object);
-        if from == path {
-            all.extend(modified(path, (dirent.object, dirent.object), dirent.kind, aspects));
-        } else {
-            // What had the name before is replaced, which is told by this.
-            all.push(Difference {
-                sign: Sign::Renamed,
-                path: path.clone(),
-                from: Some(from.clone()),
-                old: object,
-                new: object,
-                kind: dirent.kind,
-                aspects,
-            });
-        }
-    }
-    let renamed: BTreeSet<Vec<u8>> =
-        all.iter().filter(|found| found.sign == Sign::Renamed).map(|found| found.path.clone()).collect();
-    for (path, dirent) in left {
-        // What stands in the place of another of its kind is a change of that.
-        match gone.get(path).filter(|old| old.kind == dirent.kind && !told.contains(path)) {
-            Some(old) => {
-                if let Some((path, _)) = gone.get_key_value(path) {
-                    told.insert(path);
+        let both = (Some(dirent.object), Some(dirent.object));
+        let old = gone.get(path).filter(|old| old.kind == dirent.kind && !told.contains(path) && stayed(path));
+        match (pairs.get(path), old) {
+            (Some(from), _) => {
+                let aspects = found.compare(dirent.object, dirent.object)?;
+                let renamed = *from != path || !stayed(path);
+                let from = renamed.then(|| from.to_vec());
+                if from.is_some() || !aspects.is_empty() {
+                    let sign = if renamed { Sign::Renamed } else { Sign::Modified };
+                    all.push(Difference { from, aspects, ..alone(sign, path, both, dirent.kind) });
                 }
-                let aspects = found.compare(old.object, dirent.object)?;
-                all.extend(modified(path, (old.object, dirent.object), dirent.kind, aspects));
             }
-            None => all.push(alone(Sign::Added, path, None, Some(dirent.object), dirent.kind)),
+            // What stands in the place of another of its kind is a change of that.
+            (None, Some(old)) => {
+                told.extend(gone.get_key_value(path).map(|(path, _)| path));
+                let aspects = found.compare(old.object, dirent.object)?;
+                if !aspects.is_empty() {
+                    let both = (Some(old.object), Some(dirent.object));
+                    all.push(Difference { aspects, ..alone(Sign::Modified, path, both, dirent.kind) });
+                }
+            }
+            (None, None) => all.push(alone(Sign::Added, path, (None, both.1), dirent.kind)),
         }
     }
     for (path, dirent) in &gone {
-        if !told.contains(path) && !renamed.contains(path) {
-            all.push(alone(Sign::Removed, path, Some(dirent.object), None, dirent.kind));
+        // What got the name by a rename has replaced it, which is told by that.
+        let replaced = pairs.contains_key(path) && stayed(path);
+        if !told.contains(path) && !replaced {
+            all.push(alone(Sign::Removed, path, (Some(dirent.object), None), dirent.kind));
         }
     }
-    for (path, (dirent, aspects)) in kept {
-        if !come.contains_key(&path) {
-            all.extend(modified(&path, (dirent.object, dirent.object), dirent.kind, aspects));
-        }
+    for (path, (dirent, aspects)) in kept.into_iter().filter(|(path, _)| !come.contains_key(path)) {
+        let both = (Some(dirent.object), Some(dirent.object));
+        all.push(Difference { aspects, ..alone(Sign::Modified, &path, both, dirent.kind) });
     }
     all.sort_by(|a, b| (&a.path, a.sign != Sign::Removed).cmp(&(&b.path, b.sign != Sign::Removed)));
     Ok(all)
 }
 
-fn alone(sign: Sign, path: &[u8], old: Option<ObjectId>, new: Option<ObjectId>, kind: Kind) -> Difference {
+/// The new names of objects that lost one, with the one that they lost: the same path if it is among them.
+fn pairs<'f>(
+    gone: &'f BTreeMap<Vec<u8>, Dirent>,
+    come: &'f BTreeMap<Vec<u8>, Dirent>,
+) -> BTreeMap<&'f Vec<u8>, &'f Vec<u8>> {
+    let mut lost: BTreeMap<ObjectId, Vec<&Vec<u8>>> = BTreeMap::new();
+    for (path, dirent) in gone.iter().rev() {
+        lost.entry(dirent.object).or_default().push(path);
+    }
+    let mut pairs = BTreeMap::new();
+    for same in [true, false] {
+        for (path, dirent) in come {
+            let Some(names) = lost.get_mut(&dirent.object).filter(|_| !pairs.contains_key(path)) else { continue };
+            let from = match same {
+                true => names.iter().position(|name| *name == path).map(|at| names.remove(at)),
+                false => names.pop(),
+            };
+            pairs.extend(from.map(|from| (path, from)));
+        }
+    }
+    pairs
+}
+
+fn alone(sign: Sign, path: &[u8], (old, new): (Option<ObjectId>, Option<ObjectId>), kind: Kind) -> Difference {
     Difference { sign, path: path.to_vec(), from: None, old, new, kind, aspects: Vec::new() }
 }

@@ -92,7 +92,7 @@ impl Run {
 }
 
 /// The tree that differences make of an old one: what is not told of is what it was, under the name that its directory has now.
-fn applied(old: &Tree, new: &Tree, differences: &[Difference]) -> BTreeMap<Vec<u8>, Look> {
+fn applied(old: &Tree, new: &Tree, differences: &[Difference]) -> Tree {
     let renamed: BTreeMap<&[u8], &[u8]> =
         differences.iter().filter_map(|difference| Some((difference.from.as_deref()?, &difference.path[..]))).collect();
     let removed: BTreeSet<&[u8]> =
@@ -107,14 +107,36 @@ fn applied(old: &Tree, new: &Tree, differences: &[Difference]) -> BTreeMap<Vec<u
             None => drop(all.entry(path.clone()).or_insert((look.clone(), false))),
         }
     }
-    let mut all: BTreeMap<Vec<u8>, Look> = all.into_iter().map(|(path, (look, _))| (path, look)).collect();
+    let mut all: Tree = all.into_iter().map(|(path, (look, _))| (path, look)).collect();
     for found in differences.iter().filter(|found| found.sign != Sign::Removed) {
         if found.sign != Sign::Renamed || !found.aspects.is_empty() {
-            let look = new.get(&found.path).unwrap_or_else(|| panic!("{found:?} is not there: {differences:#?}"));
+            let look = new.get(&found.path).unwrap_or_else(|| panic!("{found:?} is not there: {}", brief(differences)));
             all.insert(found.path.clone(), look.clone());
         }
     }
     all
+}
+
+/// Differences, one on a line.
+fn brief(differences: &[Difference]) -> String {
+    let line = |found: &Difference| {
+        let from = found.from.as_ref().map(|from| format!("{} -> ", from.escape_ascii())).unwrap_or_default();
+        let (sign, path) = (found.sign.as_char(), found.path.escape_ascii());
+        format!("\n{sign} {from}{path} {:?} ({:?} {:?})", found.aspects, found.old, found.new)
+    };
+    differences.iter().map(line).collect()
+}
+
+/// What a tree looks like, as far as differences are told, one path on a line.
+fn told(tree: &Tree) -> String {
+    tree.iter().map(|(path, look)| format!("\n{} {:?}", path.escape_ascii(), look.told())).collect()
+}
+
+fn assert_told(made: &Tree, new: &Tree, about: impl FnOnce() -> String) {
+    for path in made.keys().chain(new.keys()) {
+        let (one, other) = (made.get(path).map(Look::told), new.get(path).map(Look::told));
+        assert!(one == other, "{}: {one:?} and not {other:?}: {}", path.escape_ascii(), about());
+    }
 }
 
 fn check_diff(run: &Run, a: Tid, b: Tid) {
@@ -125,13 +147,10 @@ fn check_diff(run: &Run, a: Tid, b: Tid) {
         let end = |tid| End { tid, path: Vec::new() };
         let found = diff(&past, V, &end(a), &end(b), way).unwrap();
         let made = applied(old, new, &found);
-        let told = |tree: &Tree| -> Vec<(Vec<u8>, String)> {
-            tree.iter().map(|(path, look)| (path.clone(), format!("{:?}", look.told()))).collect()
-        };
-        assert_eq!(told(&made), told(new), "{way:?} from {a} to {b}: {found:#?}");
+        assert_told(&made, new, || format!("{way:?} from {a} to {b}: {}{}", brief(&found), told(old)));
         ways.push(found);
     }
-    assert_eq!(ways[0], ways[1], "both ways find the same, from {a} to {b}");
+    assert_eq!(brief(&ways[0]), brief(&ways[1]), "both ways find the same, from {a} to {b}");
 }
 
 /// The differences of a directory, by its path, against those of the whole.
@@ -149,10 +168,8 @@ fn check_diff_below(run: &Run, a: Tid, b: Tid, path: &[u8]) {
         match diff(&past, V, &end(a), &end(b), way) {
             Ok(found) => {
                 let made = applied(&old, &new, &found);
-                let told = |tree: &Tree| -> Vec<(Vec<u8>, String)> {
-                    tree.iter().map(|(path, look)| (path.clone(), format!("{:?}", look.told()))).collect()
-                };
-                assert_eq!(told(&made), told(&new), "{way:?} of {} from {a} to {b}: {found:#?}", path.escape_ascii());
+                let about = || format!("{way:?} of {} from {a} to {b}: {}", path.escape_ascii(), brief(&found));
+                assert_told(&made, &new, about);
             }
             Err(HistoryError::NotSo { .. }) => assert!(old.is_empty() && new.is_empty()),
             Err(error) => panic!("{error}"),

@@ -24,11 +24,11 @@ pub(super) fn index<S: Snapshot>(
 }
 
 /// The change index of one transaction, of the keys in `range`.
-pub(super) fn index_within<S: Snapshot>(
-    snapshot: &S,
+pub(super) fn index_within<'s, S: Snapshot>(
+    snapshot: &'s S,
     tid: Tid,
     range: &KeyRange,
-) -> impl Iterator<Item = Result<Indexed, RecordsError>> + use<'_, S> {
+) -> impl Iterator<Item = Result<Indexed, RecordsError>> + use<'s, S> {
     let (start, end) = rows::changes_within(tid, range);
     snapshot.range(&start, &end).map(|row| {
         let (row, value) = row?;

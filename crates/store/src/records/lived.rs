@@ -4,7 +4,7 @@ use super::{PastView, Records, RecordsError, changes, live, rows};
 use crate::engine::{Engine, Snapshot};
 use gavel_types::{Key, KeyRange, Tid};
 use gavel_wire::past::{Lived, Past, Rows, Touched};
-use gavel_wire::{ChangeRow, Version, View};
+use gavel_wire::{ChangeRow, Version, View, ViewError};
 use std::iter::Peekable;
 
 /// The past as it was when this was taken.
