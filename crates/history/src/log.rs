@@ -1,8 +1,9 @@
 //! What transactions did, in short: `+` a name that was made, `-` one that went, `R` one that became another, `M` an object that was changed.
 
 use crate::history::{kind_name, unnamed};
-use crate::names::{Names, Place, before};
+use crate::names::{Names, Place, before, dirent};
 use crate::transaction::{NameChange, Transaction, What, attrs, of_object};
+use crate::walk::attr;
 use gavel_types::{KeyParts, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Committed, Dirent, Kind, Past, Record, ViewError};
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,9 @@ fn line<'p>(
     tid: Tid,
     committed: Committed,
 ) -> Result<Option<LogLine>, ViewError> {
+    if !concerns(past, volume, names, scope, tid)? {
+        return Ok(None);
+    }
     let transaction = Transaction::read(past, volume, tid)?;
     let mut summary = Summary { past, volume, names, scope, tid, changes: Vec::new(), count: 0 };
     summary.of_names(&transaction)?;
@@ -196,6 +200,57 @@ fn line<'p>(
         more: count - changes.len() as u64,
         changes,
     }))
+}
+
+/// Can a transaction have changed anything in the scope? Found out mostly from its keys, so that what was done elsewhere costs little.
+fn concerns<'p>(
+    past: &'p dyn Past,
+    volume: VolumeId,
+    names: &mut Names<'p>,
+    scope: Scope,
+    tid: Tid,
+) -> Result<bool, ViewError> {
+    let top = match scope {
+        Scope::Volume => return Ok(true),
+        Scope::Object(only) => return Ok(past.touched_at(tid, &KeyRange::object(volume, only)).next().is_some()),
+        Scope::Directory(top) => top,
+    };
+    let (mut directories, mut objects, mut named) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for row in past.touched(before(tid), tid) {
+        let row = row?;
+        if row.key.volume() != volume || row.key.object() == ObjectId::VOLUME {
+            continue;
+        }
+        match row.key.parts() {
+            KeyParts::Dirent { .. } => {
+                directories.insert(row.key.object());
+                let made = if row.made { dirent(past, tid, &row.key)? } else { None };
+                named.extend(made.map(|made| made.object));
+            }
+            _ => drop(objects.insert(row.key.object())),
+        }
+    }
+    if objects.contains(&top) {
+        return Ok(true);
+    }
+    for directory in &directories {
+        if names.below(top, *directory, tid)?.is_some() || names.below(top, *directory, before(tid))?.is_some() {
+            return Ok(true);
+        }
+    }
+    // What got a name is told of by that name.
+    for object in objects.iter().filter(|object| !directories.contains(object) && !named.contains(object)) {
+        let found = names.of(*object, tid)?;
+        for (directory, _) in &found.places {
+            if names.below(top, *directory, tid)?.is_some() {
+                return Ok(true);
+            }
+        }
+        if !found.complete {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 struct Summary<'a, 'p> {
@@ -270,16 +325,21 @@ impl Summary<'_, '_> {
 
     fn done_to(&self, object: ObjectId, transaction: &Transaction) -> Result<Vec<What>, ViewError> {
         let Some(touch) = transaction.objects.get(&object) else { return Ok(Vec::new()) };
-        let (old, new) = attrs(self.past, self.volume, object, self.tid)?;
+        let new = attr(&*self.past.at(self.tid), self.volume, object)?;
+        // All the names that it has were made here: so was it.
+        let made = transaction.lost(object).next().is_none()
+            && new.is_some_and(|new| {
+                new.firm.kind == Kind::Directory || transaction.gained(object).count() == new.nlink as usize
+            });
+        let old = if made { None } else { attr(&*self.past.at(before(self.tid)), self.volume, object)? };
         Ok(of_object(old.as_ref(), new.as_ref(), touch))
     }
 
     /// Objects that were changed, and got no name by it.
     fn of_objects(&mut self, transaction: &Transaction) -> Result<(), ViewError> {
-        for (object, touch) in &transaction.objects {
-            if transaction.gained(*object).next().is_some() {
-                continue;
-            }
+        let gained: BTreeSet<ObjectId> =
+            transaction.names.iter().filter_map(|change| Some(change.new?.object)).collect();
+        for (object, touch) in transaction.objects.iter().filter(|(object, _)| !gained.contains(object)) {
             let (old, new) = attrs(self.past, self.volume, *object, self.tid)?;
             // What is there neither before nor behind has come and gone within the transaction.
             let Some(attr) = new.filter(|_| old.is_some()) else { continue };

@@ -17,6 +17,8 @@ const HINTS_MAX: usize = 32 * 1024;
 pub const LOOKUPS_MAX: usize = 4096;
 /// Most names of a directory that are read to find that of a subdirectory.
 pub const NAMES_SCANNED_MAX: usize = 1_000_000;
+/// Most paths of directories that are remembered.
+const PATHS_MAX: usize = 256;
 /// Names read in one step.
 const PAGE: usize = 1024;
 
@@ -65,12 +67,14 @@ pub struct Names<'p> {
     count: usize,
     /// Transactions whose names are among the hints.
     read: BTreeSet<Tid>,
+    /// Where directories were below a top as of a state: that does not change.
+    paths: BTreeMap<(ObjectId, ObjectId, Tid), Option<Vec<u8>>>,
 }
 
 impl<'p> Names<'p> {
     /// Nothing is known yet.
     pub fn new(past: &'p dyn Past, volume: VolumeId) -> Names<'p> {
-        Names { past, volume, hints: BTreeMap::new(), count: 0, read: BTreeSet::new() }
+        Names { past, volume, hints: BTreeMap::new(), count: 0, read: BTreeSet::new(), paths: BTreeMap::new() }
     }
 
     /// `object` had this name at some time.
@@ -204,6 +208,19 @@ impl<'p> Names<'p> {
     /// # Errors
     /// As the view's.
     pub fn below(&mut self, top: ObjectId, directory: ObjectId, tid: Tid) -> Result<Option<Vec<u8>>, ViewError> {
+        let question = (top, directory, tid);
+        if let Some(path) = self.paths.get(&question) {
+            return Ok(path.clone());
+        }
+        let path = self.climb(top, directory, tid)?;
+        if self.paths.len() >= PATHS_MAX {
+            self.paths.clear();
+        }
+        self.paths.insert(question, path.clone());
+        Ok(path)
+    }
+
+    fn climb(&mut self, top: ObjectId, directory: ObjectId, tid: Tid) -> Result<Option<Vec<u8>>, ViewError> {
         let mut names: Vec<Box<[u8]>> = Vec::new();
         let mut here = directory;
         while here != top {
