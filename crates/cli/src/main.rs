@@ -6,6 +6,7 @@
 mod command;
 mod mounter;
 mod output;
+mod past;
 mod target;
 
 use clap::Parser;

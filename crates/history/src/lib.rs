@@ -3,10 +3,33 @@
 //!
 //! - [`undo`]: which state an undo goes back to
 //! - [`walk`]: from paths to objects, as of a state
+//! - [`find`]: from paths to what had them, whether it is there or not
+//! - [`names`]: from objects back to paths
+//! - [`transaction`]: what one transaction did
+//! - [`history`]: what became of a path; what was removed from a directory
+//! - [`log`]: transactions, newest first or as they come
+//! - [`diff`]: how two states differ; [`compare`]: how two objects do; [`patch`]: how two texts do
+//! - [`text`]: paths as text
 //!
-//! Nothing here writes, waits or asks anybody; nothing is read into memory that grows with the number of files, unless it is the answer.
+//! Invariants:
+//! 1. Nothing here writes, waits or asks anybody.
+//! 2. Nothing is read into memory that grows with the number of files, unless it is the answer; each answer has a named limit.
+//! 3. Nothing of an object changes without its attributes: [`history`], [`names`] and [`compare`] rely on that, and the tests of this room look at every
+//!    change row for it.
 
+pub mod compare;
+pub mod diff;
+pub mod find;
+pub mod history;
+pub mod log;
+pub mod names;
+pub mod patch;
+pub mod text;
+pub mod transaction;
 pub mod undo;
 pub mod walk;
 
+pub use find::{Had, HistoryError, find};
+pub use history::{History, HistoryLine, RemovedLine, history, removed};
+pub use log::{LogLine, LogPage, Scope, Sign};
 pub use walk::{Place, WalkError, walk};

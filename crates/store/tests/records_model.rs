@@ -6,6 +6,7 @@ mod records_support;
 use gavel_store::engine::{Batch, Engine, MemEngine, Snapshot};
 use gavel_store::records::{Identity, Records, RecordsError};
 use gavel_types::{BlobId, ClusterId, Key, KeyRange, NodeId, ObjectId, SessionId, Tid, Timestamp, VolumeId};
+use gavel_wire::past::{Lived, Past, Touched};
 use gavel_wire::{
     Attr, Change, ChangeRow, Content, Dirent, Extent, Firm, Kind, Live, Orphan, Record, Version, View, ViewError,
 };
@@ -152,6 +153,49 @@ fn verify<E: Engine>(records: &Records<E>, model: &Model, dice: &mut Dice) {
     }
 }
 
+/// Every version that ever was of the keys in a range, and when it ended.
+fn lived(model: &Model, range: &KeyRange) -> Vec<Lived> {
+    let mut all: BTreeMap<Key, Vec<Lived>> = BTreeMap::new();
+    for ChangeRow { tid, key, version } in model.changes.iter().filter(|row| range.contains(&row.key)) {
+        let versions = all.entry(key.clone()).or_default();
+        if let Some(last) = versions.last_mut()
+            && last.delete.is_none()
+        {
+            last.delete = Some(*tid);
+        }
+        versions.extend(version.clone().map(|version| Lived { key: key.clone(), version, delete: None }));
+    }
+    all.into_values().flatten().collect()
+}
+
+/// The whole past, as history reads it.
+fn verify_past<E: Engine>(records: &Records<E>, model: &Model, dice: &mut Dice) {
+    let now = model.tid();
+    let past = records.past(now);
+    assert_eq!(past.tid(), now);
+    let range = range(dice);
+    let versions: Vec<Lived> = past.versions(&range).collect::<Result<_, _>>().unwrap();
+    assert_eq!(versions, lived(model, &range), "{range:?}");
+    let back: Vec<(Key, Version)> = past.live_back(&range).collect::<Result<_, _>>().unwrap();
+    let mut live = model.scan(now, &range, usize::MAX);
+    live.reverse();
+    assert_eq!(back, live, "{range:?}");
+    let upto = Tid(dice.next() % (now.0 + 1));
+    let after = Tid(dice.next() % (upto.0 + 1));
+    let wanted: Vec<_> = model.changes.iter().filter(|row| row.tid > after && row.tid <= upto).cloned().collect();
+    assert_eq!(past.changes(after, upto).collect::<Result<Vec<_>, _>>().unwrap(), wanted);
+    let touched: Vec<Touched> = past.touched(after, upto).collect::<Result<_, _>>().unwrap();
+    let index = |row: ChangeRow| Touched { tid: row.tid, key: row.key, made: row.version.is_some() };
+    assert_eq!(touched, wanted.into_iter().map(index).collect::<Vec<_>>());
+    if let Some(ChangeRow { tid, .. }) = model.changes.get(dice.below(model.changes.len().max(1))) {
+        let own = model.changes.iter().filter(|row| row.tid == *tid && range.contains(&row.key));
+        let found: Vec<Touched> = past.touched_at(*tid, &range).collect::<Result<_, _>>().unwrap();
+        assert_eq!(found, own.cloned().map(index).collect::<Vec<_>>(), "{range:?} at {tid}");
+    }
+    let view = past.at(upto);
+    assert_eq!((view.tid(), view.scan(&range, 5).unwrap()), (upto, model.scan(upto, &range, 5)));
+}
+
 fn replay_of_random_changes<R: Rig>(seed: u64, entries: usize) {
     let mut dice = Dice::new(seed);
     let mut rig = R::start();
@@ -181,6 +225,7 @@ fn replay_of_random_changes<R: Rig>(seed: u64, entries: usize) {
             _ => records.apply(&entry(&mut dice, &mut model)).unwrap(),
         }
         verify(&records, &model, &mut dice);
+        verify_past(&records, &model, &mut dice);
     }
     let report = records.check().unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
@@ -258,6 +303,16 @@ fn filled() -> (Records<Arc<MemEngine>>, Model) {
     let (mut dice, mut model) = (Dice::new(7), Model::default());
     (0..40).for_each(|_| records.apply(&entry(&mut dice, &mut model)).unwrap());
     (records, model)
+}
+
+#[test]
+fn a_past_does_not_change_while_it_is_read() {
+    let (records, mut model) = filled();
+    let (all, before) = (KeyRange { start: Box::new([0]), end: Box::new([255; 20]) }, model.tid());
+    let (past, kept) = (records.past(before), model.clone());
+    (0..10).for_each(|_| records.apply(&entry(&mut Dice::new(11), &mut model)).unwrap());
+    assert_eq!(past.versions(&all).collect::<Result<Vec<_>, _>>().unwrap(), lived(&kept, &all));
+    assert_eq!(past.changes(Tid::ZERO, Tid::MAX).collect::<Result<Vec<_>, _>>().unwrap(), kept.changes);
 }
 
 #[test]

@@ -16,6 +16,17 @@ pub struct Lived {
     pub delete: Option<Tid>,
 }
 
+/// One row of the change index: that a transaction changed a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Touched {
+    /// The transaction.
+    pub tid: Tid,
+    /// The record.
+    pub key: Key,
+    /// It made a version of it. If not, it only ended one.
+    pub made: bool,
+}
+
 /// Rows that are read as they are asked for.
 pub type Rows<'a, T> = Box<dyn Iterator<Item = Result<T, ViewError>> + 'a>;
 
@@ -32,6 +43,13 @@ pub trait Past {
 
     /// What the transactions after `after`, up to and with `upto`, changed, in their order, then in that of keys.
     fn changes(&self, after: Tid, upto: Tid) -> Rows<'_, ChangeRow>;
+
+    /// Which records the transactions after `after`, up to and with `upto`, changed, in their order, then in that of keys. As `changes`, without
+    /// reading the versions.
+    fn touched(&self, after: Tid, upto: Tid) -> Rows<'_, Touched>;
+
+    /// Which of the records in `range` transaction `tid` changed, in the order of keys. The cost follows their number, not what else it changed.
+    fn touched_at(&self, tid: Tid, range: &KeyRange) -> Rows<'_, Touched>;
 
     /// The live versions of the keys in `range`, from the last key to the first.
     fn live_back(&self, range: &KeyRange) -> Rows<'_, (Key, Version)>;

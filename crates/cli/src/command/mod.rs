@@ -2,7 +2,10 @@
 
 mod conflict;
 mod dev;
+mod diff;
+mod history;
 mod init;
+mod log;
 mod mount;
 mod rebuild;
 mod serve;
@@ -36,6 +39,12 @@ enum Command {
     Umount(umount::Umount),
     /// Say how a node and its cluster are, and what to do if they are not well
     Status(status::Status),
+    /// Say what became of a path
+    History(history::History),
+    /// Say which transactions there were, or come
+    Log(log::Log),
+    /// Say how two states differ
+    Diff(diff::Diff),
     /// Name states of a volume
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
@@ -64,6 +73,9 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Mount(mount) => mount.run(),
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
+        Command::History(history) => history.run(),
+        Command::Log(log) => log.run(),
+        Command::Diff(diff) => diff.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Undo(undo) => undo.run(),
         Command::Restore(restore) => restore.run(),

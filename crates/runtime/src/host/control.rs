@@ -1,4 +1,5 @@
-//! The socket that the command line talks to: one JSON request on a line, one JSON answer on a line.
+//! The socket that the command line talks to: one JSON request on a line, one JSON answer on a line. (Questions about the past are answered with
+//! many lines: [`history`](crate::host::history).)
 //!
 //! The socket is a file that only the daemon's user may open.
 
@@ -6,6 +7,7 @@ use crate::config::{MountConfig, MountOption};
 use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
+use crate::host::history::{self, Line, Question, Stream};
 use crate::host::node::Input;
 use crate::host::revert::{self, RevertAsk, RevertDone};
 use crate::host::snapshots::{self, SnapshotChange, SnapshotLine};
@@ -26,7 +28,7 @@ const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// A request must come, and an answer be taken, within this time.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest answer that the client side reads, in bytes.
-const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What can be asked of a daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -82,6 +84,13 @@ pub enum Request {
         /// What.
         change: SnapshotChange,
     },
+    /// What of the past? Answered with any number of [`Reply::Line`], and [`Reply::Done`] or [`Reply::Error`] at the end.
+    Past {
+        /// Of which volume.
+        volume: u32,
+        /// What is asked.
+        question: Question,
+    },
     /// End all mounts and stop.
     Stop {},
 }
@@ -104,6 +113,8 @@ pub enum Reply {
     Snapshots(Vec<SnapshotLine>),
     /// The answer to [`Request::Snapshot`]: the state that has the name now.
     Snapshot(SnapshotLine),
+    /// A piece of the answer to [`Request::Past`].
+    Line(Box<Line>),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -196,8 +207,10 @@ pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
         while let Ok((stream, _)) = listener.accept().await {
             let daemon = daemon.clone();
             tokio::spawn(async move {
-                if let Ok(Err(error)) = tokio::time::timeout(CLIENT_PATIENCE, serve(daemon, stream)).await {
-                    tracing::debug!(%error, "control connection");
+                match tokio::time::timeout(CLIENT_PATIENCE, serve(&daemon, stream)).await {
+                    Ok(Ok(Some((volume, question, stream)))) => history::answer(daemon, volume, question, stream).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "control connection"),
+                    Ok(Ok(None)) | Err(_) => {}
                 }
             });
         }
@@ -205,17 +218,23 @@ pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn serve(daemon: Arc<Daemon>, stream: UnixStream) -> std::io::Result<()> {
+/// Gives back what is answered with many lines, for however long that takes.
+async fn serve(daemon: &Arc<Daemon>, stream: UnixStream) -> std::io::Result<Option<(VolumeId, Question, Stream)>> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    let mut read = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
+    read.read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => answer(&daemon, request).await,
+        Ok(Request::Past { volume, question }) => {
+            let stream = Stream::new(read.into_inner().into_inner(), write);
+            return Ok(Some((VolumeId(volume), question, stream)));
+        }
+        Ok(request) => answer(daemon, request).await,
         Err(error) => Reply::Error(format!("not a request that this version understands: {error}")),
     };
     let mut line = serde_json::to_string(&reply).map_err(std::io::Error::other)?;
     line.push('\n');
-    write.write_all(line.as_bytes()).await
+    write.write_all(line.as_bytes()).await.map(|()| None)
 }
 
 async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
@@ -247,6 +266,7 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             Ok(None) => Reply::Done,
             Err(error) => Reply::Error(error),
         },
+        Request::Past { .. } => Reply::Error("this is answered with many lines".into()),
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done

@@ -14,6 +14,7 @@
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`control`]: the socket that the command line talks to
 //! - [`revert`]: undo and restore
+//! - [`history`]: questions about the past, answered line by line
 //! - [`snapshots`]: names for states
 //! - [`status`]: what a node says of itself
 
@@ -23,6 +24,7 @@ pub mod control;
 pub mod daemon;
 pub mod flusher;
 pub mod fronts;
+pub mod history;
 pub mod journal;
 pub mod node;
 pub mod revert;

@@ -193,6 +193,8 @@ pub struct NodeHandle {
     /// The records, to read views from.
     pub records: Arc<Records<LsmEngine>>,
     published: AtomicU64,
+    /// Told of each Tid that views see from then on.
+    pub news: tokio::sync::watch::Sender<Tid>,
     /// The clocks of this node.
     pub clocks: Clocks,
     /// What may be answered for without asking. Whoever answers under it holds the read side until the answer is handed over.
@@ -236,6 +238,7 @@ impl NodeHandle {
             inbox,
             records,
             published: AtomicU64::new(0),
+            news: tokio::sync::watch::Sender::new(Tid::ZERO),
             clocks: Clocks::new(),
             usable: RwLock::default(),
             fronts: Arc::default(),
@@ -719,6 +722,7 @@ impl NodeThread {
             *self.handle.past.write() = past.clone();
         }
         self.handle.published.store(tid.0, Ordering::Release);
+        self.handle.news.send_replace(tid);
     }
 
     fn fail(&mut self, token: Token, error: WaitError) {

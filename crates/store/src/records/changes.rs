@@ -3,7 +3,7 @@
 use super::rows::Indexed;
 use super::{Records, RecordsError, live, past, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{Domain, Key, Tid};
+use gavel_types::{Domain, Key, KeyRange, Tid};
 use gavel_wire::{Change, ChangeRow, Record, Version};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,19 @@ pub(super) fn index<S: Snapshot>(
     upto: Tid,
 ) -> impl Iterator<Item = Result<Indexed, RecordsError>> + use<'_, S> {
     let (start, end) = rows::changes_between(after, upto);
+    snapshot.range(&start, &end).map(|row| {
+        let (row, value) = row?;
+        rows::parse_change(&row, &value)
+    })
+}
+
+/// The change index of one transaction, of the keys in `range`.
+pub(super) fn index_within<'s, S: Snapshot>(
+    snapshot: &'s S,
+    tid: Tid,
+    range: &KeyRange,
+) -> impl Iterator<Item = Result<Indexed, RecordsError>> + use<'s, S> {
+    let (start, end) = rows::changes_within(tid, range);
     snapshot.range(&start, &end).map(|row| {
         let (row, value) = row?;
         rows::parse_change(&row, &value)

@@ -3,8 +3,8 @@
 use super::{PastView, Records, RecordsError, changes, live, rows};
 use crate::engine::{Engine, Snapshot};
 use gavel_types::{Key, KeyRange, Tid};
-use gavel_wire::past::{Lived, Past, Rows};
-use gavel_wire::{ChangeRow, Version, View};
+use gavel_wire::past::{Lived, Past, Rows, Touched};
+use gavel_wire::{ChangeRow, Version, View, ViewError};
 use std::iter::Peekable;
 
 /// The past as it was when this was taken.
@@ -48,6 +48,11 @@ impl<H: Iterator<Item = EndedRow>, L: Iterator<Item = LiveRow>> Iterator for Mer
     }
 }
 
+fn touched(row: Result<rows::Indexed, RecordsError>) -> Result<Touched, ViewError> {
+    let rows::Indexed { tid, key, made } = row?;
+    Ok(Touched { tid, key, made })
+}
+
 impl<S: Snapshot> Past for WholePast<S> {
     fn tid(&self) -> Tid {
         self.tid
@@ -77,6 +82,14 @@ impl<S: Snapshot> Past for WholePast<S> {
             let version = changes::made_at(&self.snapshot, &change)?;
             Ok(ChangeRow { tid: change.tid, key: change.key, version })
         }))
+    }
+
+    fn touched(&self, after: Tid, upto: Tid) -> Rows<'_, Touched> {
+        Box::new(changes::index(&self.snapshot, after, upto).map(touched))
+    }
+
+    fn touched_at(&self, tid: Tid, range: &KeyRange) -> Rows<'_, Touched> {
+        Box::new(changes::index_within(&self.snapshot, tid, range).map(touched))
     }
 
     fn live_back(&self, range: &KeyRange) -> Rows<'_, (Key, Version)> {

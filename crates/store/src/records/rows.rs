@@ -94,6 +94,12 @@ pub(super) fn changes_between(after: Tid, upto: Tid) -> (Vec<u8>, Vec<u8>) {
     (from(after), from(upto))
 }
 
+/// The rows of the changes that one transaction made of the keys in `range`.
+pub(super) fn changes_within(tid: Tid, range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
+    let bound = |bytes: &[u8]| [&[CHANGE], &tid.0.to_be_bytes()[..], bytes].concat();
+    (bound(&range.start), bound(&range.end))
+}
+
 /// The live rows of the keys in `range`.
 pub(super) fn live_within(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
     (prefixed(LIVE, &range.start), prefixed(LIVE, &range.end))
