@@ -178,7 +178,7 @@ fn replay_of_random_changes<R: Rig>(seed: u64, entries: usize) {
                 assert_eq!(state, durable.1, "the state is the one of the cut");
                 (records, model, sealed) = (reopened, durable.0.clone(), None);
             }
-            _ => records.apply(&entry(&mut dice, &mut model)).unwrap(),
+            _ => records.apply(&entry(&mut dice, &mut model), &[]).unwrap(),
         }
         verify(&records, &model, &mut dice);
     }
@@ -256,7 +256,7 @@ fn replay_of_random_changes_on_disk() {
 fn filled() -> (Records<Arc<MemEngine>>, Model) {
     let records = Records::open(Arc::new(MemEngine::new()), WHO).unwrap().0;
     let (mut dice, mut model) = (Dice::new(7), Model::default());
-    (0..40).for_each(|_| records.apply(&entry(&mut dice, &mut model)).unwrap());
+    (0..40).for_each(|_| records.apply(&entry(&mut dice, &mut model), &[]).unwrap());
     (records, model)
 }
 
@@ -266,10 +266,10 @@ fn past_of_a_key_that_changed_a_thousand_times() {
     let (busy, quiet) = (Key::attr(V, ObjectId(1)), Key::target(V, ObjectId(1)));
     let version = |tid: u64| Version { create: Tid(tid), firm: Tid(tid), record: Record::Attr(attr(tid)) };
     let target = Version { create: Tid(1), firm: Tid(1), record: Record::Target(Box::new([1])) };
-    records.apply(&[Change { tid: Tid(1), key: quiet.clone(), old: None, new: Some(target) }]).unwrap();
+    records.apply(&[Change { tid: Tid(1), key: quiet.clone(), old: None, new: Some(target) }], &[]).unwrap();
     for tid in 1..=1000 {
         let old = (tid > 1).then(|| version(tid - 1));
-        records.apply(&[Change { tid: Tid(tid), key: busy.clone(), old, new: Some(version(tid)) }]).unwrap();
+        records.apply(&[Change { tid: Tid(tid), key: busy.clone(), old, new: Some(version(tid)) }], &[]).unwrap();
     }
     for tid in [0, 1, 2, 500, 999, 1000] {
         let found = records.at(Tid(tid)).scan(&KeyRange::object(V, ObjectId(1)), 10).unwrap();

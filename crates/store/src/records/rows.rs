@@ -94,6 +94,12 @@ pub(super) fn changes_between(after: Tid, upto: Tid) -> (Vec<u8>, Vec<u8>) {
     (from(after), from(upto))
 }
 
+/// The rows of what a transaction changed in `range`.
+pub(super) fn changes_within(tid: Tid, range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
+    let of = |bytes: &[u8]| [&[CHANGE], &tid.0.to_be_bytes()[..], bytes].concat();
+    (of(&range.start), of(&range.end))
+}
+
 /// The live rows of the keys in `range`.
 pub(super) fn live_within(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
     (prefixed(LIVE, &range.start), prefixed(LIVE, &range.end))
