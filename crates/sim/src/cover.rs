@@ -61,6 +61,12 @@ pub const MARKS: &[(&str, &str)] = &[
     ("lock_deadlock", "a lock was refused because its owner would have waited for itself"),
     ("lock_cancelled", "a program did not want to wait for its lock any more"),
     ("lock_abandoned", "a lock came, or did not, when nobody wanted to know any more"),
+    ("pruned", "past states went, as a policy said"),
+    ("swept", "rows were looked at that perhaps no state shows"),
+    ("copied_anew", "a replica copied all records, for sweeps have gone over them"),
+    ("pruned_all_gone", "at the end, a sweep had come to its end"),
+    ("pruned_kept", "at the end, states were kept before a horizon"),
+    ("pinned", "a session needed a past state"),
     ("removed_directory", "a directory was removed under a program that used it"),
 ];
 

@@ -21,6 +21,7 @@
 //! - [`models`], [`linear`]: what single objects may answer, and whether a history is one of theirs
 //! - [`fsck`]: whether a tree is whole
 //! - `locks`: programs that lock files, and whether they exclude each other
+//! - `pruning`: past states that go, and whether those that stay are whole
 //! - `judge`, `rest`: what must hold all the time, and at the end
 //! - [`cover`]: rare situations that were reached
 //! - [`mod@shrink`]: cuts a failing script down
@@ -43,6 +44,7 @@ pub mod machine;
 pub mod models;
 pub mod network;
 pub mod program;
+mod pruning;
 mod rest;
 pub mod script;
 pub mod shrink;

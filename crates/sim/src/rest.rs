@@ -19,7 +19,7 @@ const LOOK_NS: u64 = 100 * MS;
 const SAMPLE_NS: u64 = 3_000 * MS;
 /// Behind the last fault, somebody leads within this: twelve election timeouts.
 const LEADER_NS_MAX: u64 = 12_000 * MS;
-const VOLUME: VolumeId = VolumeId::FIRST;
+pub(crate) const VOLUME: VolumeId = VolumeId::FIRST;
 /// The engine's rows that are each replica's own (identity, sealed state) begin with this.
 const META: u8 = b'M';
 
@@ -108,6 +108,7 @@ impl World {
     pub(crate) fn final_checks(&mut self) -> u64 {
         let checked = self.check_reported().and_then(|()| self.check_replicas()).and_then(|first| {
             self.check_past()?;
+            self.check_pruned()?;
             self.check_tree(first)?;
             self.check_commits(first)?;
             self.check_answers(first)
@@ -162,7 +163,11 @@ impl World {
     /// The past is what it was when it was the present, on every replica.
     fn check_past(&self) -> Result<(), String> {
         for (machine, life) in self.running() {
+            let past = life.node.server.state().past.of(VOLUME);
             for (tid, sum) in &self.judge.samples {
+                if past.is_some_and(|past| !past.can_read(*tid) && *tid >= past.made) {
+                    continue;
+                }
                 let now = fingerprint(&life.records.at(*tid)).map_err(|error| format!("n{machine}: {error}"))?;
                 if now != *sum {
                     return Err(format!("the past as of {tid} has changed on n{machine}"));
@@ -207,7 +212,9 @@ impl World {
         let (rows, _) = life.records.changes(Tid::ZERO, Tid::MAX, 0, usize::MAX).map_err(|error| error.to_string())?;
         let tids: BTreeSet<Tid> = rows.iter().map(|row| row.tid).collect();
         let reaped = rows.iter().any(|row| row.version.is_none() && matches!(row.key.parts(), KeyParts::Orphan { .. }));
-        if let Some(lost) = self.judge.acknowledged.iter().find(|tid| !tids.contains(tid)) {
+        let horizon = life.node.server.state().past.of(VOLUME).map_or(Tid::ZERO, |past| past.horizon);
+        let known = self.judge.acknowledged.range(horizon..);
+        if let Some(lost) = known.into_iter().find(|tid| !tids.contains(tid)) {
             return Err(format!("commit {lost} was acknowledged, and is not in the history"));
         }
         if reaped {
@@ -289,9 +296,10 @@ fn in_words(interval: &Interval<(Ask, Option<Said>)>) -> String {
     }
 }
 
-/// A hash of everything that a view sees.
-fn fingerprint(view: &dyn View) -> Result<u64, ViewError> {
-    let found = view.scan(&everything(VOLUME), usize::MAX)?;
+/// A hash of everything that a view sees, but for who made which commit: that is no part of a state.
+pub(crate) fn fingerprint(view: &dyn View) -> Result<u64, ViewError> {
+    let mut found = view.scan(&everything(VOLUME), usize::MAX)?;
+    found.retain(|(key, _)| !matches!(key.parts(), KeyParts::Commit { .. }));
     Ok(found
         .iter()
         .fold(0, |sum, (key, version)| mix(sum ^ hash(key.as_bytes()) ^ hash(&version.encode()).rotate_left(1))))
