@@ -5,6 +5,7 @@ mod dev;
 mod init;
 mod mount;
 mod rebuild;
+mod retention;
 mod serve;
 mod snapshot;
 mod status;
@@ -38,6 +39,9 @@ enum Command {
     /// Name states of a volume
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    /// Say which past states of a volume stay
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// Look at changes that this node answered and could not commit
     #[command(subcommand)]
     Conflict(conflict::Conflict),
@@ -60,6 +64,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Retention(retention) => retention.run(),
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),

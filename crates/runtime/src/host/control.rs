@@ -7,6 +7,7 @@ use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
+use crate::host::retention::{self, RetentionAsk, RetentionStatus};
 use crate::host::snapshots::{self, SnapshotChange, SnapshotLine};
 use crate::host::status::NodeStatus;
 use gavel_types::{At, VolumeId};
@@ -79,6 +80,13 @@ pub enum Request {
         /// What.
         change: SnapshotChange,
     },
+    /// Which past states of a volume stay?
+    Retention {
+        /// Of which volume.
+        volume: u32,
+        /// What about it.
+        about: RetentionAsk,
+    },
     /// End all mounts and stop.
     Stop {},
 }
@@ -99,6 +107,8 @@ pub enum Reply {
     Snapshots(Vec<SnapshotLine>),
     /// The answer to [`Request::Snapshot`]: the state that has the name now.
     Snapshot(SnapshotLine),
+    /// The answer to [`Request::Retention`].
+    Retention(Box<RetentionStatus>),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -241,6 +251,10 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             Ok(None) => Reply::Done,
             Err(error) => Reply::Error(error),
         },
+        Request::Retention { volume, about } => {
+            let answer = retention::ask(daemon, VolumeId(volume), about).await;
+            reply(answer, |status| Reply::Retention(Box::new(status)))
+        }
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done

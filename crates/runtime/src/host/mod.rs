@@ -14,6 +14,7 @@
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`control`]: the socket that the command line talks to
 //! - [`snapshots`]: names for states
+//! - [`retention`]: which past states stay, what would go, and states that mounts need
 //! - [`status`]: what a node says of itself
 
 pub mod blobs;
@@ -24,6 +25,7 @@ pub mod flusher;
 pub mod fronts;
 pub mod journal;
 pub mod node;
+pub mod retention;
 pub mod snapshots;
 pub mod status;
 pub mod tree;
