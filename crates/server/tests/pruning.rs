@@ -233,7 +233,9 @@ fn readers_are_told_what_is_whole() {
     let whole = |at: u64| records.is_whole(V, Tid(at));
     assert_eq!([2, 3, 4, 9, 10, 11].map(whole), [false, true, false, false, true, true]);
     records.clear_all().unwrap();
-    assert!(!records.is_whole(V, Tid(11)));
+    assert!(!records.is_whole(V, Tid(11)) && records.is_being_copied());
+    records.set_whole([(V, Tid(11), &[][..])].into_iter());
+    assert!(records.is_whole(V, Tid(11)) && !records.is_being_copied());
 }
 
 /// What pruning costs and gives back. Run it by hand:

@@ -444,7 +444,7 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
             whole_ms: dice.between(300, 3_000),
             every_ms: dice.below(4) * dice.between(100, 1_000),
             for_ms: dice.between(1_000, 8_000),
-            rows: *dice.pick(&[1, 2, 5, 20, 60, 512]),
+            rows: *dice.pick(&[2, 20, 60, 200, 512]),
         },
         Kind::Name => {
             What::Name { node: there, number: dice.below(3) as u8, ago_ms: dice.below(3_000), away: dice.permille(300) }

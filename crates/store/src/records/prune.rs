@@ -33,6 +33,11 @@ impl<E: Engine> Records<E> {
         *self.whole.write() = WholeStates::Of(volumes.collect());
     }
 
+    /// Are the records being copied, from their beginning? Then rows that were here may not be here yet again.
+    pub fn is_being_copied(&self) -> bool {
+        matches!(&*self.whole.read(), WholeStates::None)
+    }
+
     /// Did views that were taken before this call show the whole state of the volume as of `tid`, if it has come?
     pub fn is_whole(&self, volume: VolumeId, tid: Tid) -> bool {
         match &*self.whole.read() {
