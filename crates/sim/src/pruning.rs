@@ -74,8 +74,7 @@ impl World {
 
     fn ask(&mut self, machine: usize, body: RequestBody) {
         let clock = self.machines[machine].clock(self.now);
-        self.next_token += 1;
-        let token = self.next_token;
+        let token = self.fresh();
         if let Some(life) = &mut self.lives[machine] {
             life.node.request(clock, token, body);
             self.pump(machine);
