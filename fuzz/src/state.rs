@@ -26,7 +26,8 @@ pub fn run(bytes: &[u8]) -> bool {
 pub fn seeds() -> Vec<Vec<u8>> {
     let records = state().records;
     let at = Sealed::At { term: Term(3), state: state() };
-    let between = Sealed::CatchingUp { index: LogIndex(9), term: Term(3), after: Tid(70_000), skip: 2, records };
+    let between =
+        Sealed::CatchingUp { index: LogIndex(9), term: Term(3), after: Tid(70_000), skip: 2, records, sweeps: 5 };
     vec![State::default().encode(), state().encode(), at.encode(), between.encode()]
 }
 

@@ -139,8 +139,16 @@ fn messages() -> Vec<Message> {
         Message::ConfirmRead { ticket: 1 },
         Message::ReadConfirmed { ticket: 1, index: LogIndex(300) },
         Message::NotLeader { leader: Some(NodeId(2)) },
-        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4, index: LogIndex(5), term: Term(6) },
+        Message::ScanChanges {
+            ticket: 1,
+            after: Tid(2),
+            upto: Tid(300),
+            skip: 4,
+            index: LogIndex(5),
+            term: Term(6),
+            sweeps: 7,
+        },
         Message::Changes { ticket: 1, changes: vec![made, row(Key::target(VOLUME, OBJECT), None)], done: true },
-        Message::ScanRefused { ticket: 1 },
+        Message::ScanRefused { ticket: 1, sweeps: 300 },
     ]
 }

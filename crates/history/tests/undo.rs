@@ -34,7 +34,7 @@ impl World {
             Change { tid: self.tid, key, old, new }
         });
         let changes: Vec<Change> = changes.collect();
-        self.records.apply(&changes).unwrap();
+        self.records.apply(&changes, &[]).unwrap();
         self.tid
     }
 

@@ -5,6 +5,11 @@
 //! to the state's; the past never changes, so any replica that is as far can answer. Only then is the position
 //! taken over. A crash on the way resumes: what is sealed meanwhile is marked as catching up.
 //!
+//! Rows that were gone over by different sweeps do not fit together: the holder's versions and the source's rows of the change
+//! index would imply each other no more. So each side counts the sweeps that have changed its records. If the state to be
+//! reached has seen others than the records here, these are wiped, and copied from the beginning; a source that has swept on
+//! meanwhile refuses, and a newer snapshot is asked for.
+//!
 //! States: none -> waiting (for the snapshot, after a restart) -> scanning -> sealing (the records are there, and become
 //! durable) -> none. Another snapshot may come at any time; then scanning goes on to that one.
 
@@ -34,6 +39,8 @@ pub struct CatchUp {
     skip: u64,
     /// The running digest of the records as they are.
     records: Digest,
+    /// How many sweeps have changed the records.
+    sweeps: u64,
     ticket: u64,
     asked_at: Moment,
     unsealed: u64,
@@ -48,17 +55,22 @@ struct Target {
 
 impl CatchUp {
     /// A catch-up that a crash has interrupted.
-    pub fn resumed(after: Tid, skip: u64, records: Digest) -> CatchUp {
-        CatchUp { target: None, sealing: false, after, skip, records, ticket: 0, asked_at: Moment(0), unsealed: 0 }
+    pub fn resumed(after: Tid, skip: u64, records: Digest, sweeps: u64) -> CatchUp {
+        let (ticket, asked_at) = (0, Moment(0));
+        CatchUp { target: None, sealing: false, after, skip, records, sweeps, ticket, asked_at, unsealed: 0 }
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.after == Tid::ZERO && self.skip == 0
     }
 }
 
 /// The name of a question. Only the same question has the same name, whenever it was asked: one that was asked before a
 /// crash, with another end, must not be answered to the one that is asked after it. The same question may: the past
-/// never changes.
-fn ticket_of(after: Tid, skip: u64, upto: Tid) -> u64 {
-    let mut question = [0; 24];
-    for (bytes, number) in question.chunks_exact_mut(8).zip([after.0, skip, upto.0]) {
+/// never changes, but by sweeps.
+fn ticket_of(after: Tid, skip: u64, upto: Tid, sweeps: u64) -> u64 {
+    let mut question = [0; 32];
+    for (bytes, number) in question.chunks_exact_mut(8).zip([after.0, skip, upto.0, sweeps]) {
         bytes.copy_from_slice(&number.to_be_bytes());
     }
     let name = BlobId::of(&question).0;
@@ -73,7 +85,9 @@ impl<E: Engine> Server<E> {
             _ => return self.quorum.drop_snapshot(),
         };
         self.leading = None;
-        if self.catch_up.as_ref().is_some_and(|catch_up| state.tid < catch_up.after) {
+        let sweeps = state.past.sweeps();
+        let is_old = |catch_up: &CatchUp| state.tid < catch_up.after || sweeps < catch_up.sweeps;
+        if self.catch_up.as_ref().is_some_and(is_old) {
             return self.refuse_old_snapshot();
         }
         let target = Target { mark: snapshot.mark, state, source: snapshot.from };
@@ -83,11 +97,28 @@ impl<E: Engine> Server<E> {
                 catch_up.sealing = false;
             }
             None => {
-                let (after, records) = (self.state.tid, self.state.records);
-                self.catch_up = Some(CatchUp { target: Some(target), ..CatchUp::resumed(after, 0, records) });
+                let resumed = CatchUp::resumed(self.state.tid, 0, self.state.records, self.state.past.sweeps());
+                self.catch_up = Some(CatchUp { target: Some(target), ..resumed });
             }
         }
+        self.begin_again_if_swept(sweeps);
         self.ask_for_changes();
+    }
+
+    /// The records are to become those that `sweeps` sweeps have changed: if others have changed what is here, all of it goes.
+    ///
+    /// A crash behind the wipe finds no records: what the log has is applied from its beginning, or all is copied.
+    fn begin_again_if_swept(&mut self, sweeps: u64) {
+        let Some(catch_up) = self.catch_up.as_mut().filter(|catch_up| catch_up.sweeps != sweeps) else { return };
+        catch_up.sweeps = sweeps;
+        if catch_up.holds_nothing() {
+            return;
+        }
+        (catch_up.after, catch_up.skip, catch_up.records) = (Tid::ZERO, 0, Digest::default());
+        catch_up.unsealed = 0;
+        if let Err(error) = self.records.clear_all() {
+            self.fail(Failure::Records { cause: error.to_string() });
+        }
     }
 
     /// A snapshot that was sent long ago has come in place of the one under way, and the records are past it already: no
@@ -111,10 +142,11 @@ impl<E: Engine> Server<E> {
             return self.seal_caught_up();
         }
         let (after, skip, upto) = (catch_up.after, catch_up.skip, target.state.tid);
-        catch_up.ticket = ticket_of(after, skip, upto);
+        let sweeps = catch_up.sweeps;
+        catch_up.ticket = ticket_of(after, skip, upto, sweeps);
         let ticket = catch_up.ticket;
         let LogMark { index, term } = target.mark;
-        let message = Message::ScanChanges { ticket, after, upto, skip, index, term };
+        let message = Message::ScanChanges { ticket, after, upto, skip, index, term, sweeps };
         self.effects.push_back(Effect::Send { to: target.source, message });
     }
 
@@ -152,15 +184,18 @@ impl<E: Engine> Server<E> {
     fn seal_catching_up(&mut self) {
         let Some(catch_up) = &mut self.catch_up else { return };
         catch_up.unsealed = 0;
-        let (after, skip, records) = (catch_up.after, catch_up.skip, catch_up.records);
-        let sealed = Sealed::CatchingUp { index: self.mark.index, term: self.mark.term, after, skip, records };
+        let CatchUp { after, skip, records, sweeps, .. } = *catch_up;
+        let sealed = Sealed::CatchingUp { index: self.mark.index, term: self.mark.term, after, skip, records, sweeps };
         self.seal(&sealed);
     }
 
-    /// The peer can't answer: perhaps the next one can.
-    pub(crate) fn on_scan_refused(&mut self, ticket: u64) {
-        if self.catch_up.as_ref().is_some_and(|catch_up| catch_up.ticket == ticket) {
-            self.ask_next_peer();
+    /// The peer can't answer: perhaps the next one can. If sweeps have gone on there, they will have everywhere soon.
+    pub(crate) fn on_scan_refused(&mut self, ticket: u64, sweeps: u64) {
+        let Some(catch_up) = self.catch_up.as_ref().filter(|catch_up| catch_up.ticket == ticket) else { return };
+        match &catch_up.target {
+            Some(_) if catch_up.sealing => {}
+            Some(_) if sweeps > catch_up.sweeps => self.refuse_old_snapshot(),
+            _ => self.ask_next_peer(),
         }
     }
 
@@ -201,6 +236,7 @@ impl<E: Engine> Server<E> {
         catch_up.sealing = true;
         self.state = target.state.clone();
         self.mark = target.mark;
+        self.tell_whole();
         self.seal(&Sealed::At { term: self.mark.term, state: self.state.clone() });
     }
 
@@ -217,12 +253,13 @@ impl<E: Engine> Server<E> {
     }
 
     /// Answers another replica's scan.
-    pub(crate) fn serve_scan(&mut self, from: NodeId, ticket: u64, after: Tid, upto: Tid, skip: u64) {
-        let answer = match self.records.changes(after, upto, skip, self.config.scan_bytes_max) {
-            Ok((changes, done)) if self.catch_up.is_none() && upto <= self.state.tid => {
-                Message::Changes { ticket, changes, done }
-            }
-            _ => Message::ScanRefused { ticket },
+    pub(crate) fn serve_scan(&mut self, from: NodeId, ticket: u64, (after, skip, upto): (Tid, u64, Tid), sweeps: u64) {
+        let swept = self.state.past.sweeps();
+        let can = self.catch_up.is_none() && upto <= self.state.tid && sweeps == swept;
+        let rows = can.then(|| self.records.changes(after, upto, skip, self.config.scan_bytes_max));
+        let answer = match rows {
+            Some(Ok((changes, done))) => Message::Changes { ticket, changes, done },
+            _ => Message::ScanRefused { ticket, sweeps: swept },
         };
         self.answer(from, answer);
     }

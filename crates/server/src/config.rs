@@ -30,6 +30,12 @@ pub struct Config {
     pub scan_bytes_max: usize,
     /// A catch-up makes a cut each time that this many changes have been taken in, so that memory stays bounded.
     pub catch_up_seal_changes: u64,
+    /// A leader looks so often whether past states are to be pruned.
+    pub prune_look_ns: u64,
+    /// A leader lets so much time pass from one sweep to the next, so that they use a small part of the log; under load, more.
+    pub sweep_pace_ns: u64,
+    /// A sweep looks at so many rows.
+    pub sweep_rows: u32,
 }
 
 impl Config {
@@ -43,6 +49,9 @@ impl Config {
             clock_skew_max_ns: 5_000_000_000,
             scan_bytes_max: 1024 * 1024,
             catch_up_seal_changes: 100_000,
+            prune_look_ns: 60_000_000_000,
+            sweep_pace_ns: 50_000_000,
+            sweep_rows: gavel_txn::prune_step::SWEEP_ROWS_MAX as u32,
         }
     }
 
@@ -76,6 +85,8 @@ pub enum Sealed {
         skip: u64,
         /// The running digest of the records.
         records: gavel_txn::Digest,
+        /// How many sweeps have changed the records.
+        sweeps: u64,
     },
 }
 

@@ -1,4 +1,4 @@
-//! What only the leader does: line up requests, confirm reads, watch sessions, reap, checkpoint.
+//! What only the leader does: line up requests, confirm reads, watch sessions, reap, checkpoint, prune.
 //!
 //! All of it is forgotten when leadership ends: whoever waits asks again. Nothing here is needed for safety; the commit
 //! rule judges every request where it is applied.
@@ -6,7 +6,7 @@
 use crate::clocks::Verdict;
 use crate::line::Line;
 use crate::server::Server;
-use gavel_quorum::ProposeError;
+use gavel_quorum::{PeerState, ProposeError};
 use gavel_store::engine::Engine;
 use gavel_txn::Applied;
 use gavel_types::limits::SESSION_WINDOW_MAX;
@@ -25,6 +25,10 @@ const STEP_ASIDE_NS: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 /// Orphans looked at in one step when leadership begins.
 const ORPHAN_PAGE: usize = 1024;
+/// While there is always something in the line, a sweep joins it once in so many paces: pruning must not fall behind for ever.
+const SWEEP_PACES_MAX: u64 = 20;
+/// A sweep that was lined up and is not applied by then is lined up once more.
+const SWEEP_PATIENCE_NS: u64 = 10_000_000_000;
 
 /// Who waits for a confirmation, and what for.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +58,10 @@ pub struct Leading {
     waiters: BTreeMap<u64, Waiter>,
     next_ticket: u64,
     checkpointed: LogIndex,
+    /// When it last looked whether something is to be pruned.
+    looked_at: Option<Moment>,
+    /// When the last sweep was lined up, and how many were applied before.
+    swept: Option<(Moment, u64)>,
 }
 
 impl Leading {
@@ -72,6 +80,8 @@ impl Leading {
             waiters: BTreeMap::new(),
             next_ticket: 1,
             checkpointed: LogIndex(0),
+            looked_at: None,
+            swept: None,
         }
     }
 }
@@ -295,6 +305,49 @@ impl<E: Engine> Server<E> {
             if leading.expiring.insert(session) {
                 leading.line.push(Item::SessionExpire { session });
             }
+        }
+    }
+
+    /// Proposes to prune what is due, and to sweep what is pruned: one sweep at a time, when there is not much else to do.
+    pub(crate) fn tick_pruning(&mut self) {
+        let now = self.clock.now;
+        let (tid, past) = (Tid(self.clock.wall_ns).max(self.state.tid), &self.state.past);
+        let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) else { return };
+        if leading.looked_at.is_none_or(|at| now.since_ns(at) >= self.config.prune_look_ns) {
+            leading.looked_at = Some(now);
+            for (volume, _) in past.volumes().filter(|(_, past)| past.is_due(tid)) {
+                leading.line.push(Item::Prune { volume });
+            }
+        }
+        self.refresh_offer();
+        let past = &self.state.past;
+        let Some(leading) = &mut self.leading else { return };
+        let (pace, steps) = (self.config.sweep_pace_ns, past.steps());
+        let busy = !leading.line.is_empty() || !leading.under_way.is_empty();
+        let waits = leading.swept.is_some_and(|(at, before)| match now.since_ns(at) {
+            waited if before == steps => waited < SWEEP_PATIENCE_NS,
+            waited => waited < if busy { pace * SWEEP_PACES_MAX } else { pace },
+        });
+        let Some((volume, _)) = past.volumes().find(|(_, past)| past.pass.is_some()).filter(|_| !waits) else { return };
+        if self.are_all_in_step()
+            && let Some(leading) = &mut self.leading
+        {
+            leading.swept = Some((now, steps));
+            leading.line.push(Item::Sweep { volume, rows: self.config.sweep_rows });
+        }
+    }
+
+    /// Does every peer that can be heard take entries as they come? One that copies records must not find them swept meanwhile.
+    fn are_all_in_step(&self) -> bool {
+        let (status, me) = (self.quorum.status(), self.id());
+        let others = status.peers.iter().filter(|peer| peer.id != me && peer.recently_active);
+        others.into_iter().all(|peer| peer.state == PeerState::Replicate)
+    }
+
+    /// A snapshot that was offered before a sweep leads to records that nobody has any more.
+    fn refresh_offer(&mut self) {
+        if self.offered_sweeps.is_some_and(|sweeps| sweeps != self.state.past.sweeps()) && !self.are_all_in_step() {
+            self.offer_snapshot();
         }
     }
 }

@@ -55,6 +55,10 @@ pub struct Server<E: Engine> {
     pub(crate) stepped_aside_at: Option<Moment>,
     pub(crate) catch_up: Option<CatchUp>,
     pub(crate) effects: VecDeque<Effect>,
+    /// How many sweeps had gone over the records of the last snapshot that was offered.
+    pub(crate) offered_sweeps: Option<u64>,
+    /// The revision of the past that the records were told of last.
+    told_past: Option<u64>,
     /// Where the records will durably stand when the flush under way is done.
     flushing: Option<LogMark>,
     /// Where a later cut stands, that is to be flushed after it.
@@ -86,17 +90,17 @@ impl<E: Engine> Server<E> {
             None if log.compacted.index > LogIndex(0) => {
                 mark = log.compacted;
                 state.applied = mark.index;
-                catch_up = Some(CatchUp::resumed(Tid::ZERO, 0, Digest::default()));
+                catch_up = Some(CatchUp::resumed(Tid::ZERO, 0, Digest::default(), 0));
             }
             None => {}
             Some(Sealed::At { term, state: sealed }) => {
                 mark = LogMark { index: sealed.applied, term };
                 state = sealed;
             }
-            Some(Sealed::CatchingUp { index, term, after, skip, records }) => {
+            Some(Sealed::CatchingUp { index, term, after, skip, records, sweeps }) => {
                 mark = LogMark { index, term };
                 state.applied = index;
-                catch_up = Some(CatchUp::resumed(after, skip, records));
+                catch_up = Some(CatchUp::resumed(after, skip, records, sweeps));
             }
         }
         log.applied = mark;
@@ -106,7 +110,7 @@ impl<E: Engine> Server<E> {
         if catch_up.is_some() {
             quorum.request_snapshot();
         }
-        Ok(Server {
+        let mut server = Server {
             config,
             quorum,
             records,
@@ -120,13 +124,17 @@ impl<E: Engine> Server<E> {
             stepped_aside_at: None,
             catch_up,
             effects: VecDeque::new(),
+            offered_sweeps: None,
+            told_past: None,
             flushing: None,
             sealed_next: None,
             flushed_at: clock.now,
             log_bytes_since_flush: 0,
             clock_sent_at: None,
             failed: None,
-        })
+        };
+        server.tell_whole();
+        Ok(server)
     }
 
     /// This node.
@@ -177,6 +185,7 @@ impl<E: Engine> Server<E> {
             self.broadcast(&Message::Clock { wall_ns: clock.wall_ns });
         }
         self.tick_leading();
+        self.tick_pruning();
         self.tick_catch_up();
     }
 
@@ -192,12 +201,12 @@ impl<E: Engine> Server<E> {
         match message {
             Message::Log(bytes) => return self.on_log_message(from, &bytes),
             Message::Clock { wall_ns } => self.clocks.on_sample(clock.now, from, wall_ns),
-            Message::ScanChanges { ticket, after, upto, skip, index, term } => {
+            Message::ScanChanges { ticket, after, upto, skip, index, term, sweeps } => {
                 self.quorum.learn_committed(LogMark { index, term });
-                self.serve_scan(from, ticket, after, upto, skip);
+                self.serve_scan(from, ticket, (after, skip, upto), sweeps);
             }
             Message::Changes { ticket, changes, done } => self.on_changes(ticket, &changes, done),
-            Message::ScanRefused { ticket } => self.on_scan_refused(ticket),
+            Message::ScanRefused { ticket, sweeps } => self.on_scan_refused(ticket, sweeps),
             question @ (Message::Submit(_)
             | Message::OpenSession { .. }
             | Message::Refresh { .. }
@@ -302,7 +311,8 @@ impl<E: Engine> Server<E> {
         self.leading = (role == Role::Leader).then(|| Leading::new(term));
     }
 
-    fn offer_snapshot(&mut self) {
+    pub(crate) fn offer_snapshot(&mut self) {
+        self.offered_sweeps = Some(self.state.past.sweeps());
         // Refused only for a position that compaction has passed by, or for its size: the next one will do.
         let _ = self.quorum.offer_snapshot(self.mark.index, self.state.encode().into());
     }
@@ -320,7 +330,8 @@ impl<E: Engine> Server<E> {
             Ok(applied) => applied,
             Err(error) => return self.fail(Failure::Records { cause: error.to_string() }),
         };
-        if let Err(error) = self.records.apply(&applied.changes) {
+        self.tell_whole();
+        if let Err(error) = self.records.apply(&applied.changes, &applied.removals) {
             return self.fail(Failure::Records { cause: error.to_string() });
         }
         self.mark = entry.mark();
@@ -331,6 +342,15 @@ impl<E: Engine> Server<E> {
         }
         self.lead_after(entry.term, &applied);
         self.tell(applied);
+    }
+
+    /// Tells the records which past states are whole, if that may have changed: before a sweep takes others away.
+    pub(crate) fn tell_whole(&mut self) {
+        let past = &self.state.past;
+        if self.told_past != Some(past.revision()) {
+            self.told_past = Some(past.revision());
+            self.records.set_whole(past.volumes().map(|(volume, past)| (volume, past.horizon, &past.kept[..])));
+        }
     }
 
     fn tell(&mut self, applied: Applied) {

@@ -64,6 +64,12 @@ pub const MARKS: &[(&str, &str)] = &[
     ("snapshot_made", "a state got a name"),
     ("snapshot_renamed", "a snapshot got another name"),
     ("snapshot_deleted", "a snapshot's name was taken away"),
+    ("pruned", "past states went, as a policy said"),
+    ("swept", "rows were looked at that perhaps no state shows"),
+    ("copied_anew", "a replica copied all records, for sweeps have gone over them"),
+    ("pruned_all_gone", "at the end, a sweep had come to its end"),
+    ("pruned_kept", "at the end, states were kept before a horizon"),
+    ("pinned", "a session needed a past state"),
     ("removed_directory", "a directory was removed under a program that used it"),
 ];
 

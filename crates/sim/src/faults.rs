@@ -82,6 +82,11 @@ impl World {
                 self.machines[node % nodes].disk_times = times;
                 self.at(for_ms * MS, Event::Mend { what });
             }
+            What::Retain { .. } | What::Name { .. } => self.ask_of_past(what),
+            What::Pin { for_ms, .. } => {
+                self.ask_of_past(what);
+                self.at(for_ms * MS, Event::Mend { what });
+            }
         }
     }
 
@@ -122,6 +127,7 @@ impl World {
             What::ClockWrong { node, .. } => self.machines[node % nodes].clocks.set_wrong(0),
             What::DiskFull { node, .. } => self.machines[node % nodes].free(),
             What::SlowDisk { node, .. } => self.machines[node % nodes].disk_times = 1,
+            What::Pin { node, .. } => self.unpin(node % nodes),
             _ => {}
         }
     }

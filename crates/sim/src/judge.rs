@@ -46,6 +46,11 @@ pub(crate) struct Judge {
 }
 
 impl Judge {
+    /// All entries that were committed, by their index.
+    pub(crate) fn committed(&self) -> &BTreeMap<u64, (Term, Bytes)> {
+        &self.committed
+    }
+
     pub(crate) fn committed_entries(&self) -> u64 {
         self.committed.len() as u64
     }
@@ -141,6 +146,8 @@ impl World {
                 }
                 Item::Reap { .. } => self.cover.hit("reaped_in_steps"),
                 Item::Checkpoint { .. } => self.cover.hit("checkpoint"),
+                Item::Prune { .. } => self.cover.hit("pruned"),
+                Item::Sweep { .. } => self.cover.hit("swept"),
                 Item::CreateVolume { .. } => {}
             }
         }
@@ -190,6 +197,7 @@ impl World {
         match message {
             Message::SubmitGap { .. } => self.cover.hit("submit_gap"),
             Message::NotLeader { .. } => self.cover.hit("not_leader"),
+            Message::ScanChanges { after: Tid(0), skip: 0, sweeps: 1.., .. } => self.cover.hit("copied_anew"),
             Message::ScanRefused { .. } => self.cover.hit("scan_refused"),
             Message::Changes { done: false, .. } => self.cover.hit("catch_up_in_parts"),
             _ => {}

@@ -23,6 +23,7 @@
 //! - `locks`: programs that lock files, and whether they exclude each other
 //! - `snapshots`: programs that name past states, and whether one table of names explains their answers
 //! - `past_check`: every version there ever was, in plain memory, and whether replicas show the past as it was
+//! - `pruning`: past states that go, and whether those that stay are whole
 //! - `judge`, `rest`: what must hold all the time, and at the end
 //! - [`cover`]: rare situations that were reached
 //! - [`mod@shrink`]: cuts a failing script down
@@ -46,6 +47,7 @@ pub mod models;
 pub mod network;
 mod past_check;
 pub mod program;
+mod pruning;
 mod rest;
 pub mod script;
 pub mod shrink;

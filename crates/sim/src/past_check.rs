@@ -438,7 +438,7 @@ mod tests {
     fn records(changes: &[Change]) -> Records<Engine> {
         let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
         let records = Records::open(Arc::new(MemEngine::new()), identity).unwrap().0;
-        records.apply(changes).unwrap();
+        records.apply(changes, &[]).unwrap();
         records
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 const LOOK_NS: u64 = 100 * MS;
 /// Behind the last fault, somebody leads within this: twelve election timeouts.
 const LEADER_NS_MAX: u64 = 12_000 * MS;
-const VOLUME: VolumeId = VolumeId::FIRST;
+pub(crate) const VOLUME: VolumeId = VolumeId::FIRST;
 /// The engine's rows that are each replica's own (identity, sealed state) begin with this.
 const META: u8 = b'M';
 
@@ -87,6 +87,7 @@ impl World {
     /// Looks at everything that is left. Gives how many histories could not be decided.
     pub(crate) fn final_checks(&mut self) -> u64 {
         let checked = self.check_reported().and_then(|()| self.check_replicas()).and_then(|first| {
+            self.check_pruned()?;
             self.check_tree(first)?;
             self.check_commits(first)?;
             Ok(self.check_names(first)? + self.check_answers(first)?)
@@ -176,7 +177,9 @@ impl World {
         let (rows, _) = life.records.changes(Tid::ZERO, Tid::MAX, 0, usize::MAX).map_err(|error| error.to_string())?;
         let tids: BTreeSet<Tid> = rows.iter().map(|row| row.tid).collect();
         let reaped = rows.iter().any(|row| row.version.is_none() && matches!(row.key.parts(), KeyParts::Orphan { .. }));
-        if let Some(lost) = self.judge.acknowledged.iter().find(|tid| !tids.contains(tid)) {
+        let horizon = life.node.server.state().past.of(VOLUME).map_or(Tid::ZERO, |past| past.horizon);
+        let known = self.judge.acknowledged.range(horizon..);
+        if let Some(lost) = known.into_iter().find(|tid| !tids.contains(tid)) {
             return Err(format!("commit {lost} was acknowledged, and is not in the history"));
         }
         if reaped {

@@ -111,6 +111,12 @@ pub enum What {
     SlowDisk { node: usize, times: u64, for_ms: u64 },
     /// The power of a node fails, and a bit of its log turns over before it comes back.
     BitFlip { node: usize, place: u64, down_ms: u64 },
+    /// From now on, everything is kept for so long, and the last state of each period (0: of none) for so long; sweeps look at so many rows.
+    Retain { node: usize, whole_ms: u64, every_ms: u64, for_ms: u64, rows: u32 },
+    /// A node names a state of so long ago, or takes such a name away.
+    Name { node: usize, number: u8, ago_ms: u64, away: bool },
+    /// A node's session needs a state of so long ago, for so long.
+    Pin { node: usize, ago_ms: u64, for_ms: u64 },
 }
 
 /// A moment at which a crash hurts.
@@ -163,6 +169,12 @@ enum Kind {
     Relapse,
     /// A node is gone for so long that the log is trimmed behind it.
     Away,
+    /// Past states go from now on.
+    Retain,
+    /// A snapshot is made or deleted.
+    Name,
+    /// A state is needed for a while.
+    Pin,
 }
 
 /// A named family of scripts.
@@ -281,6 +293,27 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "pruning",
+        nodes: &[3, 3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 1_000,
+        faults: &[
+            (Kind::Crash, 3),
+            (Kind::Pause, 1),
+            (Kind::Split, 2),
+            (Kind::Weather, 2),
+            (Kind::SlowLink, 1),
+            (Kind::Flush, 1),
+            (Kind::Away, 3),
+            (Kind::Blink, 2),
+            (Kind::Relapse, 3),
+            (Kind::Retain, 4),
+            (Kind::Name, 10),
+            (Kind::Pin, 5),
+        ],
+    },
+    Scenario {
         name: "everything",
         nodes: &[3, 3, 5],
         mix: Mix::ALL,
@@ -300,6 +333,9 @@ pub const SCENARIOS: &[Scenario] = &[
             (Kind::SlowDisk, 1),
             (Kind::BitFlip, 1),
             (Kind::Away, 1),
+            (Kind::Retain, 1),
+            (Kind::Name, 2),
+            (Kind::Pin, 1),
         ],
     },
 ];
@@ -406,6 +442,17 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
         },
         Kind::Flush => What::FlushFails { node, kept: dice.permille(500) },
         Kind::SlowDisk => What::SlowDisk { node, times: dice.between(5, 200), for_ms: while_ms(dice, 8_000) },
+        Kind::Retain => What::Retain {
+            node: there,
+            whole_ms: dice.between(300, 3_000),
+            every_ms: dice.below(4) * dice.between(100, 1_000),
+            for_ms: dice.between(1_000, 8_000),
+            rows: *dice.pick(&[2, 20, 60, 200, 512]),
+        },
+        Kind::Name => {
+            What::Name { node: there, number: dice.below(3) as u8, ago_ms: dice.below(3_000), away: dice.permille(300) }
+        }
+        Kind::Pin => What::Pin { node: there, ago_ms: dice.below(2_000), for_ms: while_ms(dice, 10_000) },
         Kind::BitFlip => What::BitFlip { node, place: dice.roll(), down_ms: while_ms(dice, 3_000) },
     }
 }

@@ -10,6 +10,7 @@ use crate::locks::Lockers;
 use crate::machine::{Life, Machine, Refusal};
 use crate::network::{Network, Packet};
 use crate::program::Pool;
+use crate::pruning::sweep_rows;
 use crate::script::{Script, What, When};
 use crate::snapshots::Namers;
 use gavel_client::ToForget;
@@ -296,6 +297,8 @@ impl World {
         config.flush_interval_ns = 2_000 * MS;
         config.scan_bytes_max = 2 * 1024;
         config.catch_up_seal_changes = 40;
+        config.prune_look_ns = 400 * MS;
+        config.sweep_rows = self.script.faults.iter().find_map(sweep_rows).unwrap_or(config.sweep_rows);
         let session = SessionConfig { term_ns: 5_000 * MS, patience_ns: 4_000 * MS };
         (config, session)
     }

@@ -84,6 +84,11 @@ fn locks() {
 }
 
 #[test]
+fn pruning() {
+    all_sound("pruning", &["pruned", "swept", "copied_anew", "pinned", "pruned_all_gone", "pruned_kept"]);
+}
+
+#[test]
 fn everything() {
     all_sound("everything", &["catch_up_ended", "partitioned", "paused"]);
 }

@@ -73,7 +73,7 @@ impl Filled {
             Change { tid, key, old, new: Some(version) }
         };
         let changes: Vec<Change> = keys.into_iter().map(change).collect();
-        self.records.apply(&changes).unwrap();
+        self.records.apply(&changes, &[]).unwrap();
     }
 
     /// Microseconds for a read of one record, and for a row of a listing.

@@ -222,7 +222,7 @@ fn replay_of_random_changes<R: Rig>(seed: u64, entries: usize) {
                 assert_eq!(state, durable.1, "the state is the one of the cut");
                 (records, model, sealed) = (reopened, durable.0.clone(), None);
             }
-            _ => records.apply(&entry(&mut dice, &mut model)).unwrap(),
+            _ => records.apply(&entry(&mut dice, &mut model), &[]).unwrap(),
         }
         verify(&records, &model, &mut dice);
         verify_past(&records, &model, &mut dice);
@@ -301,7 +301,7 @@ fn replay_of_random_changes_on_disk() {
 fn filled() -> (Records<Arc<MemEngine>>, Model) {
     let records = Records::open(Arc::new(MemEngine::new()), WHO).unwrap().0;
     let (mut dice, mut model) = (Dice::new(7), Model::default());
-    (0..40).for_each(|_| records.apply(&entry(&mut dice, &mut model)).unwrap());
+    (0..40).for_each(|_| records.apply(&entry(&mut dice, &mut model), &[]).unwrap());
     (records, model)
 }
 
@@ -310,7 +310,7 @@ fn a_past_does_not_change_while_it_is_read() {
     let (records, mut model) = filled();
     let (all, before) = (KeyRange { start: Box::new([0]), end: Box::new([255; 20]) }, model.tid());
     let (past, kept) = (records.past(before), model.clone());
-    (0..10).for_each(|_| records.apply(&entry(&mut Dice::new(11), &mut model)).unwrap());
+    (0..10).for_each(|_| records.apply(&entry(&mut Dice::new(11), &mut model), &[]).unwrap());
     assert_eq!(past.versions(&all).collect::<Result<Vec<_>, _>>().unwrap(), lived(&kept, &all));
     assert_eq!(past.changes(Tid::ZERO, Tid::MAX).collect::<Result<Vec<_>, _>>().unwrap(), kept.changes);
 }
@@ -321,10 +321,10 @@ fn past_of_a_key_that_changed_a_thousand_times() {
     let (busy, quiet) = (Key::attr(V, ObjectId(1)), Key::target(V, ObjectId(1)));
     let version = |tid: u64| Version { create: Tid(tid), firm: Tid(tid), record: Record::Attr(attr(tid)) };
     let target = Version { create: Tid(1), firm: Tid(1), record: Record::Target(Box::new([1])) };
-    records.apply(&[Change { tid: Tid(1), key: quiet.clone(), old: None, new: Some(target) }]).unwrap();
+    records.apply(&[Change { tid: Tid(1), key: quiet.clone(), old: None, new: Some(target) }], &[]).unwrap();
     for tid in 1..=1000 {
         let old = (tid > 1).then(|| version(tid - 1));
-        records.apply(&[Change { tid: Tid(tid), key: busy.clone(), old, new: Some(version(tid)) }]).unwrap();
+        records.apply(&[Change { tid: Tid(tid), key: busy.clone(), old, new: Some(version(tid)) }], &[]).unwrap();
     }
     for tid in [0, 1, 2, 500, 999, 1000] {
         let found = records.at(Tid(tid)).scan(&KeyRange::object(V, ObjectId(1)), 10).unwrap();

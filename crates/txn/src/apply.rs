@@ -3,21 +3,22 @@
 //! A commit applies if and only if
 //! 1. its session is open and its number is the session's next one (`admit`);
 //! 2. no other session holds a lease that overlaps what it writes, nor an exclusive one that overlaps what it read ([`gavel_lease`]);
-//! 3. each of its guards holds ([`holds`]).
+//! 3. each of its guards holds ([`holds`]), and none asks what has changed since a state before the volume's horizon.
 //!
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
 //! number is not the next, changes nothing and has no outcome: its node sees the session end, or sends it again.
 
 use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volumes_of};
 use crate::overlay::Overlay;
+use crate::prune_step;
 use crate::state::{Session, State};
 use gavel_lease::range::guarded;
 use gavel_lease::table::Existing;
 use gavel_types::limits::{NOTE_BYTES_MAX, OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
 use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{
-    Attr, Author, Change, Committed, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan, Outcome, Plan,
-    Record, Refusal, Request, RequestBody, Version, View, ViewError, Want,
+    Attr, Author, Change, Committed, Ended, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan, Outcome,
+    Plan, Record, Refusal, Removal, Request, RequestBody, Version, View, ViewError, Want,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +45,8 @@ const ORPHAN_PAGE: usize = 1024;
 pub struct Applied {
     /// Changes of records, in the order in which they happened.
     pub changes: Vec<Change>,
+    /// Rows that go beside; none of them is one that a change of the same entry makes.
+    pub removals: Vec<Removal>,
     /// Outcomes of requests that were new.
     pub outcomes: Vec<(SessionId, Seq, Outcome)>,
     /// Sessions that were opened, or asked for again.
@@ -70,9 +73,15 @@ pub struct Applied {
 ///
 /// # Panics
 /// If `index` does not follow the last one: a programming error.
-pub fn apply(state: &mut State, live: &dyn Live, index: LogIndex, entry: Option<&Entry>) -> Result<Applied, ViewError> {
+pub fn apply(
+    state: &mut State,
+    base: &dyn Ended,
+    index: LogIndex,
+    entry: Option<&Entry>,
+) -> Result<Applied, ViewError> {
     assert_eq!(index.0, state.applied.0 + 1, "entries apply in the order of the log");
-    let mut run = Run { state, view: Overlay::new(live), out: Applied::default(), reap_left: REAP_RECORDS_MAX };
+    let (view, out) = (Overlay::new(base), Applied::default());
+    let mut run = Run { state, base, view, out, reap_left: REAP_RECORDS_MAX, swept: false };
     if let Some(entry) = entry
         && entry.tid > run.state.tid
     {
@@ -93,10 +102,14 @@ type Expanded = (Vec<Change>, BTreeMap<VolumeId, Counted>);
 
 struct Run<'a> {
     state: &'a mut State,
+    /// The records as they were before this entry.
+    base: &'a dyn Ended,
     view: Overlay<'a>,
     out: Applied,
     /// Records of orphans that may still end by this entry.
     reap_left: usize,
+    /// This entry has swept: a second step would not see what the first one removed.
+    swept: bool,
 }
 
 impl Run<'_> {
@@ -114,7 +127,25 @@ impl Run<'_> {
                 }
                 Ok(())
             }
+            Item::Prune { volume } => {
+                // A volume that is not there has nothing to prune.
+                let _ = self.state.past.prune(tid, *volume);
+                Ok(())
+            }
+            Item::Sweep { volume, rows } => self.sweep(*volume, *rows),
         }
+    }
+
+    /// One step of the volume's sweep, if one is under way.
+    fn sweep(&mut self, volume: VolumeId, rows: u32) -> Result<(), ViewError> {
+        let state = &mut *self.state;
+        let Some(past) = state.past.of(volume) else { return Ok(()) };
+        let Some(pass) = past.pass.as_ref().filter(|_| !self.swept) else { return Ok(()) };
+        let step = prune_step::step(past.readable(), pass, (volume, rows), self.base, &mut state.records)?;
+        self.swept = true;
+        state.past.swept(volume, step.next, !step.removals.is_empty());
+        self.out.removals = step.removals;
+        Ok(())
     }
 
     fn request(&mut self, tid: Tid, request: &Request) -> Result<(), ViewError> {
@@ -153,6 +184,10 @@ impl Run<'_> {
             }
             RequestBody::DropSnapshot { volume, name } => done(tid, self.state.past.drop_name(*volume, name)),
             RequestBody::RenameSnapshot { volume, from, to } => done(tid, self.state.past.rename(*volume, from, to)),
+            RequestBody::SetRetention { volume, policy } => done(tid, self.state.past.set_policy(*volume, policy)),
+            RequestBody::Prune { volume } => done(tid, self.state.past.prune(tid, *volume)),
+            RequestBody::Pin { volume, at } => done(tid, self.state.past.pin(tid, *volume, *at, request.session)),
+            RequestBody::Unpin { volume, at } => done(tid, self.state.past.unpin(*volume, *at, request.session)),
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
             session.outcomes.insert(request.seq, outcome.clone());
@@ -191,7 +226,7 @@ impl Run<'_> {
             return Ok(Outcome::Refused { refusal: Refusal::Leased });
         }
         for (number, guard) in guards.iter().enumerate() {
-            if !holds(&self.view, guard)? {
+            if !self.can_judge(guard) || !holds(&self.view, guard)? {
                 return Ok(Outcome::Refused { refusal: Refusal::Conflict { guard: number as u32 } });
             }
         }
@@ -213,6 +248,14 @@ impl Run<'_> {
             }
             Err(ExpandError::BadPlan(_)) => bad_plan,
             Err(ExpandError::View(error)) => Err(error),
+        }
+    }
+
+    /// Pruning takes rows of the change index away: what has changed since a state before the horizon, nobody knows.
+    fn can_judge(&self, guard: &Guard) -> bool {
+        match guard {
+            Guard::Stable { range, at } => range.is_empty() || self.state.past.knows_changes(range, *at),
+            Guard::Unchanged { .. } | Guard::Firm { .. } | Guard::Empty { .. } => true,
         }
     }
 
@@ -319,6 +362,7 @@ impl Run<'_> {
         self.state.leases.end(session);
         self.out.leases = true;
         self.state.locks.end(session, &mut self.out.granted);
+        self.state.past.unpin_all(session);
         let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().collect();
         for volume in volumes {
             let mut from = ObjectId(0);

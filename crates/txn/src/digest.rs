@@ -1,9 +1,9 @@
-//! A running digest of every change that was ever applied.
+//! A running digest of every change that is known.
 //!
-//! The digest is the sum, modulo 2^256, of the BLAKE3 hashes of all changes (Tid, key, version or its absence):
+//! The digest is the sum, modulo 2^256, of the BLAKE3 hashes of all rows of the change index (Tid, key, version made or its absence):
 //! the set hash AdHash of Bellare and Micciancio ("A New Paradigm for Collision-Free Hashing", 1997, section 4).
 //! A sum does not depend on order, so a replica that caught up by a change scan has the digest of one that applied
-//! the log. It guards against faults, not against an adversary who may choose records.
+//! the log, and what a sweep removes is subtracted. It guards against faults, not against an adversary who may choose records.
 
 use gavel_types::{Key, Tid};
 use gavel_wire::Version;
@@ -16,23 +16,38 @@ pub struct Digest([u64; 4]);
 impl Digest {
     /// Adds one change.
     pub fn add(&mut self, tid: Tid, key: &Key, version: Option<&Version>) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&tid.0.to_be_bytes());
-        hasher.update(&(key.as_bytes().len() as u32).to_be_bytes());
-        hasher.update(key.as_bytes());
-        if let Some(version) = version {
-            hasher.update(&version.encode());
-        }
-        let hash = hasher.finalize();
+        self.add_words(words(tid, key, version));
+    }
+
+    /// Takes one change away that was added before.
+    pub fn subtract(&mut self, tid: Tid, key: &Key, version: Option<&Version>) {
+        // The number that makes 2^256 together with it: all bits turned over, and one.
+        self.add_words(words(tid, key, version).map(|word| !word));
+        self.add_words([1, 0, 0, 0]);
+    }
+
+    fn add_words(&mut self, addend: [u64; 4]) {
         let mut carry = false;
-        for (word, bytes) in self.0.iter_mut().zip(hash.as_bytes().chunks_exact(8)) {
-            let addend = u64::from_le_bytes(bytes.try_into().expect("chunks of 8"));
+        for (word, addend) in self.0.iter_mut().zip(addend) {
             let (sum, over) = word.overflowing_add(addend);
             let (sum, over_again) = sum.overflowing_add(u64::from(carry));
             *word = sum;
             carry = over || over_again;
         }
     }
+}
+
+fn words(tid: Tid, key: &Key, version: Option<&Version>) -> [u64; 4] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&tid.0.to_be_bytes());
+    hasher.update(&(key.as_bytes().len() as u32).to_be_bytes());
+    hasher.update(key.as_bytes());
+    if let Some(version) = version {
+        hasher.update(&version.encode());
+    }
+    let hash = hasher.finalize();
+    let (words, _) = hash.as_bytes().as_chunks::<8>();
+    std::array::from_fn(|at| u64::from_le_bytes(words[at]))
 }
 
 #[cfg(test)]
@@ -49,5 +64,18 @@ mod tests {
         keys.iter().for_each(|key| other.add(Tid(8), key, None));
         assert_eq!(there, back);
         assert_ne!(there, other);
+    }
+
+    #[test]
+    fn what_is_taken_away_was_never_there() {
+        let keys: Vec<Key> = (1..50).map(|n| Key::attr(VolumeId(1), ObjectId(n))).collect();
+        let mut digest = Digest::default();
+        keys.iter().for_each(|key| digest.add(Tid(7), key, None));
+        let all = digest;
+        digest.add(Tid(8), &keys[3], None);
+        digest.subtract(Tid(8), &keys[3], None);
+        assert_eq!(digest, all);
+        keys.iter().for_each(|key| digest.subtract(Tid(7), key, None));
+        assert_eq!(digest, Digest::default());
     }
 }

@@ -11,6 +11,7 @@
 //! - [`expand`]: what a plan's mutations mean for the records as they are
 //! - `locks`: requests for locks
 //! - [`past`]: which past states can be read, and their names
+//! - [`prune`]: what pruning removes; [`prune_step`]: one step of a sweep
 //! - [`overlay`]: a view with changes laid over it
 //! - [`layer`]: the same, of a node's own transactions that are not in the log yet
 //! - [`digest`]: a running digest of everything that ever changed
@@ -23,7 +24,8 @@
 //! 5. Extents of a file do not overlap, and its `allocated` is the sum of their lengths.
 //! 6. An object that has no names (no links) has an orphan's mark, and the other way round.
 //! 7. An orphan's holders are open sessions.
-//! 8. One entry ends [`REAP_RECORDS_MAX`](apply::REAP_RECORDS_MAX) records of orphans at most.
+//! 8. The digest of the records is the sum over the rows of their change index.
+//! 9. One entry ends [`REAP_RECORDS_MAX`](apply::REAP_RECORDS_MAX) records of orphans at most.
 
 pub mod apply;
 pub mod digest;
@@ -32,6 +34,8 @@ pub mod layer;
 mod locks;
 pub mod overlay;
 pub mod past;
+pub mod prune;
+pub mod prune_step;
 pub mod state;
 
 pub use apply::{Applied, apply};

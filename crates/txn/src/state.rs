@@ -67,7 +67,7 @@ pub struct State {
     pub locks: LockTable,
     /// Which past states of the volumes can be read, and the names that some of them have.
     pub past: Past,
-    /// Sum over all changes of records.
+    /// Sum over all changes of records that are known.
     pub records: Digest,
     /// Digests of the whole state behind some of the last entries.
     pub digests: VecDeque<(LogIndex, [u8; 32])>,
@@ -142,6 +142,9 @@ impl State {
         }
         self.locks.check_invariants();
         self.past.check_invariants(self.tid);
+        for session in self.past.pinning() {
+            assert!(self.sessions.contains_key(&session), "session {session} has ended and needs a state");
+        }
         for session in self.locks.sessions() {
             assert!(self.sessions.contains_key(&session), "session {session} has ended and has locks");
         }

@@ -6,6 +6,7 @@
 //! - [`ids`]: transaction ids, object ids, node ids, ... each its own type, none reused in the life of a cluster
 //! - [`key`]: the one ordered key space of records, as order-preserving bytes
 //! - [`time`]: timestamps of files, and the injected monotonic clock of the state machines
+//! - [`retention`]: which past states of a volume stay, by their age
 //! - [`limits`]: every bound that more than one room must agree on
 //!
 //! Invariants:
@@ -16,9 +17,11 @@ pub mod at;
 pub mod ids;
 pub mod key;
 pub mod limits;
+pub mod retention;
 pub mod time;
 
 pub use at::At;
 pub use ids::{BlobId, ClusterId, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 pub use key::{Cookie, Domain, Key, KeyError, KeyParts, KeyRange};
+pub use retention::Retention;
 pub use time::{Moment, Timestamp};

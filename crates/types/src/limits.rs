@@ -34,6 +34,8 @@ pub const SESSIONS_MAX: usize = 512;
 pub const OBJECT_BLOCK: u64 = 4096;
 /// Most snapshots in a cluster.
 pub const SNAPSHOTS_MAX: usize = 4096;
+/// Most states that sessions keep from being pruned, in a cluster.
+pub const PINS_MAX: usize = 4096;
 /// Longest name of a snapshot, in bytes.
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 64;
 /// Longest note of a snapshot or a commit, in bytes.

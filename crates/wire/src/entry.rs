@@ -3,7 +3,7 @@
 use crate::lease::Want;
 use crate::lock::{LockFile, LockKind, Span, Waiter};
 use crate::plan::{Author, Guard, Plan};
-use gavel_types::{KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_types::{KeyRange, LogIndex, NodeId, ObjectId, Retention, Seq, SessionId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// One log entry: many items, each a transaction of its own. Item `i` has Tid `tid + i`.
@@ -60,6 +60,18 @@ pub enum Item {
         index: LogIndex,
         /// The digest of the state after it.
         digest: [u8; 32],
+    },
+    /// Past states of a volume go, as its policy says now. Nothing happens if none would.
+    Prune {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Removes (a bounded part of) what no state of the volume shows any more that can be read. Nothing happens if all is gone.
+    Sweep {
+        /// The volume.
+        volume: VolumeId,
+        /// How many rows to look at.
+        rows: u32,
     },
 }
 
@@ -171,6 +183,32 @@ pub enum RequestBody {
         /// The other name.
         to: Box<str>,
     },
+    /// Which past states of a volume are to stay.
+    SetRetention {
+        /// The volume.
+        volume: VolumeId,
+        /// The policy.
+        policy: Retention,
+    },
+    /// The same as [`Item::Prune`], now.
+    Prune {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The session needs a past state: it is not to be pruned while the session lives.
+    Pin {
+        /// The volume.
+        volume: VolumeId,
+        /// The state.
+        at: Tid,
+    },
+    /// The session does not need it any more.
+    Unpin {
+        /// The volume.
+        volume: VolumeId,
+        /// The state.
+        at: Tid,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -228,6 +266,8 @@ pub enum Refusal {
     Pruned,
     /// The name is none, or the note is too long.
     BadName,
+    /// The policy has too many rules, or keeps too many states.
+    BadPolicy,
 }
 
 /// What an applied entry means for this node's own session.

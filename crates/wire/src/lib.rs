@@ -29,5 +29,5 @@ pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};
 pub use past::{Lived, Past};
 pub use plan::{AttrDelta, Author, Guard, Mutation, Plan};
-pub use record::{Attr, Change, Committed, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Version};
-pub use view::{Live, Recorder, View, ViewError};
+pub use record::{Attr, Change, Committed, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Removal, Version};
+pub use view::{Ended, Live, Recorder, View, ViewError};

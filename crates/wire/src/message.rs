@@ -82,6 +82,9 @@ pub enum Message {
         index: LogIndex,
         /// The term of that entry.
         term: Term,
+        /// How many sweeps have changed the records of the state that the asker goes to: only rows that just these have
+        /// gone over fit together.
+        sweeps: u64,
     },
     /// Part of the answer to [`Message::ScanChanges`], in the order of Tids.
     Changes {
@@ -92,10 +95,13 @@ pub enum Message {
         /// True if nothing follows up to `upto`.
         done: bool,
     },
-    /// The addressee can't answer the scan: it has not applied `upto` itself, or can't read its records.
+    /// The addressee can't answer the scan: it has not applied `upto` itself, other sweeps have gone over its records, or it can't
+    /// read them.
     ScanRefused {
         /// The scan.
         ticket: u64,
+        /// How many sweeps have changed the addressee's records.
+        sweeps: u64,
     },
     /// To the node of a session that holds leases over these ranges: they are needed in this mode. To read ([`Mode::Shared`]), an
     /// exclusive lease becomes a shared one; to write, all leases there are given up. Sent again until the table shows it.

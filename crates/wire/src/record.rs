@@ -174,3 +174,34 @@ pub struct Change {
     /// The version that begins here (with `create == tid`); none if the record was deleted.
     pub new: Option<Version>,
 }
+
+/// A row that goes, or is written anew, because no state shows it any more that can be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// The version of `key` that ended at `delete`.
+    Ended {
+        /// The record.
+        key: Key,
+        /// When the version ended.
+        delete: Tid,
+    },
+    /// The live version of `key`: of a record that is no part of any state.
+    Live {
+        /// The record.
+        key: Key,
+    },
+    /// That `tid` changed `key`.
+    Change {
+        /// The transaction.
+        tid: Tid,
+        /// The record.
+        key: Key,
+    },
+    /// That `tid` made a version of `key`: it is known as the end of the one before only.
+    Made {
+        /// The transaction.
+        tid: Tid,
+        /// The record.
+        key: Key,
+    },
+}

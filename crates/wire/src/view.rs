@@ -65,6 +65,33 @@ pub trait Live: View {
     fn changed_after(&self, range: &KeyRange, after: Tid) -> Result<bool, ViewError>;
 }
 
+/// The versions that have ended, and what transactions changed: what a sweep looks at.
+pub trait Ended: Live {
+    /// Versions of a volume's keys that have ended, in the order of keys, those of a key from the first to the last; those
+    /// behind the version of `after`'s key that ended at `after`'s Tid (none: from the beginning), `limit` of them at most.
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn ended_from(
+        &self,
+        volume: VolumeId,
+        after: Option<(&Key, Tid)>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Tid, Version)>, ViewError>;
+
+    /// The version of `key` that ended at `delete`.
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn ended_at(&self, key: &Key, delete: Tid) -> Result<Option<Version>, ViewError>;
+
+    /// Did transaction `tid` change another record of the volume than `key`, as far as the change index knows?
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn changed_beside(&self, volume: VolumeId, tid: Tid, key: &Key) -> Result<bool, ViewError>;
+}
+
 /// Reads a view on behalf of one operation and remembers what the operation came to depend on.
 ///
 /// Every read that decides what the operation does must go through here: what is not recorded is not guarded.

@@ -2,6 +2,7 @@
 //! with it, and the old bytes must stay readable or be refused: old nodes and old disks hold them.
 #![allow(clippy::unwrap_used)]
 
+use gavel_types::retention::{Retention, Rule};
 use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId};
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
@@ -66,6 +67,7 @@ fn wants() -> Vec<Want> {
 fn entry() -> Entry {
     let file = LockFile { volume: V, object: O, family: Family::Posix };
     let span = Span { first: 1, last: 300 };
+    let policy = Retention { whole_ns: Some(300), rules: vec![Rule { every_ns: 1, for_ns: 2 }] };
     let items = vec![
         Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan(), author: author() })),
         Item::Request(request(RequestBody::AllocateObjects)),
@@ -76,10 +78,16 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::Lock { file, owner: 300, span, kind: LockKind::Write, pid: 9, wait: true })),
         Item::Request(request(RequestBody::Unlock { file, owner: 300, span: Span::ALL })),
         Item::Request(request(RequestBody::CancelLock { seq: Seq(7) })),
+        Item::Request(request(RequestBody::SetRetention { volume: V, policy })),
+        Item::Request(request(RequestBody::Prune { volume: V })),
+        Item::Request(request(RequestBody::Pin { volume: V, at: Tid(300) })),
+        Item::Request(request(RequestBody::Unpin { volume: V, at: Tid(300) })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
         Item::Checkpoint { index: LogIndex(300), digest: [9; 32] },
+        Item::Prune { volume: V },
+        Item::Sweep { volume: V, rows: 512 },
     ];
     Entry { tid: Tid(0x0102), items }
 }
@@ -96,7 +104,16 @@ fn messages() -> Vec<Message> {
         Message::ConfirmRead { ticket: 1 },
         Message::ReadConfirmed { ticket: 1, index: LogIndex(300) },
         Message::NotLeader { leader: Some(NodeId(2)) },
-        Message::ScanChanges { ticket: 1, after: Tid(2), upto: Tid(300), skip: 4, index: LogIndex(5), term: Term(6) },
+        Message::ScanChanges {
+            ticket: 1,
+            after: Tid(2),
+            upto: Tid(300),
+            skip: 4,
+            index: LogIndex(5),
+            term: Term(6),
+            sweeps: 300,
+        },
+        Message::ScanRefused { ticket: 1, sweeps: 300 },
         Message::Changes { ticket: 1, changes: vec![change], done: true },
         Message::Recall {
             session: SessionId(7),
@@ -136,15 +153,16 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "0482020d000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "04820213000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
         "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02e807016e000708060100070806",
         "020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001000000000000",
         "012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000000000012d01",
         "0007080605010c00000001000000000000012c0c00000001000000000000012d00000708060601ac0200ac0201ac02010901",
-        "000708060701ac0200ac0200ffffffffffffffff7f0007080608070102b424882702070401ac0205ac020909090909090909",
-        "090909090909090909090909090909090909090909090909",
+        "000708060701ac0200ac0200ffffffffffffffff7f000708060807000708060c0101ac02010102000708060d01000708060e",
+        "01ac02000708060f01ac020102b424882702070401ac0205ac0209090909090909090909090909090909090909090909090909",
+        "09090909090909060107018004",
     );
     assert_eq!(ENTRY_FORMAT, 4);
     let encoded = entry().encode();
@@ -164,7 +182,8 @@ fn messages_between_nodes() {
         "040701",
         "040801ac02",
         "04090102",
-        "040a0102ac02040506",
+        "040a0102ac02040506ac02",
+        "040c01ac02",
         "040b0101040d00000001000000000000012c050001",
         "040d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
     ];

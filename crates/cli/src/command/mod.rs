@@ -8,6 +8,7 @@ mod init;
 mod log;
 mod mount;
 mod rebuild;
+mod retention;
 mod serve;
 mod snapshot;
 mod status;
@@ -52,6 +53,9 @@ enum Command {
     Undo(undo::Undo),
     /// Make a copy of what a file or directory was
     Restore(undo::Restore),
+    /// Say which past states of a volume stay
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// Look at changes that this node answered and could not commit
     #[command(subcommand)]
     Conflict(conflict::Conflict),
@@ -79,6 +83,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Undo(undo) => undo.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Retention(retention) => retention.run(),
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),

@@ -50,6 +50,21 @@ impl Live for Records {
     }
 }
 
+/// Nothing has a past here.
+impl gavel_wire::Ended for Records {
+    fn ended_from(&self, _: VolumeId, _: Option<(&Key, Tid)>, _: usize) -> Result<Vec<(Key, Tid, Version)>, ViewError> {
+        Ok(Vec::new())
+    }
+
+    fn ended_at(&self, _: &Key, _: Tid) -> Result<Option<Version>, ViewError> {
+        Ok(None)
+    }
+
+    fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
+        Ok(false)
+    }
+}
+
 #[derive(Clone)]
 pub struct World {
     pub records: Records,

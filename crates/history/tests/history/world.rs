@@ -58,7 +58,7 @@ impl World {
         let index = LogIndex(self.state.applied.0 + 1);
         let live = self.records.live(self.state.tid);
         let applied = apply(&mut self.state, &live, index, Some(&entry)).unwrap();
-        self.records.apply(&applied.changes).unwrap();
+        self.records.apply(&applied.changes, &applied.removals).unwrap();
         applied.outcomes.into_iter().map(|(_, _, outcome)| outcome).collect()
     }
 

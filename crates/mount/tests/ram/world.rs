@@ -9,7 +9,7 @@ use gavel_types::{
     At, BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId, limits::INLINE_BYTES_MAX,
 };
 use gavel_wire::{
-    Attr, Author, Content, Entry, Item, Live, Outcome, Record, Request, RequestBody, Version, View, ViewError,
+    Attr, Author, Content, Ended, Entry, Item, Live, Outcome, Record, Request, RequestBody, Version, View, ViewError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -89,6 +89,21 @@ impl Live for Records {
     fn changed_after(&self, range: &KeyRange, after: Tid) -> Result<bool, ViewError> {
         let inside = |key: &Key| *key.as_bytes() >= *range.start && *key.as_bytes() < *range.end;
         Ok(self.recent.iter().rev().take_while(|(tid, _)| *tid > after).any(|(_, key)| inside(key)))
+    }
+}
+
+/// Nothing has a past here.
+impl Ended for Records {
+    fn ended_from(&self, _: VolumeId, _: Option<(&Key, Tid)>, _: usize) -> Result<Vec<(Key, Tid, Version)>, ViewError> {
+        Ok(Vec::new())
+    }
+
+    fn ended_at(&self, _: &Key, _: Tid) -> Result<Option<Version>, ViewError> {
+        Ok(None)
+    }
+
+    fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
+        Ok(false)
     }
 }
 

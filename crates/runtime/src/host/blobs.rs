@@ -254,6 +254,9 @@ impl Blobs {
         }
         let (rows, done) =
             node.records.changes(complete, upto, 0, FILL_SCAN_BYTES).map_err(|error| error.to_string())?;
+        if node.records.is_being_copied() {
+            return Err("the records are being copied".into());
+        }
         for row in &rows {
             let Some(Record::Extent(extent)) = row.version.as_ref().map(|version| &version.record) else { continue };
             let Content::Blob { id, .. } = &extent.content else { continue };

@@ -9,6 +9,7 @@ use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
 use crate::host::history::{self, Line, Question, Stream};
 use crate::host::node::Input;
+use crate::host::retention::{self, RetentionAsk, RetentionStatus};
 use crate::host::revert::{self, RevertAsk, RevertDone};
 use crate::host::snapshots::{self, SnapshotChange, SnapshotLine};
 use crate::host::status::NodeStatus;
@@ -91,6 +92,13 @@ pub enum Request {
         /// What is asked.
         question: Question,
     },
+    /// Which past states of a volume stay?
+    Retention {
+        /// Of which volume.
+        volume: u32,
+        /// What about it.
+        about: RetentionAsk,
+    },
     /// End all mounts and stop.
     Stop {},
 }
@@ -115,6 +123,8 @@ pub enum Reply {
     Snapshot(SnapshotLine),
     /// A piece of the answer to [`Request::Past`].
     Line(Box<Line>),
+    /// The answer to [`Request::Retention`].
+    Retention(Box<RetentionStatus>),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -267,6 +277,10 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             Err(error) => Reply::Error(error),
         },
         Request::Past { .. } => Reply::Error("this is answered with many lines".into()),
+        Request::Retention { volume, about } => {
+            let answer = retention::ask(daemon, VolumeId(volume), about).await;
+            reply(answer, |status| Reply::Retention(Box::new(status)))
+        }
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done

@@ -4,6 +4,7 @@ use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
+use crate::host::retention;
 use crate::host::tree::{PastTree, VolumeTree};
 use crate::host::{control, flusher, journal};
 use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
@@ -181,6 +182,7 @@ impl Daemon {
     async fn serve(self: Arc<Self>) -> Result<(), DaemonError> {
         control::start(self.clone())
             .map_err(failing(format!("control socket {}", self.config.control_socket.display())))?;
+        tokio::spawn(retention::keep_pins(Arc::downgrade(&self)));
         for mount in self.config.mounts.clone() {
             let path = mount.path.clone();
             if let Err(error) = self.mount(mount).await {
@@ -214,6 +216,7 @@ impl Daemon {
             Some(at) => {
                 let state = tree.state_at(at).await.map_err(|error| format!("{at}: {error}"))?;
                 mount.at = Some(At::Tid(state));
+                retention::pin(self, mount.volume, state).await.map_err(|error| format!("{state}: {error}"))?;
                 mount.options.push(MountOption::ReadOnly);
                 Arc::new(PastTree::new(tree, state))
             }

@@ -16,6 +16,7 @@
 //! - [`revert`]: undo and restore
 //! - [`history`]: questions about the past, answered line by line
 //! - [`snapshots`]: names for states
+//! - [`retention`]: which past states stay, what would go, and states that mounts need
 //! - [`status`]: what a node says of itself
 
 pub mod blobs;
@@ -27,6 +28,7 @@ pub mod fronts;
 pub mod history;
 pub mod journal;
 pub mod node;
+pub mod retention;
 pub mod revert;
 pub mod snapshots;
 pub mod status;

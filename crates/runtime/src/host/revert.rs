@@ -261,7 +261,12 @@ impl Going<'_> {
         loop {
             let mut rest = revert.clone();
             let (now, then) = (self.daemon.node.latest(), self.daemon.node.records.at(self.at));
-            match rest.step(&now, &then, &self.ids) {
+            let step = rest.step(&now, &then, &self.ids);
+            // Asked behind the read: what is removed is announced before.
+            if !self.daemon.node.records.is_whole(self.volume, self.at) {
+                return Err("this state was pruned meanwhile; what was done so far stays".into());
+            }
+            match step {
                 Ok(Reverting::Done) => return Ok(None),
                 Ok(Reverting::Commit { guards, plan, taken }) => return Ok(Some(Made { rest, guards, plan, taken })),
                 Ok(Reverting::NeedObjectIds) => self.fetch_ids().await?,

@@ -17,6 +17,10 @@ impl<S: Snapshot> LiveView<S> {
     pub(super) fn new(snapshot: S, tid: Tid) -> LiveView<S> {
         LiveView { snapshot, tid }
     }
+
+    pub(super) fn snapshot(&self) -> &S {
+        &self.snapshot
+    }
 }
 
 /// The live version of `key`.

@@ -6,8 +6,8 @@
 //! Invariants ([`Records::check`] verifies them):
 //! 1. A key has at most one live version. Versions of one key do not overlap: each ends (its delete Tid) no later
 //!    than the next one begins (its create Tid), and begins before it ends.
-//! 2. Every version's create Tid and every history row's delete Tid has its row in the change index, and every row of
-//!    the change index resolves to the version made at that Tid, or to the end of one.
+//! 2. The versions of a key and its rows in the change index imply each other: one "made" at each create Tid, one "ended" at each
+//!    delete Tid that is no create Tid. (Between two versions there may be a gap, where others were pruned.)
 //! 3. All rows of one log entry become visible together, and a cut holds whole entries and the owner's state behind
 //!    the last of them.
 //!
@@ -15,6 +15,7 @@
 //! - [`past`]: the state as of an earlier Tid
 //! - [`lived`]: all versions, and what transactions changed
 //! - [`changes`]: the change scan, and installing its rows on a replica that lags
+//! - [`prune`]: what a sweep reads and removes, and which states are whole
 //! - [`check`]: fsck of the structure
 //! - [`rows`]: bytes of the rows
 
@@ -23,12 +24,13 @@ pub mod check;
 pub mod live;
 pub mod lived;
 pub mod past;
+pub mod prune;
 pub mod rows;
 
 use crate::engine::{Batch, Engine, EngineError, Snapshot, Stats};
 use gavel_types::{ClusterId, Key, NodeId, Tid};
-use gavel_wire::{Change, ViewError};
-use parking_lot::Mutex;
+use gavel_wire::{Change, Removal, ViewError};
+use parking_lot::{Mutex, RwLock};
 
 pub use check::CheckReport;
 pub use live::LiveView;
@@ -107,6 +109,8 @@ pub struct Records<E> {
     identity: Identity,
     /// Orders what writes: a seal's state row and its cut belong together, and an install reads what it replaces.
     writing: Mutex<()>,
+    /// Which past states are whole.
+    whole: RwLock<prune::WholeStates>,
 }
 
 impl<E: Engine> Records<E> {
@@ -133,23 +137,24 @@ impl<E: Engine> Records<E> {
                 None
             }
         };
-        Ok((Records { engine, identity, writing: Mutex::new(()) }, state))
+        Ok((Records { engine, identity, writing: Mutex::new(()), whole: RwLock::default() }, state))
     }
 
-    /// Applies the changes of one log entry, in their order, in one batch.
+    /// Applies the changes of one log entry, in their order, and takes away what its sweep removes, in one batch.
     ///
     /// # Errors
     /// The engine's; nothing was applied then.
     ///
     /// # Panics
     /// If a change makes a version whose create Tid is not the change's, or neither ends nor makes one.
-    pub fn apply(&self, changes: &[Change]) -> Result<(), RecordsError> {
+    pub fn apply(&self, changes: &[Change], removals: &[Removal]) -> Result<(), RecordsError> {
         let _writing = self.writing.lock();
-        self.write(changes)
+        self.write(changes, removals)
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), RecordsError> {
+    fn write(&self, changes: &[Change], removals: &[Removal]) -> Result<(), RecordsError> {
         let mut batch = Batch::new();
+        prune::remove(removals, &mut batch);
         for change in changes {
             let Change { tid, key, old, new } = change;
             assert!(old.is_some() || new.is_some(), "a change of {key:?} at {tid} that changes nothing");
@@ -197,12 +202,14 @@ impl<E: Engine> Records<E> {
         Ok(self.engine.maintain()?)
     }
 
-    /// Ends everything, durably, so that the replica can be rebuilt from another one. The identity stays. Does I/O.
+    /// Ends everything, durably, so that the replica can be rebuilt from another one. The identity stays, and no past state is
+    /// whole until [`Records::set_whole`] says so. Does I/O.
     ///
     /// # Errors
     /// The engine's; see [`Engine::wipe`].
     pub fn clear_all(&self) -> Result<(), RecordsError> {
         let _writing = self.writing.lock();
+        *self.whole.write() = prune::WholeStates::None;
         self.engine.wipe()?;
         Ok(self.engine.write(birth_certificate(self.identity))?)
     }

@@ -244,6 +244,8 @@ impl Judge {
             RequestBody::Snapshot { .. } | RequestBody::DropSnapshot { .. } | RequestBody::RenameSnapshot { .. } => {
                 before.clone()
             }
+            RequestBody::SetRetention { .. } | RequestBody::Prune { .. } => before.clone(),
+            RequestBody::Pin { .. } | RequestBody::Unpin { .. } => before.clone(),
             RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();

@@ -5,6 +5,7 @@
 //! - `invariants`: what must hold of the records and the state after each entry
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
 //! - `snapshots`: names for states
+//! - `prune`: which past states go, and what goes with them
 //! - `leases`: what other sessions hold
 //! - `locks`: requests for locks
 //! - `refusals`: plans of a faulty node
@@ -25,6 +26,7 @@ mod memory;
 mod model;
 mod mutations;
 mod orphans;
+mod prune;
 mod refusals;
 mod serial;
 mod sessions;

@@ -3,9 +3,9 @@
 use super::world::{ROOT, V, commit, file, put, put_attr, put_name};
 use gavel_txn::expand::Expansion;
 use gavel_txn::{Digest, Overlay, State, apply};
-use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp};
+use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{
-    AttrDelta, Change, Entry, Guard, Item, Live, Mutation, Outcome, Record, Request, RequestBody, Version, View,
+    AttrDelta, Change, Ended, Entry, Guard, Item, Live, Mutation, Outcome, Record, Request, RequestBody, Version, View,
     ViewError,
 };
 use std::collections::BTreeMap;
@@ -37,6 +37,21 @@ impl View for Plain {
 
 impl Live for Plain {
     fn changed_after(&self, _: &KeyRange, _: Tid) -> Result<bool, ViewError> {
+        Ok(false)
+    }
+}
+
+/// Nothing is pruned here.
+impl Ended for Plain {
+    fn ended_from(&self, _: VolumeId, _: Option<(&Key, Tid)>, _: usize) -> Result<Vec<(Key, Tid, Version)>, ViewError> {
+        Ok(Vec::new())
+    }
+
+    fn ended_at(&self, _: &Key, _: Tid) -> Result<Option<Version>, ViewError> {
+        Ok(None)
+    }
+
+    fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
         Ok(false)
     }
 }

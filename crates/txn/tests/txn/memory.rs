@@ -1,7 +1,7 @@
 //! Every version that ever was. Nothing is fast; everything is plain.
 
-use gavel_types::{Key, KeyRange, Tid};
-use gavel_wire::{Change, ChangeRow, Live, Version, View, ViewError};
+use gavel_types::{Key, KeyRange, Tid, VolumeId};
+use gavel_wire::{Change, ChangeRow, Ended, Live, Removal, Version, View, ViewError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -42,6 +42,46 @@ impl Memory {
             assert!(versions.keys().all(|before| before < tid), "{key:?} changes twice at {tid}, or in the past");
             versions.insert(*tid, new.clone());
         }
+    }
+
+    /// Takes away what a sweep removes. Versions follow from the steps here, so that rows of the change index that do not fit to them
+    /// would show.
+    ///
+    /// # Panics
+    /// If something is to go that is not there, or what goes and what stays do not fit together.
+    pub fn remove(&mut self, removals: &[Removal]) {
+        let mut gone: Vec<(Key, Tid)> = Vec::new();
+        let before = self.ended();
+        for removal in removals {
+            match removal {
+                Removal::Ended { key, delete } => gone.push((key.clone(), *delete)),
+                Removal::Live { key } => {
+                    assert!(newest(self.rows.get(key), Tid::MAX).is_some(), "{key:?} is not there")
+                }
+                Removal::Change { tid, key } => {
+                    let step = self.rows.get_mut(key).and_then(|steps| steps.remove(tid));
+                    assert!(step.is_some(), "{key:?} did not change at {tid}");
+                }
+                Removal::Made { tid, key } => {
+                    let step = self.rows.get_mut(key).and_then(|steps| steps.insert(*tid, None));
+                    assert!(matches!(step, Some(Some(_))), "{key:?} was not made at {tid}");
+                }
+            }
+        }
+        self.rows.retain(|_, steps| !steps.is_empty());
+        let left: Vec<_> =
+            before.into_iter().filter(|(key, delete, _)| !gone.contains(&(key.clone(), *delete))).collect();
+        assert_eq!(self.ended(), left, "the change index does not fit to the versions that stay");
+    }
+
+    /// All versions that have ended, in the order of keys, then of their ends.
+    pub fn ended(&self) -> Vec<(Key, Tid, Version)> {
+        let of_key = |(key, steps): (&Key, &BTreeMap<Tid, Option<Version>>)| {
+            let steps: Vec<_> = steps.iter().collect();
+            let ended = steps.windows(2).filter_map(|pair| Some((key.clone(), *pair[1].0, pair[0].1.clone()?)));
+            ended.collect::<Vec<_>>()
+        };
+        self.rows.iter().flat_map(of_key).collect()
     }
 
     /// The change index after `after`, as a replica that lags is sent it.
@@ -90,5 +130,26 @@ impl View for At<'_> {
 impl Live for At<'_> {
     fn changed_after(&self, range: &KeyRange, after: Tid) -> Result<bool, ViewError> {
         Ok(self.within(range).any(|(_, versions)| versions.keys().any(|tid| *tid > after && *tid <= self.tid)))
+    }
+}
+
+impl Ended for At<'_> {
+    fn ended_from(
+        &self,
+        volume: VolumeId,
+        after: Option<(&Key, Tid)>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Tid, Version)>, ViewError> {
+        let ended = self.memory.ended().into_iter().filter(|(key, ..)| key.volume() == volume);
+        Ok(ended.filter(|(key, delete, _)| after.is_none_or(|after| (key, *delete) > after)).take(limit).collect())
+    }
+
+    fn ended_at(&self, key: &Key, delete: Tid) -> Result<Option<Version>, ViewError> {
+        Ok(self.memory.ended().into_iter().find(|(of, at, _)| of == key && *at == delete).map(|(.., version)| version))
+    }
+
+    fn changed_beside(&self, volume: VolumeId, tid: Tid, key: &Key) -> Result<bool, ViewError> {
+        let others = self.memory.rows.iter().filter(|(of, _)| of.volume() == volume && *of != key);
+        Ok(others.into_iter().any(|(_, steps)| steps.contains_key(&tid)))
     }
 }

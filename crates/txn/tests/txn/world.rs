@@ -55,6 +55,7 @@ impl World {
         let live = self.memory.at(before);
         let applied = apply(&mut self.state, &live, index, entry).unwrap();
         assert!(applied.changes.iter().all(|change| change.tid > before), "invariant 1");
+        self.memory.remove(&applied.removals);
         self.memory.absorb(&applied.changes);
         invariants::check(&self.state, &self.memory);
         applied

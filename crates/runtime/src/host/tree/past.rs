@@ -27,6 +27,10 @@ impl VolumeTree {
         {
             step = run.fetched(&found);
         }
+        // Asked behind the read: what was removed meanwhile was announced before.
+        if let Err(error) = inner.check_whole(at) {
+            return answered(Err(error));
+        }
         match step {
             Step::Done(result) => answered(result),
             Step::Fetch(ids) => {
@@ -71,6 +75,13 @@ impl Inner {
         Run::new(self.volume, caller, request)
     }
 
+    fn check_whole(&self, at: Tid) -> Result<(), TreeError> {
+        match self.node.records.is_whole(self.volume, at) {
+            true => Ok(()),
+            false => Err(NoState::Pruned.into()),
+        }
+    }
+
     async fn resolve(&self, at: &At) -> Result<Tid, TreeError> {
         let wanted = match at {
             At::Snapshot(name) => match self.node.snapshot(self.volume, name) {
@@ -91,6 +102,11 @@ impl Inner {
             // Tids only grow: what is committed later than this has a later one.
             true => self.confirm_all().await?.min(wanted),
             false => wanted,
+        };
+        let state = match at {
+            // The last state that is there and not later; a transaction or a name means just that one.
+            At::Time(_) | At::Age(_) => self.node.readable(self.volume, state),
+            At::Tid(_) | At::Snapshot(_) => state,
         };
         self.node.check_state(self.volume, state)?;
         Ok(state)
@@ -130,6 +146,12 @@ impl NodeHandle {
 
     fn snapshot(&self, volume: VolumeId, name: &str) -> Option<Tid> {
         Some(self.past.read().of(volume)?.snapshots.get(name)?.tid)
+    }
+
+    /// The newest state that can be read and is not later; the same one if there is none.
+    fn readable(&self, volume: VolumeId, state: Tid) -> Tid {
+        let past = self.past.read();
+        past.of(volume).and_then(|past| past.readable_at_or_before(state)).unwrap_or(state)
     }
 
     /// Is this a state that can be read?
