@@ -41,7 +41,9 @@ impl Target {
         let mount = innermost.filter(|mount| mount.is_ours()).ok_or_else(not_ours)?;
         let (volume, socket) = control(&mount.point).ok_or_else(not_ours)?;
         let inside = existing.strip_prefix(&mount.point).unwrap_or(Path::new(""));
-        let path = inside.join(gone).into_os_string().into_vec();
+        // To join nothing would add a slash.
+        let path = if gone.as_os_str().is_empty() { inside.to_owned() } else { inside.join(gone) };
+        let path = path.into_os_string().into_vec();
         Ok(Target { socket, volume, path })
     }
 

@@ -125,7 +125,7 @@ pub fn diff(
             (found.top_old, found.top_new) = (a.object, b.object);
             found.same(&[], a, b)?;
             let way = if a.object == b.object { found.chosen(way, old.tid, new.tid)? } else { Way::Trees };
-            if way != Way::Index || !found.from_index()? {
+            if way != Way::Index || !found.search_index()? {
                 found.clear();
                 found.same(&[], a, b)?;
                 found.walk(Job::Both(a.object, Vec::new(), b.object, Vec::new()))?;
@@ -366,7 +366,7 @@ impl<'p> Found<'p> {
     }
 
     /// Looks where the change index says. False if that says too little: the names of an object could not be found.
-    fn from_index(&mut self) -> Result<bool, HistoryError> {
+    fn search_index(&mut self) -> Result<bool, HistoryError> {
         let (mut keys, mut objects) = (BTreeSet::new(), BTreeSet::new());
         for (number, row) in self.past.touched(self.old.min(self.new), self.old.max(self.new)).enumerate() {
             let row = row?;

@@ -233,8 +233,9 @@ fn concerns<'p>(
     if objects.contains(&top) {
         return Ok(true);
     }
+    // What left the scope left a directory that is still in it, or its top: that was changed by it.
     for directory in &directories {
-        if names.below(top, *directory, tid)?.is_some() || names.below(top, *directory, before(tid))?.is_some() {
+        if names.below(top, *directory, tid)?.is_some() {
             return Ok(true);
         }
     }

@@ -1,6 +1,7 @@
 //! What people ask.
 
 use crate::world::*;
+use gavel_history::diff::{End, Way, diff};
 use gavel_history::transaction::What;
 use gavel_history::{HistoryError, HistoryLine, Scope, history, removed};
 use gavel_types::Tid;
@@ -113,4 +114,24 @@ fn a_log_of_a_directory_has_what_was_done_below_it() {
     assert_eq!(tids, wanted.iter().rev().map(Tid::to_string).collect::<Vec<_>>());
     let line = &page.lines[0].changes[0];
     assert_eq!((line.sign.as_char(), &*line.path, line.from.as_deref()), ('R', "g", Some("out/in/g")));
+}
+
+#[test]
+fn a_file_that_keeps_its_path_while_its_directory_moves_is_told_of() {
+    let mut world = World::new();
+    let directory = world.made(mkdir(ROOT, "d"));
+    world.made(create(directory, "f"));
+    let old = world.tid();
+    world.run(rename(ROOT, "d", ROOT, "e"));
+    let other = world.made(mkdir(ROOT, "d"));
+    world.run(rename(directory, "f", other, "f"));
+    let end = |tid| End { tid, path: Vec::new() };
+    for way in [Way::Index, Way::Trees] {
+        let found = diff(&world.past(), V, &end(old), &end(world.tid()), way).unwrap();
+        let brief = found.iter().map(|found| {
+            let from = found.from.as_ref().map(|from| format!("{} -> ", from.escape_ascii())).unwrap_or_default();
+            format!("{} {from}{}", found.sign.as_char(), found.path.escape_ascii())
+        });
+        assert_eq!(brief.collect::<Vec<_>>(), ["+ d", "R d/f -> d/f", "R d -> e"], "{way:?}");
+    }
 }

@@ -256,6 +256,37 @@ fn check_log(run: &Run) {
     }
 }
 
+/// The log of a directory has the lines of the whole log that tell of something in it, wherever it was then.
+fn check_log_below(run: &Run, top: ObjectId) {
+    let past = run.world.past();
+    let within = (Tid::ZERO, run.world.tid());
+    let whole = log(&past, V, Scope::Volume, within, 10_000).unwrap();
+    let below = log(&past, V, Scope::Directory(top), within, 10_000).unwrap();
+    let path_of = |tree: &Tree| Some(tree.iter().find(|(_, look)| look.object == top)?.0.clone());
+    let is_below = |tree: &Tree, path: &[u8]| {
+        path_of(tree).is_some_and(|top| path.strip_prefix(&top[..]).is_some_and(|rest| rest.first() == Some(&b'/')))
+    };
+    let mut wanted = Vec::new();
+    for (line, states) in whole.lines.iter().rev().zip(run.states.windows(2)) {
+        let (old, new) = (&states[0].1, &states[1].1);
+        let told = line.changes.iter().any(|change| {
+            let path = change.path.as_bytes();
+            change.object == top.0
+                || match change.sign {
+                    Sign::Added => is_below(new, path),
+                    Sign::Removed => is_below(old, path),
+                    Sign::Renamed => is_below(new, path) || is_below(old, change.from.as_ref().unwrap().as_bytes()),
+                    Sign::Modified => {
+                        new.iter().any(|(path, look)| look.object.0 == change.object && is_below(new, path))
+                    }
+                }
+        });
+        wanted.extend(told.then_some(&line.tid));
+    }
+    wanted.reverse();
+    assert_eq!(below.lines.iter().map(|line| &line.tid).collect::<Vec<_>>(), wanted, "below object {top}");
+}
+
 fn assert_same(some: &[LogLine], others: &[LogLine]) {
     some.iter().zip(others).for_each(|(one, other)| assert_eq!(one, other));
     assert_eq!(some.len(), others.len());
@@ -346,6 +377,12 @@ fn check(seed: u64, steps: usize) {
         check_diff(&run, a, b);
         let path = dice.pick(&paths);
         check_diff_below(&run, a, b, path);
+    }
+    let directories = run.states.iter().flat_map(|(_, tree)| tree.values());
+    let directories = directories.filter(|look| look.attr.firm.kind == Kind::Directory && look.object != ROOT);
+    let directories: Vec<ObjectId> = directories.map(|look| look.object).collect::<BTreeSet<_>>().into_iter().collect();
+    for _ in 0..5.min(directories.len()) {
+        check_log_below(&run, *dice.pick(&directories));
     }
     for path in &paths {
         for at in [run.world.tid(), *dice.pick(&tids)] {

@@ -132,11 +132,20 @@ pub struct Look {
 
 impl Look {
     /// All that a difference is told of.
-    pub fn told(&self) -> (Kind, u16, u32, Option<gavel_types::Timestamp>, &[u8], &[(Vec<u8>, Vec<u8>)]) {
+    pub fn told(&self) -> Told<'_> {
         let attr = &self.attr;
         let mtime = (attr.firm.kind != Kind::Directory).then_some(attr.mtime);
-        (attr.firm.kind, attr.firm.mode, attr.firm.uid, mtime, &self.bytes, &self.xattrs)
+        let firm = (attr.firm.kind, attr.firm.mode, attr.firm.uid);
+        Told { firm, mtime, bytes: &self.bytes, xattrs: &self.xattrs }
     }
+}
+
+#[derive(PartialEq, Eq, Debug)]
+pub struct Told<'l> {
+    firm: (Kind, u16, u32),
+    mtime: Option<gavel_types::Timestamp>,
+    bytes: &'l [u8],
+    xattrs: &'l [(Vec<u8>, Vec<u8>)],
 }
 
 pub type Tree = BTreeMap<Vec<u8>, Look>;
