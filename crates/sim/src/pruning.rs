@@ -18,6 +18,8 @@ use gavel_types::retention::Rule;
 use gavel_types::{ClusterId, KeyParts, LogIndex, NodeId, Retention, Tid, VolumeId};
 use gavel_wire::{Ended, Entry, Item, RequestBody, View, ViewError};
 
+/// What the names of states begin with that faults name.
+pub(crate) const NAMES: &str = "pruning-";
 /// Most states from a horizon on that are compared.
 const STATES_MAX: usize = 6;
 
@@ -46,10 +48,10 @@ impl World {
                 )
             }
             What::Name { node, number, away: true, .. } => {
-                (node, RequestBody::DropSnapshot { volume: VOLUME, name: format!("s{number}").into() })
+                (node, RequestBody::DropSnapshot { volume: VOLUME, name: format!("{NAMES}{number}").into() })
             }
             What::Name { node, number, ago_ms, .. } => {
-                let name = format!("s{number}").into();
+                let name = format!("{NAMES}{number}").into();
                 let at = self.state_of(node % nodes, ago_ms).filter(|_| ago_ms > 0);
                 (node, RequestBody::Snapshot { volume: VOLUME, name, note: "".into(), at })
             }
