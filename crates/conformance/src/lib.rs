@@ -14,6 +14,7 @@
 //! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
 //! | `tests/linear.rs` | the same; all that was answered on three mounts must have an order |
 //! | `tests/locks.rs` | programs lock files, on all mounts, while they, nodes and leaders die |
+//! | `tests/console.rs` | it is looked at, and files are brought back, in a browser; others try to use the page |
 //! | `tests/past.rs` | it is changed, and every mount must show each state as it was; also a node that is cut off |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
@@ -27,6 +28,7 @@
 //! The program under test is the one that `GAVEL_BIN` names, or else the one that was built beside the tests
 //! ([`command::Gavel::find`]). With `GAVEL_CONFORMANCE_LOGS=DIR`, the logs of the nodes of a failed test are copied there.
 
+pub mod browser;
 pub mod cluster;
 pub mod command;
 pub mod dice;

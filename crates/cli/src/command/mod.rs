@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod conflict;
+mod console;
 mod dev;
 mod diff;
 mod history;
@@ -53,6 +54,8 @@ enum Command {
     Undo(undo::Undo),
     /// Make a copy of what a file or directory was
     Restore(undo::Restore),
+    /// Show a volume and its past in the browser
+    Console(console::Console),
     /// Say which past states of a volume stay
     #[command(subcommand)]
     Retention(retention::Retention),
@@ -83,6 +86,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Undo(undo) => undo.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Console(console) => console.run(),
         Command::Retention(retention) => retention.run(),
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),

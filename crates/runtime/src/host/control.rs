@@ -4,6 +4,7 @@
 //! The socket is a file that only the daemon's user may open.
 
 use crate::config::{MountConfig, MountOption};
+use crate::host::browse::{self, BrowseAsk, Browsed, Piece, ReadAsk};
 use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
@@ -85,6 +86,10 @@ pub enum Request {
         /// What.
         change: SnapshotChange,
     },
+    /// What is at a path, as of a state?
+    Browse(BrowseAsk),
+    /// Which bytes has a file, as of a state?
+    ReadAt(ReadAsk),
     /// What of the past? Answered with any number of [`Reply::Line`], and [`Reply::Done`] or [`Reply::Error`] at the end.
     Past {
         /// Of which volume.
@@ -121,6 +126,10 @@ pub enum Reply {
     Snapshots(Vec<SnapshotLine>),
     /// The answer to [`Request::Snapshot`]: the state that has the name now.
     Snapshot(SnapshotLine),
+    /// The answer to [`Request::Browse`].
+    Browsed(Box<Browsed>),
+    /// The answer to [`Request::ReadAt`].
+    Piece(Piece),
     /// A piece of the answer to [`Request::Past`].
     Line(Box<Line>),
     /// The answer to [`Request::Retention`].
@@ -276,6 +285,8 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             Ok(None) => Reply::Done,
             Err(error) => Reply::Error(error),
         },
+        Request::Browse(ask) => reply(browse::browse(daemon, ask).await, |browsed| Reply::Browsed(Box::new(browsed))),
+        Request::ReadAt(ask) => reply(browse::read(daemon, ask).await, Reply::Piece),
         Request::Past { .. } => Reply::Error("this is answered with many lines".into()),
         Request::Retention { volume, about } => {
             let answer = retention::ask(daemon, VolumeId(volume), about).await;

@@ -12,6 +12,7 @@
 //! - [`conflicts`]: changes that were answered and could not be committed
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
+//! - [`browse`]: what the console shows
 //! - [`control`]: the socket that the command line talks to
 //! - [`revert`]: undo and restore
 //! - [`history`]: questions about the past, answered line by line
@@ -20,6 +21,7 @@
 //! - [`status`]: what a node says of itself
 
 pub mod blobs;
+pub mod browse;
 pub mod conflicts;
 pub mod control;
 pub mod daemon;
