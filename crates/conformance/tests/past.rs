@@ -220,8 +220,8 @@ fn no_state_and_no_name(cluster: &Cluster) -> Result<()> {
             ("tree@@2500-01-01", Errno::INVAL),
             ("tree@@2500-01-01T00:00:00Z", Errno::INVAL),
             ("tree@@0xffffffffffffffff", Errno::INVAL),
-            ("tree@@0x5", Errno::STALE),
-            ("tree@@2000-01-01", Errno::STALE),
+            ("tree@@0x5", Errno::NOENT),
+            ("tree@@2000-01-01", Errno::NOENT),
             ("absent@@made", Errno::NOENT),
             ("tree@@made/coloured@@made", Errno::NOENT),
         ] {

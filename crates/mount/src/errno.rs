@@ -61,10 +61,11 @@ pub(crate) fn of(error: &TreeError) -> Errno {
 
 fn of_no_state(error: NoState) -> Errno {
     match error {
-        NoState::Unnamed => Errno::ENOENT,
+        // Before the volume, nothing had any name.
+        NoState::Unnamed | NoState::BeforeVolume => Errno::ENOENT,
         NoState::Future => Errno::EINVAL,
         // What was there, and is not any more: as NFS says of a handle.
-        NoState::BeforeVolume | NoState::Pruned => Errno::from_i32(libc::ESTALE),
+        NoState::Pruned => Errno::from_i32(libc::ESTALE),
     }
 }
 

@@ -216,7 +216,8 @@ impl PastModel {
     /// May the change index lack this row?
     fn check_missing(&self, tid: Tid, key: &Key, shown: &Shown<'_>) -> Result<(), String> {
         let made = self.made(tid, key).is_some_and(Option::is_some);
-        let needed = shown.can_read(tid) || (!made && shown.can_read(Tid(tid.0 - 1)));
+        // The state that shows what it made, or the last one that shows what it ended.
+        let needed = shown.can_read(if made { tid } else { Tid(tid.0 - 1) });
         if needed {
             Err(format!("transaction {tid} changed {key:?}, and the change index does not say so"))
         } else {

@@ -176,13 +176,13 @@ impl<'a> Making<'a> {
         Ok(())
     }
 
-    /// What extended attributes of an object have to become, by their names; none: they go.
-    fn attributes_back(&self, object: ObjectId) -> Result<BTreeMap<Box<[u8]>, Option<Box<[u8]>>>, Stop> {
+    /// What extended attributes of an object have to become.
+    fn attributes_back(&self, object: ObjectId) -> Result<Back, Stop> {
         let range = KeyRange::xattrs(self.volume(), object);
         // At most 64 KiB of names each.
         let (now, then) = (self.now.scan(&range, usize::MAX)?, self.then.scan(&range, usize::MAX)?);
         let kept: BTreeMap<&Key, &Version> = now.iter().map(|(key, version)| (key, version)).collect();
-        let mut back = BTreeMap::new();
+        let mut back = Back::new();
         for (key, version) in &now {
             if !then.iter().any(|(other, _)| other == key) {
                 back.insert(xattr(key, version)?.0, None);
@@ -528,7 +528,13 @@ fn as_attr(key: &Key, version: &Version) -> Result<Attr, Stop> {
     }
 }
 
-fn xattr(key: &Key, version: &Version) -> Result<(Box<[u8]>, Box<[u8]>), Stop> {
+/// A name and a value.
+type Named = (Box<[u8]>, Box<[u8]>);
+
+/// What extended attributes are to become, by their names; none: they go.
+type Back = BTreeMap<Box<[u8]>, Option<Box<[u8]>>>;
+
+fn xattr(key: &Key, version: &Version) -> Result<Named, Stop> {
     match (key.parts(), &version.record) {
         (KeyParts::Xattr { name }, Record::Xattr(value)) => Ok((name.into(), value.clone())),
         _ => Err(damaged(key)),

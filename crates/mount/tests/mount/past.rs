@@ -283,9 +283,9 @@ fn what_is_no_state_is_said_so() {
         ("d@@", Errno::NOENT),
         ("d@@2500-01-01", Errno::INVAL),
         ("d@@0xffffffffffffffff", Errno::INVAL),
-        ("d@@0x5", Errno::STALE),
-        ("d@@2000-01-01", Errno::STALE),
-        ("d@@9w", Errno::STALE),
+        ("d@@0x5", Errno::NOENT),
+        ("d@@2000-01-01", Errno::NOENT),
+        ("d@@9w", Errno::NOENT),
     ] {
         assert_eq!(refused(name), expected, "{name}");
     }
@@ -296,6 +296,10 @@ fn what_is_no_state_is_said_so() {
         Errno::NOENT,
         "names below are what they were"
     );
+    // What means no state there is a name like any other.
+    fs::write(fixture.path("new@@9w"), "text").expect("makes");
+    assert_eq!(fs::read(fixture.path("new@@9w")).expect("reads"), b"text");
+    fs::remove_file(fixture.path("new@@9w")).expect("removes");
     // A directory that was not there yet.
     fs::create_dir(fixture.path("young")).expect("makes");
     assert_eq!(refused(&at("young/x", state)), Errno::NOENT);

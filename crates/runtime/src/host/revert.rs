@@ -7,7 +7,7 @@ use gavel_fs::{Revert, Reverted, Reverting, Stop};
 use gavel_history::undo::{self, before_last_version};
 use gavel_history::walk::{self, Place, walk};
 use gavel_types::limits::NAME_BYTES_MAX;
-use gavel_types::{At, Key, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_types::{At, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Author, Dirent, Guard, Kind, Mutation, Outcome, Plan, Record, Refusal, View};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -208,35 +208,63 @@ struct Made {
     taken: usize,
 }
 
+impl Made {
+    /// The same, but that the name of `from` is that of `to`.
+    fn under(mut self, from: &Key, to: &Key) -> Made {
+        for mutation in &mut self.plan.mutations {
+            if let Mutation::Put { key, .. } = mutation
+                && key == from
+            {
+                *key = to.clone();
+            }
+        }
+        for guard in &mut self.guards {
+            if let Guard::Empty { range } = guard
+                && *range == KeyRange::one(from)
+            {
+                *range = KeyRange::one(to);
+            }
+        }
+        self
+    }
+}
+
 impl Going<'_> {
     async fn go(&mut self, goal: &Goal) -> Result<Reverted, String> {
         let Goal { parent, name, is, was } = goal;
         if name.is_empty() {
-            return self.run(Revert::contents(self.volume, ObjectId::ROOT, ObjectId::ROOT)).await;
+            return self.run(Revert::contents(self.volume, ObjectId::ROOT, ObjectId::ROOT), None).await;
         }
         let revert = Revert::new(self.volume, *parent, name, *was);
-        let whole = match self.plan(&revert).await? {
+        let first = match self.plan(&revert).await? {
             None => return Ok(revert.reverted()),
-            Some(made) => made.rest.is_last(),
+            Some(made) => made,
         };
         // What comes back in several plans is not to be seen before it is whole. What is there changes as it goes.
-        if whole || is.is_some() {
-            return self.run(revert).await;
+        if first.rest.is_last() || is.is_some() {
+            return self.run(revert, Some(first)).await;
         }
         let staging = format!("{STAGING_PREFIX}{:x}-{}", self.daemon.node.tid().0, walk::shown(name));
         let mut end = staging.len().min(NAME_BYTES_MAX);
         while !staging.is_char_boundary(end) {
             end -= 1;
         }
-        let staging = staging[..end].as_bytes();
-        let reverted = self.run(Revert::new(self.volume, *parent, staging, *was)).await?;
+        let staging = &staging.as_bytes()[..end];
+        let first = first.under(&Key::dirent(self.volume, *parent, name), &Key::dirent(self.volume, *parent, staging));
+        let reverted = self.run(Revert::new(self.volume, *parent, staging, *was), Some(first)).await?;
         self.rename(*parent, staging, name).await?;
         Ok(reverted)
     }
 
-    async fn run(&mut self, mut revert: Revert) -> Result<Reverted, String> {
+    /// Goes all the way. `first` is the first plan, if it was made already.
+    async fn run(&mut self, mut revert: Revert, mut first: Option<Made>) -> Result<Reverted, String> {
         let mut collisions = 0;
-        while let Some(Made { rest, guards, plan, taken }) = self.plan(&revert).await? {
+        loop {
+            let made = match first.take() {
+                Some(made) => Some(made),
+                None => self.plan(&revert).await?,
+            };
+            let Some(Made { rest, guards, plan, taken }) = made else { return Ok(revert.reverted()) };
             let rewritten: Vec<ObjectId> = plan.mutations.iter().filter_map(rewritten).collect();
             if !self.commit(guards, plan).await? {
                 collisions += 1;
@@ -253,7 +281,6 @@ impl Going<'_> {
                 self.daemon.node.fronts.forget_object(self.volume, object);
             }
         }
-        Ok(revert.reverted())
     }
 
     /// The next plan; none if nothing is left to do.
@@ -323,7 +350,7 @@ impl Going<'_> {
             let (old, new) = (Key::dirent(self.volume, directory, from), Key::dirent(self.volume, directory, to));
             let guards = vec![
                 Guard::Unchanged { key: old.clone(), at: view.tid() },
-                Guard::Empty { range: gavel_types::KeyRange::one(&new) },
+                Guard::Empty { range: KeyRange::one(&new) },
                 Guard::Firm { key: Key::attr(self.volume, directory), at: view.tid() },
             ];
             let put = Mutation::Put { key: new, record: Record::Dirent(dirent) };
