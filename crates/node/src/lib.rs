@@ -13,7 +13,7 @@ use gavel_client::session::SessionConfig;
 use gavel_client::{
     LockAnswer, LostBecause, LostPlan, OfferEffect, Offers, Pending, Session, SessionEffect, ToForget, Token, Usable,
 };
-use gavel_lease::range::guarded;
+use gavel_lease::range::{guarded, whole_objects};
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
@@ -122,6 +122,30 @@ struct Change {
     author: Author,
 }
 
+/// More ranges than this are told by their objects, neighbours together.
+const RANGES_MAX: usize = 256;
+
+/// The same ranges, or more than them, but few: who holds leases holds them over whole objects, and what a plan makes is numbered together.
+fn by_objects(ranges: Vec<KeyRange>) -> Vec<KeyRange> {
+    let mut runs: Vec<(VolumeId, ObjectId, ObjectId)> = Vec::new();
+    if ranges.len() > RANGES_MAX {
+        for range in &ranges {
+            let Some((volume, first, last)) = whole_objects(range) else { return ranges };
+            match runs.last_mut() {
+                Some((before, _, end)) if *before == volume && first.0 <= end.0.saturating_add(1) => {
+                    *end = last.max(*end);
+                }
+                _ => runs.push((volume, first, last)),
+            }
+        }
+    }
+    if runs.is_empty() {
+        ranges
+    } else {
+        runs.into_iter().map(|(v, first, last)| KeyRange::objects(v, first, last)).collect()
+    }
+}
+
 /// A server and its own session.
 pub struct Node<E: Engine> {
     /// The server.
@@ -194,7 +218,7 @@ impl<E: Engine> Node<E> {
         if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
             return self.no_quorum(token);
         }
-        let writes = gavel_lease::written(&plan);
+        let writes = by_objects(gavel_lease::written(&plan));
         let reads = guards.iter().map(guarded).collect();
         self.session.write(clock.now, token, &writes);
         self.blocked.push(clock.now, token, Change { guards, plan, author }, reads, writes);
@@ -511,5 +535,30 @@ impl<E: Engine> Node<E> {
         self.server.check_invariants();
         self.session.check_invariants();
         self.offers.check_invariants();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_types::Key;
+
+    #[test]
+    fn many_ranges_are_told_by_runs_of_objects() {
+        let volume = VolumeId(1);
+        let attr = |object| KeyRange::one(&Key::attr(volume, ObjectId(object)));
+        let few: Vec<KeyRange> = (0..10).map(|object| attr(100 + object * 2)).collect();
+        assert_eq!(by_objects(few.clone()), few);
+        let made = (1000..1000 + RANGES_MAX as u64)
+            .flat_map(|object| [attr(object), KeyRange::mark(volume, ObjectId(object))]);
+        let mut many: Vec<KeyRange> =
+            made.chain([attr(7), KeyRange::dirents(volume, ObjectId(7)), attr(u64::MAX)]).collect();
+        many.sort();
+        let runs = by_objects(many.clone());
+        let objects = |first, last| KeyRange::objects(volume, ObjectId(first), ObjectId(last));
+        let last = 1000 + RANGES_MAX as u64 - 1;
+        assert_eq!(runs, [objects(7, 7), objects(1000, last), objects(u64::MAX, u64::MAX)]);
+        let covered = |range: &KeyRange| runs.iter().any(|run| run.start <= range.start && range.end <= run.end);
+        assert!(many.iter().all(covered));
     }
 }

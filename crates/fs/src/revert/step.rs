@@ -365,37 +365,68 @@ impl<'a> Making<'a> {
         if is_directory {
             (attr.nlink, attr.size, attr.firm.parent) = (2, 0, parent);
         }
-        let xattrs = self.then.scan(&KeyRange::xattrs(self.volume(), then.object), usize::MAX)?;
-        let xattrs = xattrs.iter().map(|(key, version)| xattr(key, version)).collect::<Result<Vec<_>, Stop>>()?;
-        let target = match then.kind {
-            Kind::Symlink => self.then.get(&Key::target(self.volume(), then.object))?,
-            _ => None,
-        };
         self.took += 1;
         self.fresh.insert(object);
         self.changes.put_attr(object, attr);
-        for (name, value) in &xattrs {
-            self.changes.put_xattr(object, name, value);
-            self.bytes += ROW_BYTES + name.len() + value.len();
-        }
-        if let Some(Version { record: Record::Target(target), .. }) = target {
-            self.changes.put_target(object, &target);
-            self.bytes += ROW_BYTES + target.len();
-        }
-        self.rows += 1 + xattrs.len();
+        self.rows += 1;
         self.bytes += 2 * ROW_BYTES;
-        match then.kind {
-            Kind::Directory => {
-                self.later(Work::Times { now: object, then: then.object });
-                self.later(Work::Names { now: object, then: Some(then.object), after: None });
+        // Looking for rows of the past costs more than reading them: of most objects, all come at once.
+        let mut rows = Vec::new();
+        if !is_directory {
+            rows = self.then.scan(&KeyRange::object(self.volume(), then.object), ROWS_PAGE)?;
+        }
+        if is_directory || rows.len() == ROWS_PAGE {
+            rows = self.then.scan(&KeyRange::xattrs(self.volume(), then.object), usize::MAX)?;
+            match then.kind {
+                Kind::Directory => {
+                    self.later(Work::Times { now: object, then: then.object });
+                    self.later(Work::Names { now: object, then: Some(then.object), after: None });
+                }
+                _ => self.later(Work::Bytes { now: object, then: then.object, from: 0 }),
             }
-            Kind::File => self.later(Work::Bytes { now: object, then: then.object, from: 0 }),
-            _ => {}
+        }
+        for (key, version) in &rows {
+            self.put_row(object, key, version)?;
         }
         if !is_directory && was.nlink > 1 {
             self.revert.made.insert(then.object, object);
         }
         Ok(object)
+    }
+
+    /// Puts what an object had beside its attributes.
+    fn put_row(&mut self, object: ObjectId, key: &Key, version: &Version) -> Result<(), Stop> {
+        match (key.parts(), &version.record) {
+            (KeyParts::Attr, Record::Attr(_)) => return Ok(()),
+            (KeyParts::Extent { .. }, Record::Extent(_)) => return self.put_extent(object, key, version).map(drop),
+            (KeyParts::Xattr { name }, Record::Xattr(value)) => {
+                self.changes.put_xattr(object, name, value);
+                self.bytes += ROW_BYTES + name.len() + value.len();
+            }
+            (KeyParts::Target, Record::Target(target)) => {
+                self.changes.put_target(object, target);
+                self.bytes += ROW_BYTES + target.len();
+            }
+            _ => return Err(damaged(key)),
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Puts a run of bytes where there is a hole now. Gives the offset behind it.
+    fn put_extent(&mut self, object: ObjectId, key: &Key, version: &Version) -> Result<u64, Stop> {
+        let (KeyParts::Extent { end }, Record::Extent(Extent { len, content })) = (key.parts(), &version.record) else {
+            return Err(damaged(key));
+        };
+        let start = end.checked_sub(*len).ok_or_else(|| damaged(key))?;
+        self.changes.fill(object, start, *len, content.clone());
+        self.rows += 1;
+        self.bytes += ROW_BYTES
+            + match content {
+                Content::Inline(bytes) => bytes.len(),
+                _ => 0,
+            };
+        Ok(end)
     }
 
     /// Puts the bytes that a file had from `from` on, where there is a hole now.
@@ -404,20 +435,7 @@ impl<'a> Making<'a> {
         loop {
             let page = self.then.scan(&KeyRange::extents_behind(self.volume(), then, from), ROWS_PAGE)?;
             for (key, version) in &page {
-                let (KeyParts::Extent { end }, Record::Extent(Extent { len, content })) =
-                    (key.parts(), &version.record)
-                else {
-                    return Err(damaged(key));
-                };
-                let start = end.checked_sub(*len).ok_or_else(|| damaged(key))?;
-                self.changes.fill(now, start, *len, content.clone());
-                self.rows += 1;
-                self.bytes += ROW_BYTES
-                    + match content {
-                        Content::Inline(bytes) => bytes.len(),
-                        _ => 0,
-                    };
-                from = end;
+                from = self.put_extent(now, key, version)?;
                 if self.is_full() {
                     self.later(Work::Bytes { now, then, from });
                     return Ok(());
