@@ -7,6 +7,7 @@ use crate::walk::{attr, named};
 use gavel_types::{KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Past;
 use gavel_wire::{Attr, Kind, Record, View, ViewError};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Removals that are further apart than this, in nanoseconds, are not undone together; neither is a truncation with a writing.
@@ -61,9 +62,10 @@ pub fn before_last_version(past: &dyn Past, volume: VolumeId, parent: ObjectId, 
         }
     }
     let (dirent, ended) = last.ok_or(UndoError::NeverWas)?;
-    let mut finding = Finding { past, volume, deeds, seen: BTreeSet::new() };
+    let mut finding = Finding { past, volume, deeds, seen: BTreeSet::new(), last: (Tid::ZERO, Vec::new()) };
     // While an object has this name, what is done to it is done to the path; what was done when it was removed is the removal.
     finding.object(dirent.object, dirent.kind, ended)?;
+    finding.last_files()?;
     let state = begin_of_last_version(&finding.deeds).ok_or(UndoError::NeverWas)?;
     Ok(Tid(state.0 - 1))
 }
@@ -99,6 +101,8 @@ struct Finding<'a> {
     volume: VolumeId,
     deeds: Deeds,
     seen: BTreeSet<ObjectId>,
+    /// The files that were changed last, and by which transaction.
+    last: (Tid, Vec<(ObjectId, Option<Tid>)>),
 }
 
 impl Finding<'_> {
@@ -112,10 +116,45 @@ impl Finding<'_> {
         }
         match kind {
             Kind::Directory => self.directory(object, ended),
-            _ => self.file(object, ended),
+            _ => self.last_change(object, ended),
         }
     }
 
+    /// Notes the last change of a file: what was before it ends no run that this one does not end, and begins none, unless the file is the one that was changed
+    /// last of all ([`Finding::last_files`]).
+    fn last_change(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
+        let until = ended.map_or(self.past.tid(), |ended| Tid(ended.0.saturating_sub(1)));
+        let key = gavel_types::Key::attr(self.volume, object);
+        let Some(found) = self.past.at(until).get(&key)? else { return Ok(()) };
+        // It may only have got or lost another name there, which leaves the time of its content behind that of its change.
+        let may_be_a_link = match &found.record {
+            Record::Attr(attr) => found.firm != found.create && attr.mtime != attr.ctime,
+            _ => false,
+        };
+        if may_be_a_link {
+            return self.file(object, ended);
+        }
+        note(&mut self.deeds, found.create, Did::Changed);
+        match found.create.cmp(&self.last.0) {
+            Ordering::Less => {}
+            Ordering::Equal => self.last.1.push((object, ended)),
+            Ordering::Greater => self.last = (found.create, vec![(object, ended)]),
+        }
+        Ok(())
+    }
+
+    /// Looks at the whole past of the files that were changed last: they may have been emptied before.
+    fn last_files(&mut self) -> Result<(), UndoError> {
+        let (tid, files) = std::mem::take(&mut self.last);
+        if self.deeds.last_key_value().is_some_and(|(last, _)| *last == tid) {
+            for (object, ended) in files {
+                self.file(object, ended)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes all changes of a file.
     fn file(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
         let mut before: Option<Attr> = None;
         let range = KeyRange::one(&gavel_types::Key::attr(self.volume, object));

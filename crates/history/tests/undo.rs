@@ -30,7 +30,16 @@ impl World {
         let live = self.records.live(self.tid);
         let changes = changes.into_iter().map(|(key, record)| {
             let old = live.get(&key).unwrap();
-            let new = record.map(|record| Version { create: self.tid, firm: self.tid, record });
+            // What only counts links leaves the firm half as it was.
+            let firm = match (&old, &record) {
+                (Some(Version { firm, record: Record::Attr(old), .. }), Some(Record::Attr(new)))
+                    if old.nlink != new.nlink =>
+                {
+                    *firm
+                }
+                _ => self.tid,
+            };
+            let new = record.map(|record| Version { create: self.tid, firm, record });
             Change { tid: self.tid, key, old, new }
         });
         let changes: Vec<Change> = changes.collect();
@@ -46,7 +55,8 @@ impl World {
 fn attr(object: u64, kind: Kind, nlink: u32, size: u64) -> (Key, Option<Record>) {
     let time = Timestamp::default();
     let firm = Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent: ROOT, birth: time };
-    let attr = Attr { firm, nlink, size, allocated: 0, atime: time, mtime: time, ctime: time };
+    let ctime = Timestamp { secs: 1, nanos: 0 };
+    let attr = Attr { firm, nlink, size, allocated: 0, atime: time, mtime: time, ctime };
     (Key::attr(V, ObjectId(object)), Some(Record::Attr(attr)))
 }
 
