@@ -263,18 +263,20 @@ impl Pending {
         let from = (self.shipped - self.landed) as usize;
         let (mut bytes, mut mutations) = (0, Vec::new());
         let uid = self.queue.get(from)?.asked.caller.uid;
-        let mut made = BTreeSet::new();
+        let (mut made, mut removed) = (BTreeSet::new(), true);
         for accepted in self.queue.range(from..) {
             let is_ready = accepted.blob.is_none_or(|(_, stored)| stored);
             let own = accepted.bytes.min(weight(&accepted.plan));
             let fits = mutations.is_empty()
                 || (bytes + own <= BATCH_BYTES_MAX
                     && mutations.len() + accepted.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
-            let apart = accepted.asked.caller.uid != uid || undoes(&accepted.plan, &made);
+            let removes = removes(&accepted.plan);
+            let apart = accepted.asked.caller.uid != uid || truncates(&accepted.plan, &made) || (removes && !removed);
             if !is_ready || !fits || apart {
                 break;
             }
             made.extend(makes(&accepted.plan));
+            removed = removes;
             bytes += own;
             join(&mut mutations, &accepted.plan.mutations);
             self.shipped += 1;
@@ -375,12 +377,17 @@ fn makes(plan: &Plan) -> impl Iterator<Item = ObjectId> + '_ {
     })
 }
 
-/// Does a plan cut off or remove one of these objects? What a batch has made is to have been a state then, to which one can go back.
-fn undoes(plan: &Plan, made: &BTreeSet<ObjectId>) -> bool {
+/// Does a plan cut off one of these objects? What a batch has written is to have been a state then, to which one can go back.
+fn truncates(plan: &Plan, made: &BTreeSet<ObjectId>) -> bool {
     plan.mutations.iter().any(|mutation| match mutation {
-        Mutation::Orphan { object, .. } | Mutation::Carve { object, end: FILE_BYTES_MAX, .. } => made.contains(object),
+        Mutation::Carve { object, end: FILE_BYTES_MAX, .. } => made.contains(object),
         _ => false,
     })
+}
+
+/// Does a plan take an object's last name away? What was before removals begin is to have been a state, for the same reason.
+fn removes(plan: &Plan) -> bool {
+    plan.mutations.iter().any(|mutation| matches!(mutation, Mutation::Orphan { .. }))
 }
 
 /// How far back a change of the same counters is looked for.

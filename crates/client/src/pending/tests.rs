@@ -210,6 +210,11 @@ fn what_a_batch_has_made_it_does_not_take_back() {
     }
     let batches: Vec<u64> = std::iter::from_fn(|| pending.take_batch()).map(|batch| batch.last).collect();
     assert_eq!(batches, [2, 5], "a state with both files, and one without");
+    for plan in [make(6), unlink(2), unlink(3), make(7)] {
+        accept(&mut pending, plan, None);
+    }
+    let batches: Vec<u64> = std::iter::from_fn(|| pending.take_batch()).map(|batch| batch.last).collect();
+    assert_eq!(batches, [6, 9], "what was before removals begin is a state of its own");
     // Whose plans are joined is one user.
     let other = || Asked { caller: Caller { uid: 7, gid: 7 }, ..asked() };
     accept(&mut pending, make(4), None);
