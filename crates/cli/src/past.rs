@@ -1,7 +1,7 @@
 //! Questions about the past, as the commands `history`, `log` and `diff` ask them.
 
 use crate::output::hinted;
-use crate::target::Target;
+use crate::target::{ASK_HINT, Target};
 use gavel_history::transaction::What;
 use gavel_runtime::host::control::{Reply, Request};
 use gavel_runtime::host::history::{Line, Question, ask_many};
@@ -47,11 +47,7 @@ pub fn ask(
     match (failed, asked) {
         (Some(error), _) => Err(error),
         (None, Ok(())) => Ok(()),
-        (None, Err(error)) => {
-            let hint =
-                "its owner, or root, may ask a daemon; without that, `ls name@@2h` and the like work for everybody";
-            Err(hinted(error.to_string(), hint))
-        }
+        (None, Err(error)) => Err(hinted(error.to_string(), ASK_HINT)),
     }
 }
 

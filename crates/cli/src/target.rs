@@ -12,6 +12,10 @@ use std::time::Duration;
 /// How long a daemon may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What to do if a daemon can't be asked.
+pub const ASK_HINT: &str =
+    "its owner, or root, may ask a daemon; without that, `ls name@@2h` and the like work for everybody";
+
 /// A path in a mount, and the daemon behind it.
 pub struct Target {
     /// The daemon's socket.
@@ -55,11 +59,7 @@ impl Target {
         match ask(&self.socket, request, PATIENCE) {
             Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
             Ok(reply) => Ok(reply),
-            Err(error) => {
-                let hint =
-                    "its owner, or root, may ask a daemon; without that, `ls name@@2h` and the like work for everybody";
-                Err(hinted(error.to_string(), hint))
-            }
+            Err(error) => Err(hinted(error.to_string(), ASK_HINT)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::leases::Usable;
 use crate::pending::{Asked, Pending};
-use crate::run::{Run, Step, answer};
+use crate::run::{Run, Step};
 use crate::tree::{Answer, Keep, TreeError};
 use bytes::Bytes;
 use gavel_fs::{FsError, Operation, Reply, Stop};
@@ -144,7 +144,7 @@ impl Run {
                 Ok(Answer { keep: Keep { names_ns: left_ns, attrs_ns: left_ns, bytes: false }, ..answer })
             }
             Ok(Step::Done(Err(error))) => Err(error),
-            Err(FsError::NotFound) if self.absence_is_an_answer => Ok(answer(Reply::Empty)),
+            Err(FsError::NotFound) if self.absence_is_an_answer => Ok(Answer::of(Reply::Empty)),
             Err(error) => Err(error.into()),
             Ok(other) => unreachable!("what changes something is not answered with bytes of a file: {other:?}"),
         };

@@ -2,7 +2,7 @@
 
 use crate::leases::Usable;
 use crate::run::{Run, Step};
-use crate::tree::Keep;
+use crate::tree::{Answer, Keep};
 use gavel_fs::{FsError, Reply, Stop};
 use gavel_lease::RangeSet;
 use gavel_lease::range::{guarded, lease_range_of};
@@ -71,7 +71,7 @@ impl Run {
         Leased::Step(match reply {
             Ok(reply) => self.finish(view, reply).keeping(keep),
             Err(FsError::NotFound) if self.absence_is_an_answer => {
-                Step::Done(Ok(crate::run::answer(Reply::Empty))).keeping(keep)
+                Step::Done(Ok(Answer::of(Reply::Empty))).keeping(keep)
             }
             Err(error) => Step::Done(Err(error.into())),
         })

@@ -1,7 +1,7 @@
 //! Reads of past states: nothing changes there, so they need neither leases nor the quorum.
 
-use crate::run::{Run, Step, answer};
-use crate::tree::{Keep, TreeError};
+use crate::run::{Run, Step};
+use crate::tree::{Answer, Keep, TreeError};
 use gavel_fs::{FsError, Reply, Stop};
 use gavel_wire::View;
 
@@ -19,7 +19,7 @@ impl Run {
             Ok((None, reply)) => self.finish(view, reply).keeping(keep),
             Ok((Some(_), _)) | Err(Stop::NeedObjectId) => Step::Done(Err(FsError::ReadOnly.into())),
             Err(Stop::Error(FsError::NotFound)) if self.absence_is_an_answer => {
-                Step::Done(Ok(answer(Reply::Empty))).keeping(keep)
+                Step::Done(Ok(Answer::of(Reply::Empty))).keeping(keep)
             }
             Err(Stop::Error(error)) => Step::Done(Err(error.into())),
             Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),

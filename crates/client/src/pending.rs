@@ -17,7 +17,7 @@ use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{FILE_BYTES_MAX, OBJECT_BLOCK, REQUEST_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::{AttrDelta, Author, Content, Guard, Mutation, Plan, Record, View};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
 /// writes once more.
@@ -263,7 +263,7 @@ impl Pending {
         let from = (self.shipped - self.landed) as usize;
         let (mut bytes, mut mutations) = (0, Vec::new());
         let uid = self.queue.get(from)?.asked.caller.uid;
-        let (mut made, mut removed) = (BTreeSet::new(), true);
+        let mut removed = true;
         for accepted in self.queue.range(from..) {
             let is_ready = accepted.blob.is_none_or(|(_, stored)| stored);
             let own = accepted.bytes.min(weight(&accepted.plan));
@@ -271,11 +271,11 @@ impl Pending {
                 || (bytes + own <= BATCH_BYTES_MAX
                     && mutations.len() + accepted.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
             let removes = removes(&accepted.plan);
-            let apart = accepted.asked.caller.uid != uid || truncates(&accepted.plan, &made) || (removes && !removed);
+            let apart =
+                accepted.asked.caller.uid != uid || truncates(&accepted.plan, &mutations) || (removes && !removed);
             if !is_ready || !fits || apart {
                 break;
             }
-            made.extend(makes(&accepted.plan));
             removed = removes;
             bytes += own;
             join(&mut mutations, &accepted.plan.mutations);
@@ -369,18 +369,16 @@ fn weight(plan: &Plan) -> usize {
     plan.mutations.iter().map(|mutation| MUTATION_BYTES + carried(mutation)).sum()
 }
 
-/// The objects that a plan makes, or gives bytes or other attributes.
-fn makes(plan: &Plan) -> impl Iterator<Item = ObjectId> + '_ {
-    plan.mutations.iter().filter_map(|mutation| match mutation {
-        Mutation::Put { key, record: Record::Attr(_) | Record::Extent(_) } => Some(key.object()),
-        _ => None,
-    })
-}
-
-/// Does a plan cut off one of these objects? What a batch has written is to have been a state then, to which one can go back.
-fn truncates(plan: &Plan, made: &BTreeSet<ObjectId>) -> bool {
+/// Does a plan cut off what these mutations have made or written? That is to have been a state then, to which one can go back.
+fn truncates(plan: &Plan, before: &[Mutation]) -> bool {
+    let wrote = |object: ObjectId| {
+        before.iter().any(|mutation| match mutation {
+            Mutation::Put { key, record: Record::Attr(_) | Record::Extent(_) } => key.object() == object,
+            _ => false,
+        })
+    };
     plan.mutations.iter().any(|mutation| match mutation {
-        Mutation::Carve { object, end: FILE_BYTES_MAX, .. } => made.contains(object),
+        Mutation::Carve { object, end: FILE_BYTES_MAX, .. } => wrote(*object),
         _ => false,
     })
 }

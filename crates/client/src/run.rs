@@ -5,7 +5,7 @@
 //! The host calls [`Run::step`] with a view, does what the [`Step`] says, tells the result to the run and calls again, with a
 //! view that is at least as new as the result says.
 
-use crate::tree::{Answer, Keep, TreeError, TreeRequest};
+use crate::tree::{Answer, TreeError, TreeRequest};
 use gavel_fs::operation::{Caller, Cx, Listed, Operation, Piece, Reply};
 use gavel_fs::{FsError, Stop};
 use gavel_lease::RangeSet;
@@ -199,7 +199,7 @@ impl Run {
         let Phase::Fetching(pieces) = std::mem::replace(&mut self.phase, Phase::Evaluating) else {
             unreachable!("only a run that has asked for blobs gets them")
         };
-        Step::Done(assemble(&pieces, blobs).map(|data| Answer { data, ..answer(Reply::Empty) }))
+        Step::Done(assemble(&pieces, blobs).map(|data| Answer { data, ..Answer::of(Reply::Empty) }))
     }
 
     /// A read that has not been confirmed, nor been anything else.
@@ -257,7 +257,9 @@ impl Run {
             },
             Err(Stop::Error(error)) => match self.unconfirmed(&guards, &[]) {
                 Some(ranges) => self.confirm(ranges),
-                None if error == FsError::NotFound && self.absence_is_an_answer => Step::Done(Ok(answer(Reply::Empty))),
+                None if error == FsError::NotFound && self.absence_is_an_answer => {
+                    Step::Done(Ok(Answer::of(Reply::Empty)))
+                }
                 None => Step::Done(Err(error.into())),
             },
         }
@@ -296,7 +298,7 @@ impl Run {
         if let Reply::Data(pieces) = reply {
             return self.gather(pieces);
         }
-        let mut answer = answer(reply);
+        let mut answer = Answer::of(reply);
         let filled = self.fill(view, &mut answer);
         Step::Done(filled.map(|()| answer))
     }
@@ -339,19 +341,6 @@ impl Run {
         wanted.dedup();
         self.phase = Phase::Fetching(pieces);
         if wanted.is_empty() { self.fetched(&Blobs::new()) } else { Step::Fetch(wanted) }
-    }
-}
-
-pub(crate) fn answer(reply: Reply) -> Answer {
-    Answer {
-        reply,
-        attr: None,
-        listed: Vec::new(),
-        data: Vec::new(),
-        space: None,
-        lock: None,
-        at: None,
-        keep: Keep::default(),
     }
 }
 

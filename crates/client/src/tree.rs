@@ -170,6 +170,20 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// This reply, and nothing else; a front may keep nothing of it.
+    pub fn of(reply: Reply) -> Answer {
+        Answer {
+            reply,
+            attr: None,
+            listed: Vec::new(),
+            data: Vec::new(),
+            space: None,
+            lock: None,
+            at: None,
+            keep: Keep::default(),
+        }
+    }
+
     /// The object that the reply names, if it names one.
     pub fn object(&self) -> Option<ObjectId> {
         match &self.reply {

@@ -3,10 +3,9 @@
 //! What is undone is the last *version* of a path: what transactions did to it and below it, from the last one back. A truncation is one with the
 //! writing behind it, and removals below a directory are one, as long as none is more than [`RUN_GAP`] before the next.
 
-use crate::walk::{attr, named};
 use gavel_types::{KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Past;
-use gavel_wire::{Attr, Kind, Record, View, ViewError};
+use gavel_wire::{Attr, Kind, Record, ViewError};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -212,21 +211,4 @@ impl Finding<'_> {
         }
         Ok(())
     }
-}
-
-/// What `name` in `parent` was as of a state, with the kind that its attributes say.
-///
-/// # Errors
-/// As the view's.
-pub fn was(
-    view: &dyn View,
-    volume: VolumeId,
-    parent: ObjectId,
-    name: &[u8],
-) -> Result<Option<gavel_wire::Dirent>, ViewError> {
-    let found = named(view, volume, parent, name)?;
-    Ok(match found {
-        Some(dirent) if attr(view, volume, dirent.object)?.is_some() => Some(dirent),
-        _ => None,
-    })
 }

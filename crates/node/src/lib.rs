@@ -13,6 +13,7 @@ use gavel_client::session::SessionConfig;
 use gavel_client::{
     LockAnswer, LostBecause, LostPlan, OfferEffect, Offers, Pending, Session, SessionEffect, ToForget, Token, Usable,
 };
+use gavel_lease::RangeSet;
 use gavel_lease::range::{guarded, whole_objects};
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
@@ -127,23 +128,12 @@ const RANGES_MAX: usize = 256;
 
 /// The same ranges, or more than them, but few: who holds leases holds them over whole objects, and what a plan makes is numbered together.
 fn by_objects(ranges: Vec<KeyRange>) -> Vec<KeyRange> {
-    let mut runs: Vec<(VolumeId, ObjectId, ObjectId)> = Vec::new();
-    if ranges.len() > RANGES_MAX {
-        for range in &ranges {
-            let Some((volume, first, last)) = whole_objects(range) else { return ranges };
-            match runs.last_mut() {
-                Some((before, _, end)) if *before == volume && first.0 <= end.0.saturating_add(1) => {
-                    *end = last.max(*end);
-                }
-                _ => runs.push((volume, first, last)),
-            }
-        }
+    if ranges.len() <= RANGES_MAX {
+        return ranges;
     }
-    if runs.is_empty() {
-        ranges
-    } else {
-        runs.into_iter().map(|(v, first, last)| KeyRange::objects(v, first, last)).collect()
-    }
+    let objects = |range| whole_objects(range).map(|(volume, first, last)| KeyRange::objects(volume, first, last));
+    let runs: Option<RangeSet> = ranges.iter().map(objects).collect();
+    runs.map_or(ranges, |runs| runs.ranges().to_vec())
 }
 
 /// A server and its own session.

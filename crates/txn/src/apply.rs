@@ -230,7 +230,8 @@ impl Run<'_> {
                 return Ok(Outcome::Refused { refusal: Refusal::Conflict { guard: number as u32 } });
             }
         }
-        if volumes_of(&plan.mutations).iter().any(|volume| !self.state.volumes.contains_key(volume)) {
+        let volumes = volumes_of(&plan.mutations);
+        if volumes.iter().any(|volume| !self.state.volumes.contains_key(volume)) {
             return bad_plan;
         }
         let orphaned = plan.mutations.iter().filter_map(|mutation| match mutation {
@@ -242,7 +243,7 @@ impl Run<'_> {
         match self.expand(tid, plan, &sessions) {
             Ok(mut done) => {
                 self.out.orphaned.extend(orphaned);
-                sign(tid, node, author, &mut done.0);
+                sign(tid, node, author, &volumes, &mut done.0);
                 self.take(tid, done);
                 Ok(Outcome::Committed { tid })
             }
@@ -456,9 +457,11 @@ impl Run<'_> {
 }
 
 /// Says who made a commit, once for each volume that it changed.
-fn sign(tid: Tid, node: NodeId, author: &Author, changes: &mut Vec<Change>) {
-    let volumes: BTreeSet<VolumeId> = changes.iter().map(|change| change.key.volume()).collect();
-    for volume in volumes {
+fn sign(tid: Tid, node: NodeId, author: &Author, volumes: &BTreeSet<VolumeId>, changes: &mut Vec<Change>) {
+    for volume in volumes.iter().copied() {
+        if !changes.iter().any(|change| change.key.volume() == volume) {
+            continue;
+        }
         let record = Record::Commit(Committed { node, uid: author.uid, note: author.note.clone() });
         let new = Some(Version { create: tid, firm: tid, record });
         changes.push(Change { tid, key: Key::commit(volume, tid), old: None, new });

@@ -101,5 +101,5 @@ fn file(object: ObjectId, family: Family) -> LockFile {
 }
 
 fn done() -> Answer {
-    super::plain(gavel_fs::Reply::Empty)
+    Answer::of(gavel_fs::Reply::Empty)
 }

@@ -4,7 +4,7 @@ pub mod kept;
 pub mod locks;
 mod world;
 
-use gavel_client::tree::{Answer, Answered, Forget, Keep, Space, Tree, TreeError, TreeRequest};
+use gavel_client::tree::{Answer, Answered, Forget, Space, Tree, TreeError, TreeRequest};
 use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply, Stop};
 use gavel_types::{ObjectId, VolumeId};
@@ -96,13 +96,13 @@ impl RamTree {
         match request {
             TreeRequest::Operation(operation) => operate(world, caller, operation),
             TreeRequest::Lookup { parent, name } => match operate(world, caller, Operation::Lookup { parent, name }) {
-                Err(TreeError::Fs(FsError::NotFound)) => Ok(plain(Reply::Empty)),
+                Err(TreeError::Fs(FsError::NotFound)) => Ok(Answer::of(Reply::Empty)),
                 answered => answered,
             },
             TreeRequest::Read { object, offset, len } => {
                 let reply = run(world, caller, &Operation::Read { object, offset, len })?;
                 let Reply::Data(pieces) = reply else { panic!("{reply:?} is no answer to a read") };
-                Ok(Answer { data: world.bytes(&pieces), ..plain(Reply::Empty) })
+                Ok(Answer { data: world.bytes(&pieces), ..Answer::of(Reply::Empty) })
             }
             TreeRequest::Write { object, offset, append, data, kill_suidgid } => {
                 let len = data.len() as u32;
@@ -114,15 +114,15 @@ impl RamTree {
                 let reply = run(world, caller, &Operation::Readdir { object, after, limit })?;
                 let Reply::Listing { names, .. } = &reply else { panic!("{reply:?} is no answer to a readdir") };
                 let listed = names.iter().map(|name| world.attr(name.object)).collect();
-                Ok(Answer { listed, ..plain(reply) })
+                Ok(Answer { listed, ..Answer::of(reply) })
             }
-            TreeRequest::Sync { .. } => Ok(plain(Reply::Empty)),
+            TreeRequest::Sync { .. } => Ok(Answer::of(Reply::Empty)),
             TreeRequest::Statfs => {
                 let (objects, bytes) = world.counts();
                 let space = Space { bytes_total: BYTES_TOTAL, bytes_free: BYTES_TOTAL.saturating_sub(bytes), objects };
-                Ok(Answer { space: Some(space), ..plain(Reply::Empty) })
+                Ok(Answer { space: Some(space), ..Answer::of(Reply::Empty) })
             }
-            TreeRequest::Resolve { at } => Ok(Answer { at: Some(world.resolve(&at)?), ..plain(Reply::Empty) }),
+            TreeRequest::Resolve { at } => Ok(Answer { at: Some(world.resolve(&at)?), ..Answer::of(Reply::Empty) }),
             other => panic!("{other:?} is answered elsewhere"),
         }
     }
@@ -173,7 +173,7 @@ fn operate(world: &mut World, caller: Caller, operation: Operation) -> Result<An
         _ => None,
     };
     let attr = object.and_then(|object| world.attr(object));
-    Ok(Answer { attr, ..plain(reply) })
+    Ok(Answer { attr, ..Answer::of(reply) })
 }
 
 fn run(world: &mut World, caller: Caller, operation: &Operation) -> Result<Reply, TreeError> {
@@ -181,17 +181,4 @@ fn run(world: &mut World, caller: Caller, operation: &Operation) -> Result<Reply
         Stop::Error(error) => TreeError::Fs(error),
         other => panic!("{operation:?} in memory: {other}"),
     })
-}
-
-fn plain(reply: Reply) -> Answer {
-    Answer {
-        reply,
-        attr: None,
-        listed: Vec::new(),
-        data: Vec::new(),
-        space: None,
-        lock: None,
-        at: None,
-        keep: Keep::default(),
-    }
 }

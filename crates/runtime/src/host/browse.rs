@@ -7,14 +7,12 @@ use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use gavel_client::{NoState, Tree, TreeError, TreeRequest};
-use gavel_fs::operation::Caller;
+use gavel_client::{NoState, TreeRequest};
 use gavel_history::walk::{self, Place, walk};
 use gavel_types::{At, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Attr, Kind, Record, View, ViewError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// Most names of one answer.
 pub const ENTRIES_MAX: usize = 1_000;
@@ -184,26 +182,16 @@ pub async fn read(daemon: &Arc<Daemon>, ask: ReadAsk) -> Result<Piece, String> {
         whole(&node, volume, at).and(found)
     });
     let (object, size) = found.await.map_err(|error| error.to_string())??;
-    let (reply, answer) = oneshot::channel();
     let request = TreeRequest::Read { object, offset: ask.offset, len: ask.len.min(PIECE_BYTES_MAX) };
-    daemon.tree(volume, false).submit(
-        Caller::default(),
-        TreeRequest::Past { at, request: Box::new(request) },
-        Box::new(move |answer| drop(reply.send(answer))),
-    );
-    let answer = answer.await.unwrap_or(Err(TreeError::Closed)).map_err(|error| error.to_string())?;
+    let answer = daemon.tree(volume, false).read_past(at, request).await.map_err(|error| error.to_string())?;
     Ok(Piece { at: at.to_string(), size, base64: BASE64_STANDARD.encode(answer.data) })
 }
 
-/// The state that is asked for. The present is what is committed when the question comes, with what this node has answered; without a quorum, what is
-/// known here.
+/// The state that is asked for.
 async fn state(daemon: &Daemon, volume: VolumeId, at: Option<&str>) -> Result<Tid, String> {
     let tree = daemon.tree(volume, false);
     let Some(text) = at else {
-        return match tree.state_at(&At::Age(0)).await {
-            Err(TreeError::NoQuorum { .. }) => Ok(daemon.node.tid()),
-            state => state.map_err(|error| error.to_string()),
-        };
+        return tree.present().await.map_err(|error| error.to_string());
     };
     let at: At = text.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
     tree.state_at(&at).await.map_err(|error| format!("{text}: {error}"))
@@ -337,12 +325,8 @@ impl Looking<'_> {
 
 fn kind_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::File => "file",
-        Kind::Directory => "directory",
-        Kind::Symlink => "symlink",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
         Kind::CharDevice | Kind::BlockDevice => "device",
+        kind => gavel_history::history::kind_name(kind),
     }
 }
 

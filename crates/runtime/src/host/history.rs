@@ -11,7 +11,6 @@ pub use ask::ask_many;
 use crate::host::control::Reply;
 use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
-use gavel_client::TreeError;
 use gavel_history::diff::{DiffLine, End, Way};
 use gavel_history::{HistoryError, HistoryLine, LogLine, RemovedLine, Scope, find};
 use gavel_types::{At, Tid, VolumeId};
@@ -193,17 +192,12 @@ impl Answering<'_> {
         found.map_err(|error| format!("{at}: {error}"))
     }
 
-    /// The state that is asked for. The present is what is committed when the question comes, with what this node has answered; without a quorum, what is
-    /// known here.
+    /// The state that is asked for.
     async fn state_or_now(&self, at: Option<String>) -> Result<Tid, String> {
         if let Some(at) = at {
             return self.state(&at).await;
         }
-        match self.daemon.tree(self.volume, false).state_at(&At::Age(0)).await {
-            Ok(tid) => Ok(tid),
-            Err(TreeError::NoQuorum { .. }) => Ok(self.daemon.node.tid()),
-            Err(error) => Err(error.to_string()),
-        }
+        self.daemon.tree(self.volume, false).present().await.map_err(|error| error.to_string())
     }
 
     /// Reads the past on a thread that may wait for the disk.

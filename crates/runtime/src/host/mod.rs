@@ -16,10 +16,12 @@
 //! - [`control`]: the socket that the command line talks to
 //! - [`revert`]: undo and restore
 //! - [`history`]: questions about the past, answered line by line
+//! - `asked`: requests about the replicated state beside records, as people make them
 //! - [`snapshots`]: names for states
 //! - [`retention`]: which past states stay, what would go, and states that mounts need
 //! - [`status`]: what a node says of itself
 
+mod asked;
 pub mod blobs;
 pub mod browse;
 pub mod conflicts;

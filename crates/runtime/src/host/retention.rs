@@ -1,11 +1,12 @@
 //! Retention: which past states of a volume stay, what would go, and states that mounts need.
 
+use crate::host::asked::{self, Asked};
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
 use gavel_txn::VolumePast;
 use gavel_txn::prune::{Readable, Span};
 use gavel_types::{At, BlobId, Key, Retention, SessionId, Tid, Timestamp, VolumeId};
-use gavel_wire::{Content, Ended, Outcome, Record, Refusal, RequestBody};
+use gavel_wire::{Content, Ended, Record, Refusal, RequestBody};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -184,23 +185,8 @@ fn preview(live: &dyn Ended, volume: VolumeId, readable: Readable<'_>) -> Result
     }
 }
 
-enum Asked {
-    Refused(Refusal),
-    Failed(String),
-}
-
 async fn request(daemon: &Daemon, body: RequestBody, patience: Duration) -> Result<(), Asked> {
-    let (reply, answer) = oneshot::channel();
-    daemon.node.inbox.push(Input::Request { body, reply });
-    let failed = |cause: &str| Asked::Failed(cause.to_owned());
-    match tokio::time::timeout(patience, answer).await {
-        Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(()),
-        Ok(Ok(Ok((Some(Outcome::Refused { refusal }), _)))) => Err(Asked::Refused(refusal)),
-        Ok(Ok(Ok(_))) => Err(failed("the cluster gave this node up meanwhile; it was not done: try again")),
-        Ok(Ok(Err(error))) => Err(failed(&error.to_string())),
-        Ok(Err(_)) => Err(failed("the node is shutting down")),
-        Err(_) => Err(failed("no quorum answered in time; it may be done yet: gavel retention show")),
-    }
+    asked::request(&daemon.node, body, patience, "gavel retention show").await
 }
 
 fn said(asked: Asked) -> String {

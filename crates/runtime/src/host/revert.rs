@@ -4,7 +4,7 @@ use crate::host::daemon::Daemon;
 use crate::host::node::Input;
 use gavel_client::TreeError;
 use gavel_fs::{Revert, Reverted, Reverting, Stop};
-use gavel_history::undo::{self, before_last_version};
+use gavel_history::undo::before_last_version;
 use gavel_history::walk::{self, Place, walk};
 use gavel_types::limits::NAME_BYTES_MAX;
 use gavel_types::{At, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
@@ -81,18 +81,17 @@ pub async fn revert(daemon: &Daemon, ask: RevertAsk) -> Result<RevertDone, Strin
     let words = |error: TreeError| error.to_string();
     // The present: what this node and the others have done so far.
     let before = tree.state_at(&At::Age(0)).await.map_err(words)?;
-    let (at, goal) = match &ask.at {
+    let at = match &ask.at {
         Some(text) => {
             let at: At = text.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
-            let at = tree.state_at(&at).await.map_err(|error| format!("{text}: {error}"))?;
-            (at, find(daemon, volume, before, at, &ask)?)
+            tree.state_at(&at).await.map_err(|error| format!("{text}: {error}"))?
         }
         None => {
             let at = last_version(daemon, volume, before, &ask.path)?;
-            let at = tree.state_at(&At::Tid(at)).await.map_err(|error| format!("{at}: {error}"))?;
-            (at, find(daemon, volume, before, at, &ask)?)
+            tree.state_at(&At::Tid(at)).await.map_err(|error| format!("{at}: {error}"))?
         }
     };
+    let goal = find(daemon, volume, before, at, &ask)?;
     let mut done = RevertDone {
         at: at.to_string(),
         time: Timestamp::of_tid(at).to_string(),
@@ -166,11 +165,11 @@ fn find(daemon: &Daemon, volume: VolumeId, now: Tid, at: Tid, ask: &RevertAsk) -
     }
     // As of then the path may have led elsewhere; a directory that is still the same is what is meant first.
     let here = walk(&present, volume, above).ok().and_then(|place| place.object);
-    let same = here.map(|parent| undo::was(&then, volume, parent, name)).transpose().map_err(failed)?.flatten();
+    let same = here.map(|parent| walk::named(&then, volume, parent, name)).transpose().map_err(failed)?.flatten();
     let was = match same {
         Some(was) => Some(was),
         None => match walk(&then, volume, &ask.path) {
-            Ok(Place { parent, object: Some(_) }) => undo::was(&then, volume, parent, name).map_err(failed)?,
+            Ok(Place { parent, object: Some(_) }) => walk::named(&then, volume, parent, name).map_err(failed)?,
             _ => None,
         },
     };

@@ -1,12 +1,11 @@
 //! Snapshots: names for states.
 
+use crate::host::asked::{Asked, request};
 use crate::host::daemon::Daemon;
-use crate::host::node::Input;
 use gavel_types::{At, Tid, Timestamp, VolumeId};
-use gavel_wire::{Outcome, Refusal, RequestBody};
+use gavel_wire::{Refusal, RequestBody};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// How long the quorum may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -116,23 +115,8 @@ async fn state(daemon: &Daemon, volume: VolumeId, at: &str) -> Result<Tid, Strin
     daemon.tree(volume, false).state_at(&at).await.map_err(|error| format!("{at}: {error}"))
 }
 
-enum Asked {
-    Refused(Refusal),
-    Failed(String),
-}
-
 async fn ask(daemon: &Daemon, body: RequestBody) -> Result<(), Asked> {
-    let (reply, answer) = oneshot::channel();
-    daemon.node.inbox.push(Input::Request { body, reply });
-    let failed = |cause: &str| Asked::Failed(cause.to_owned());
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(()),
-        Ok(Ok(Ok((Some(Outcome::Refused { refusal }), _)))) => Err(Asked::Refused(refusal)),
-        Ok(Ok(Ok(_))) => Err(failed("the cluster gave this node up meanwhile; it was not done: try again")),
-        Ok(Ok(Err(error))) => Err(failed(&error.to_string())),
-        Ok(Err(_)) => Err(failed("the node is shutting down")),
-        Err(_) => Err(failed("no quorum answered in time; it may be done yet: gavel snapshot list")),
-    }
+    request(&daemon.node, body, PATIENCE, "gavel snapshot list").await
 }
 
 fn said(name: &str, asked: Asked) -> String {

@@ -510,15 +510,5 @@ fn storage(cause: String) -> TreeError {
 }
 
 fn empty() -> Answer {
-    let keep = Keep::default();
-    Answer {
-        reply: Reply::Empty,
-        attr: None,
-        listed: Vec::new(),
-        data: Vec::new(),
-        space: None,
-        lock: None,
-        at: None,
-        keep,
-    }
+    Answer::of(Reply::Empty)
 }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use gavel_runtime::config::Config;
 use gavel_runtime::host::conflicts::ask::ConflictLine;
 use gavel_runtime::host::control::{Reply, Request, ask};
+use gavel_types::Timestamp;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -79,17 +80,7 @@ impl Node {
 
 /// Seconds since the epoch as a date and a time, UTC.
 fn time(secs: u64) -> String {
-    let (day, of_day) = (secs / 86_400, secs % 86_400);
-    // Days to a date, for the Gregorian calendar: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.
-    let shifted = day + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let of_era_year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
-    let moon = (5 * of_year + 2) / 153;
-    let (day, month) = (of_year - (153 * moon + 2) / 5 + 1, if moon < 10 { moon + 3 } else { moon - 9 });
-    let year = of_era_year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+    Timestamp { secs: secs as i64, nanos: 0 }.to_string().replace('T', " ")
 }
 
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! Contents of files as of states, compared line by line.
 
 use crate::host::daemon::Daemon;
-use gavel_client::{Answer, Tree, TreeError, TreeRequest};
+use gavel_client::{TreeError, TreeRequest};
 use gavel_fs::Operation;
-use gavel_fs::operation::Caller;
 use gavel_history::compare::Aspect;
 use gavel_history::diff::{DiffLine, Difference};
 use gavel_history::patch::{Patch, TEXT_BYTES_MAX, patch};
 use gavel_types::{ObjectId, Tid, VolumeId};
 use gavel_wire::Kind;
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// What a file that is not there is called.
 const NOTHING: &str = "/dev/null";
@@ -63,7 +61,8 @@ pub(super) async fn compare(
 /// The bytes of a file as of a state; none of what is not there.
 async fn bytes(daemon: &Arc<Daemon>, volume: VolumeId, object: Option<ObjectId>, at: Tid) -> Result<Vec<u8>, Lacking> {
     let Some(object) = object else { return Ok(Vec::new()) };
-    let attr = ask(daemon, volume, at, TreeRequest::Operation(Operation::Getattr { object })).await?;
+    let tree = daemon.tree(volume, false);
+    let attr = tree.read_past(at, TreeRequest::Operation(Operation::Getattr { object })).await?;
     let size = match attr.reply {
         gavel_fs::Reply::Attr(_, attr) => attr.size,
         _ => attr.attr.map_or(0, |attr| attr.size),
@@ -71,16 +70,5 @@ async fn bytes(daemon: &Arc<Daemon>, volume: VolumeId, object: Option<ObjectId>,
     if size > TEXT_BYTES_MAX {
         return Err(Lacking::TooLarge);
     }
-    Ok(ask(daemon, volume, at, TreeRequest::Read { object, offset: 0, len: size as u32 }).await?.data)
-}
-
-async fn ask(daemon: &Arc<Daemon>, volume: VolumeId, at: Tid, request: TreeRequest) -> Result<Answer, TreeError> {
-    let (reply, answer) = oneshot::channel();
-    let answered = Box::new(move |answer| drop(reply.send(answer)));
-    daemon.tree(volume, false).submit(
-        Caller::default(),
-        TreeRequest::Past { at, request: Box::new(request) },
-        answered,
-    );
-    answer.await.unwrap_or(Err(TreeError::Closed))
+    Ok(tree.read_past(at, TreeRequest::Read { object, offset: 0, len: size as u32 }).await?.data)
 }

@@ -9,6 +9,7 @@ use gavel_fs::{FsError, Operation};
 use gavel_types::{At, ObjectId, Tid, VolumeId};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// A time that is no further ahead than this is taken for now: clocks differ by a little.
 const AHEAD_MAX: Duration = Duration::from_secs(1);
@@ -63,6 +64,27 @@ impl VolumeTree {
     /// [`TreeError::NoState`]; [`TreeError::NoQuorum`] if it is later than what this node has applied, and nobody confirms it.
     pub async fn state_at(&self, at: &At) -> Result<Tid, TreeError> {
         self.inner.resolve(at).await
+    }
+
+    /// The present: what is committed now, with what this node has answered; without a quorum, what is known here.
+    ///
+    /// # Errors
+    /// As [`VolumeTree::state_at`], but not [`TreeError::NoQuorum`].
+    pub async fn present(&self) -> Result<Tid, TreeError> {
+        match self.state_at(&At::Age(0)).await {
+            Err(TreeError::NoQuorum { .. }) => Ok(self.inner.node.tid()),
+            state => state,
+        }
+    }
+
+    /// Reads as of a past state, and waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Tree::submit`] answers.
+    pub async fn read_past(&self, at: Tid, request: TreeRequest) -> Result<Answer, TreeError> {
+        let (reply, answer) = oneshot::channel();
+        self.past(Caller::default(), at, request, Box::new(move |answer| drop(reply.send(answer))));
+        answer.await.unwrap_or(Err(TreeError::Closed))
     }
 }
 

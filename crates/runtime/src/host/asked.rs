@@ -1,0 +1,32 @@
+//! What people ask of the replicated state beside records, such as snapshots and policies: one request, one outcome.
+
+use crate::host::node::{Input, NodeHandle};
+use gavel_wire::{Outcome, Refusal, RequestBody};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Why a request was not carried out.
+pub(super) enum Asked {
+    /// The log refused it.
+    Refused(Refusal),
+    /// Something else, in words.
+    Failed(String),
+}
+
+/// Ships a request and waits for its outcome. `look` is the command that shows whether it was done after all, if that is not known in time.
+///
+/// # Errors
+/// [`Asked`].
+pub(super) async fn request(node: &NodeHandle, body: RequestBody, patience: Duration, look: &str) -> Result<(), Asked> {
+    let (reply, answer) = oneshot::channel();
+    node.inbox.push(Input::Request { body, reply });
+    let failed = |cause: &str| Asked::Failed(cause.to_owned());
+    match tokio::time::timeout(patience, answer).await {
+        Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(()),
+        Ok(Ok(Ok((Some(Outcome::Refused { refusal }), _)))) => Err(Asked::Refused(refusal)),
+        Ok(Ok(Ok(_))) => Err(failed("the cluster gave this node up meanwhile; it was not done: try again")),
+        Ok(Ok(Err(error))) => Err(failed(&error.to_string())),
+        Ok(Err(_)) => Err(failed("the node is shutting down")),
+        Err(_) => Err(failed(&format!("no quorum answered in time; it may be done yet: {look}"))),
+    }
+}
