@@ -51,6 +51,7 @@ fn state() -> State {
     records.add(Tid(300), &Key::target(VolumeId::FIRST, ObjectId(300)), None);
     State {
         past: Past::default(),
+        collection: Default::default(),
         applied: LogIndex(256),
         tid: Tid(70_000),
         sessions: BTreeMap::from([(SessionId(7), session)]),

@@ -3,7 +3,7 @@
 use gavel_runtime::config::Config;
 use gavel_runtime::host::control::{Reply, Request};
 use gavel_runtime::trust::Identity;
-use gavel_types::{ClusterId, NodeId};
+use gavel_types::{ClusterId, NodeId, VolumeId};
 use std::path::Path;
 
 /// A node's and an authority's certificate, made once by `gavel init`; the keys are gone.
@@ -74,7 +74,12 @@ fn config(text: &str) -> bool {
 pub fn seeds() -> Vec<Vec<u8>> {
     let requests = [
         Request::Status {},
-        Request::Mount { path: "/mnt/gavel".into(), volume: 1, options: vec!["ro".into()], at: Some("2h".into()) },
+        Request::Mount {
+            path: "/mnt/gavel".into(),
+            volume: VolumeId::FIRST.into(),
+            options: vec!["ro".into()],
+            at: Some("2h".into()),
+        },
         Request::Umount { path: "/mnt/gavel".into() },
         Request::Stop {},
     ];

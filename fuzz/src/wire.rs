@@ -1,7 +1,7 @@
 //! Log entries, messages, record versions and keys.
 
 use gavel_types::{
-    BlobId, ClusterId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId,
+    BlobId, Class, ClusterId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId,
 };
 use gavel_wire::{
     Attr, AttrDelta, Author, ChangeRow, Committed, Content, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Message,
@@ -67,7 +67,16 @@ fn version(record: Record) -> Version {
 
 fn attr() -> Attr {
     let time = |secs| Timestamp { secs, nanos: 7 };
-    let firm = Firm { kind: Kind::File, mode: 0o644, uid: 1000, gid: 100, rdev: 0, parent: OBJECT, birth: time(-1) };
+    let firm = Firm {
+        kind: Kind::File,
+        mode: 0o644,
+        uid: 1000,
+        gid: 100,
+        rdev: 0,
+        parent: OBJECT,
+        birth: time(-1),
+        class: Class::VOLUME,
+    };
     Attr { firm, nlink: 1, size: 300, allocated: 300, atime: time(1), mtime: time(2), ctime: time(64) }
 }
 
@@ -102,7 +111,7 @@ fn commit() -> RequestBody {
         Guard::Empty { range: KeyRange::one(&Key::target(volume, object)) },
         Guard::Stable { range: KeyRange::xattrs(volume, object), at: Tid(3) },
     ];
-    RequestBody::Commit { guards, plan: Plan { mutations }, author: Author::user(1000) }
+    RequestBody::Commit { guards, plan: Plan { mutations }, author: Author::user(1000), stored_as_of: Tid(70) }
 }
 
 fn requests() -> Vec<Request> {

@@ -6,7 +6,7 @@ use gavel_runtime::config::{MountConfig, MountOption};
 use gavel_runtime::host::daemon::Mounter;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The mounts that are up.
 #[derive(Default)]
@@ -27,17 +27,39 @@ impl Mounter for Mounts {
         options.allow_other |= has(MountOption::AllowOther);
         options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);
         options.programs = !has(MountOption::NoExec);
-        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        // A mount that somebody else has ended is forgotten here.
-        up.retain(|(_, mounted)| !mounted.wait(Some(std::time::Duration::ZERO)));
+        let mut up = self.that_are_up();
         let mounted = Mounted::new(tree, options).map_err(|error| error.to_string())?;
         up.push((mount.clone(), mounted));
         Ok(())
     }
 
+    fn mount_private(&self, tree: Arc<dyn Tree>, mount: &MountConfig, control: &str) -> Result<(), String> {
+        let has = |option| mount.options.contains(&option);
+        let mut options = MountOptions::at(&mount.path);
+        options.fsname = format!("gavel:{}-txn", mount.volume);
+        options.control = control.into();
+        // A listing that brings attributes would depend on all of them.
+        options.readdirplus = false;
+        options.private = true;
+        options.allow_other |= has(MountOption::AllowOther);
+        options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);
+        options.programs = !has(MountOption::NoExec);
+        let mounted = Mounted::new(tree, options).map_err(|error| error.to_string())?;
+        self.up.lock().unwrap_or_else(PoisonError::into_inner).push((mount.clone(), mounted));
+        Ok(())
+    }
+
+    fn clear(&self, dir: &Path) {
+        for path in gavel_mount::table::stale_mounts_under(dir).unwrap_or_default() {
+            if let Err(error) = gavel_mount::table::unmount_path(&path, true) {
+                tracing::warn!(%error, "a mount that an earlier life left behind stays");
+            }
+        }
+    }
+
     fn umount(&self, path: &Path) -> Result<(), String> {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut up = self.that_are_up();
         let found = up.iter().position(|(mount, mounted)| mount.path == path || mounted.path() == real);
         let Some(found) = found else {
             return Err(format!("{} is not a mount of this node", path.display()));
@@ -48,7 +70,15 @@ impl Mounter for Mounts {
     }
 
     fn mounts(&self) -> Vec<MountConfig> {
-        let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        up.iter().map(|(mount, _)| mount.clone()).collect()
+        self.that_are_up().iter().map(|(mount, _)| mount.clone()).collect()
+    }
+}
+
+impl Mounts {
+    /// Without those that somebody else has ended (`umount`): what they show needs not be kept.
+    fn that_are_up(&self) -> MutexGuard<'_, Vec<(MountConfig, Mounted)>> {
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        up.retain(|(_, mounted)| !mounted.wait(Some(std::time::Duration::ZERO)));
+        up
     }
 }

@@ -43,6 +43,11 @@ impl Target {
         let within = mounts.iter().filter(|mount| existing.starts_with(&mount.point));
         let innermost = within.max_by_key(|mount| mount.point.as_os_str().len());
         let mount = innermost.filter(|mount| mount.is_ours()).ok_or_else(not_ours)?;
+        if let Some(transaction) = crate::command::txn::of_mount(&mount.point) {
+            let hint =
+                "a transaction has no history yet; ask outside of it, or `gavel txn diff` for what it has changed";
+            return Err(hinted(format!("{}: in transaction {}", path.display(), transaction.id), hint));
+        }
         let (volume, socket) = control(&mount.point).ok_or_else(not_ours)?;
         let inside = existing.strip_prefix(&mount.point).unwrap_or(Path::new(""));
         // To join nothing would add a slash.
@@ -90,7 +95,7 @@ fn existing(path: &Path) -> (PathBuf, PathBuf) {
 }
 
 /// Volume and socket, as a mount says them.
-fn control(mount: &Path) -> Option<(u32, PathBuf)> {
+pub fn control(mount: &Path) -> Option<(u32, PathBuf)> {
     let mut value = [0; 4096];
     let len = rustix::fs::getxattr(mount, CONTROL_XATTR, &mut value).ok()?;
     let value = value.get(..len)?;

@@ -9,7 +9,7 @@ use gavel_fs::{FsError, Operation, Reply, Stop};
 use gavel_lease::range::{guarded, lease_range_of, written};
 use gavel_txn::Layered;
 use gavel_types::{Key, KeyRange, Moment, ObjectId};
-use gavel_wire::{Content, Guard, Mutation, Plan, Record, View};
+use gavel_wire::{Guard, Mutation, Plan, Record, View};
 use std::collections::BTreeSet;
 
 /// What comes of trying to answer a change at once.
@@ -129,7 +129,7 @@ impl Run {
         let mut accepted = None;
         if let Some(plan) = plan {
             let time = pending.next_time(usable.cluster_ns(now), base.tid());
-            let blob = self.blob();
+            let blob = self.blob_to_store();
             let store = blob.as_ref().map(|(_, bytes)| bytes.clone());
             // What can't be applied is judged, and reported, where all such is.
             let asked = || self.give_away();
@@ -162,11 +162,8 @@ impl Run {
     }
 
     /// The bytes of a write that go to a blob.
-    fn blob(&self) -> Option<(gavel_types::BlobId, Bytes)> {
-        match (&self.operation, self.bytes_to_store()) {
-            (Operation::Write { content: Content::Blob { id, .. }, .. }, Some(bytes)) => Some((*id, bytes)),
-            _ => None,
-        }
+    pub(crate) fn blob_to_store(&self) -> Option<(gavel_types::BlobId, Bytes)> {
+        self.blob().zip(self.bytes_to_store())
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`run`](mod@run): one operation on its way: evaluated, shipped, evaluated again until it has an answer
 //! - [`leased`]: reads that are answered under leases
 //! - [`past`]: reads of past states
+//! - [`transaction`]: many operations that become one commit, or nothing
 //! - [`session`]: the node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans
 //! - [`behind`]: changes that are answered under exclusive leases
 //! - [`pending`]: what was answered so, until the log has it
@@ -28,6 +29,7 @@ pub mod past;
 pub mod pending;
 pub mod run;
 pub mod session;
+pub mod transaction;
 pub mod tree;
 
 pub use behind::{Behind, Taken};
@@ -38,4 +40,5 @@ pub use offers::{Collision, OfferEffect, Offers};
 pub use pending::{Asked, Batch, LostPlan, Pending};
 pub use run::{Blobs, Run, Step};
 pub use session::{LostBecause, Session, SessionEffect, Token};
+pub use transaction::{Stepped, Transaction};
 pub use tree::{Answer, Answered, Forget, Keep, Kept, LockError, LockId, NoState, Space, Tree, TreeError, TreeRequest};

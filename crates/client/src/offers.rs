@@ -15,6 +15,7 @@ mod known;
 
 use crate::pending::{LostPlan, PENDING_PLANS_MAX};
 use crate::session::{LostBecause, Token};
+use bytes::Bytes;
 use gavel_types::{KeyRange, Tid};
 use gavel_wire::{Author, Guard, Outcome, Plan, Refusal, View};
 use known::Known;
@@ -53,6 +54,8 @@ pub struct Offered {
     pub plan: Plan,
     /// For whom.
     pub author: Author,
+    /// As of when the blobs that it names were stored, or found.
+    pub stored_as_of: Tid,
 }
 
 /// What has become of an offer.
@@ -71,6 +74,13 @@ pub enum OfferEffect {
         lost: Box<LostPlan>,
         /// Why.
         why: Collision,
+    },
+    /// The bytes of the plan of this number are to be stored on a majority once more, then [`Offers::stored`] is to be called.
+    Store {
+        /// The plan.
+        number: u64,
+        /// Its bytes.
+        bytes: Bytes,
     },
     /// Nothing is left to offer.
     Done,
@@ -140,7 +150,7 @@ impl Offers {
     /// The next plan to commit, if it is time for one. To be asked only while the node has a session, and does not catch up.
     pub fn take_offer(&mut self) -> Option<Offered> {
         while !self.resting && self.under_way.is_none() {
-            let front = self.queue.front()?;
+            let front = self.queue.front().filter(|front| !front.lost.is_to_be_stored())?;
             match self.known.guards(&front.lost) {
                 Ok(guards) => {
                     self.token += 1;
@@ -150,6 +160,7 @@ impl Offers {
                         guards,
                         plan: front.lost.plan.clone(),
                         author: Author::user(front.lost.asked.caller.uid),
+                        stored_as_of: front.lost.stored_as_of.unwrap_or(front.lost.at),
                     });
                 }
                 Err(why) => self.fail(why),
@@ -197,10 +208,30 @@ impl Offers {
                 self.fail(Collision::Changed(range));
             }
             Some(Outcome::Refused { refusal: Refusal::BadPlan }) => self.fail(Collision::Refused),
+            Some(Outcome::Refused { refusal: Refusal::Collected }) => {
+                self.on_nothing(token);
+                self.store_again();
+            }
             // A lease in the way, or the session has ended. (The rest is not said of commits.)
             Some(Outcome::Refused { .. } | Outcome::Allocated { .. } | Outcome::Waits) | None => {
                 self.on_nothing(token);
             }
+        }
+    }
+
+    /// What the first plan names may have been collected since it was stored.
+    fn store_again(&mut self) {
+        let Some(Offer { lost, .. }) = self.queue.front_mut() else { return };
+        if let Some((_, bytes)) = &lost.blob {
+            lost.stored_as_of = None;
+            self.effects.push_back(OfferEffect::Store { number: lost.number, bytes: bytes.clone() });
+        }
+    }
+
+    /// The bytes of this plan are on a majority, each member of which had applied this transaction.
+    pub fn stored(&mut self, number: u64, as_of: Tid) {
+        if let Some(Offer { lost, .. }) = self.queue.front_mut().filter(|offer| offer.lost.number == number) {
+            lost.stored_as_of = Some(as_of);
         }
     }
 

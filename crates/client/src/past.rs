@@ -1,7 +1,7 @@
 //! Reads of past states: nothing changes there, so they need neither leases nor the quorum.
 
 use crate::run::{Run, Step};
-use crate::tree::{Answer, Keep, TreeError};
+use crate::tree::{Answer, Keep};
 use gavel_fs::{FsError, Reply, Stop};
 use gavel_wire::View;
 
@@ -22,7 +22,7 @@ impl Run {
                 Step::Done(Ok(Answer::of(Reply::Empty))).keeping(keep)
             }
             Err(Stop::Error(error)) => Step::Done(Err(error.into())),
-            Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
+            Err(Stop::View(error)) => Step::Done(Err(error.into())),
         }
     }
 }

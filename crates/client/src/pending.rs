@@ -62,8 +62,19 @@ struct Accepted {
     /// What it wrote in the layer.
     keys: Vec<Key>,
     bytes: usize,
-    /// Bytes that are not in the plan, and whether they are on a majority.
-    blob: Option<(BlobId, bool)>,
+    /// Bytes that are not in the plan, and as of when they are on a majority, if they are.
+    blob: Option<(BlobId, Option<Tid>)>,
+}
+
+impl Accepted {
+    /// As of when the blobs that it names were there: its own was stored, those that it copies were seen.
+    fn named_as_of(&self) -> Tid {
+        match self.blob {
+            Some((_, stored)) => stored.unwrap_or(self.at).min(self.at),
+            None if self.plan.blobs().next().is_some() => self.at,
+            None => Tid::MAX,
+        }
+    }
 }
 
 /// Plans that become one commit.
@@ -75,6 +86,8 @@ pub struct Batch {
     pub plan: Plan,
     /// For whom all of them are.
     pub author: Author,
+    /// As of when the blobs that it names were stored, or found.
+    pub stored_as_of: Tid,
 }
 
 /// A plan that was answered, and was not committed when its session ended.
@@ -94,8 +107,17 @@ pub struct LostPlan {
     pub guards: Vec<Guard>,
     /// It was shipped: it may have been committed.
     pub shipped: bool,
-    /// The bytes of its blob, if that was not on a majority yet.
+    /// The bytes of its blob.
     pub blob: Option<(BlobId, Bytes)>,
+    /// As of when that is on a majority since the plan was lost, if it is.
+    pub stored_as_of: Option<Tid>,
+}
+
+impl LostPlan {
+    /// Are its bytes still to be stored, before it can be offered?
+    pub fn is_to_be_stored(&self) -> bool {
+        self.blob.is_some() && self.stored_as_of.is_none()
+    }
 }
 
 /// See the module's documentation.
@@ -227,17 +249,17 @@ impl Pending {
         self.bytes += bytes;
         let blob = blob.map(|(id, bytes)| {
             self.blobs.entry(id).or_insert((bytes, 0)).1 += 1;
-            (id, false)
+            (id, None)
         });
         let (asked, at) = (asked(), base.tid());
         self.queue.push_back(Accepted { asked, time, at, plan, guards, keys, bytes, blob });
         Ok(number)
     }
 
-    /// The blob of this plan is on a majority.
-    pub fn stored(&mut self, number: u64) {
+    /// The blob of this plan is on a majority, each member of which had applied this transaction.
+    pub fn stored(&mut self, number: u64, as_of: Tid) {
         if let Some((_, stored)) = self.at(number).and_then(|accepted| accepted.blob.as_mut()) {
-            *stored = true;
+            *stored = Some(as_of);
         }
     }
 
@@ -264,8 +286,9 @@ impl Pending {
         let (mut bytes, mut mutations) = (0, Vec::new());
         let uid = self.queue.get(from)?.asked.caller.uid;
         let mut removed = true;
+        let mut stored_as_of = Tid::MAX;
         for accepted in self.queue.range(from..) {
-            let is_ready = accepted.blob.is_none_or(|(_, stored)| stored);
+            let is_ready = accepted.blob.is_none_or(|(_, stored)| stored.is_some());
             let own = accepted.bytes.min(weight(&accepted.plan));
             let fits = mutations.is_empty()
                 || (bytes + own <= BATCH_BYTES_MAX
@@ -277,12 +300,13 @@ impl Pending {
                 break;
             }
             removed = removes;
+            stored_as_of = stored_as_of.min(accepted.named_as_of());
             bytes += own;
             join(&mut mutations, &accepted.plan.mutations);
             self.shipped += 1;
         }
         let author = Author::user(uid);
-        (!mutations.is_empty()).then_some(Batch { last: self.shipped, plan: Plan { mutations }, author })
+        (!mutations.is_empty()).then_some(Batch { last: self.shipped, plan: Plan { mutations }, author, stored_as_of })
     }
 
     /// What was accepted so far is to be shipped soon, and [`Pending::take_shipped`] to give `id` then.
@@ -321,19 +345,18 @@ impl Pending {
         let queue = std::mem::take(&mut self.queue);
         // The session held leases over all that these read, from before they did until it ended, which was behind what it landed last.
         let at = queue.iter().map(|accepted| accepted.at).fold(self.landed_at, Tid::max);
-        let unstored = |(id, stored): (BlobId, bool)| {
-            let bytes = blobs.get(&id).filter(|_| !stored);
-            bytes.map(|(bytes, _)| (id, bytes.clone()))
-        };
+        // Stored or not: it may be collected before the plan is committed.
+        let with_bytes = |(id, _)| blobs.get(&id).map(|(bytes, _)| (id, bytes.clone()));
         let lost = queue.into_iter().zip(landed + 1..);
         lost.map(|(Accepted { asked, time, plan, guards, blob, .. }, number)| {
             let shipped = number <= shipped;
-            LostPlan { number, asked, time, at, plan, guards, shipped, blob: blob.and_then(unstored) }
+            let (blob, stored_as_of) = (blob.and_then(with_bytes), None);
+            LostPlan { number, asked, time, at, plan, guards, shipped, blob, stored_as_of }
         })
         .collect()
     }
 
-    fn forget_blob(&mut self, blob: Option<(BlobId, bool)>) {
+    fn forget_blob(&mut self, blob: Option<(BlobId, Option<Tid>)>) {
         let Some((id, _)) = blob else { return };
         if let Some((_, named)) = self.blobs.get_mut(&id) {
             *named -= 1;
@@ -352,7 +375,7 @@ impl Pending {
         assert!(!self.queue.is_empty() || self.layer.is_empty(), "a layer of nothing");
         assert_eq!(self.bytes, self.queue.iter().map(|accepted| accepted.bytes).sum::<usize>());
         let shipped = (self.shipped - self.landed) as usize;
-        assert!(self.queue.range(..shipped).all(|accepted| accepted.blob.is_none_or(|(_, stored)| stored)));
+        assert!(self.queue.range(..shipped).all(|accepted| accepted.blob.is_none_or(|(_, stored)| stored.is_some())));
     }
 }
 

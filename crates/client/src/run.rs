@@ -11,7 +11,7 @@ use gavel_fs::{FsError, Stop};
 use gavel_lease::RangeSet;
 use gavel_lease::range::guarded;
 use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
-use gavel_types::{BlobId, Key, KeyRange, ObjectId, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::{Attr, Author, Content, Guard, Outcome, Plan, Record, Refusal, View};
 use std::collections::BTreeMap;
 
@@ -43,6 +43,8 @@ pub enum Step {
         plan: Plan,
         /// For whom.
         author: Author,
+        /// As of when the blobs that it names were stored, or found.
+        stored_as_of: Tid,
     },
     /// Fetch these blobs, then [`Run::fetched`].
     Fetch(Vec<BlobId>),
@@ -76,6 +78,8 @@ pub struct Run {
     confirmed: Option<RangeSet>,
     /// What was asked to be confirmed.
     confirming: Vec<KeyRange>,
+    /// The bytes of a write that are stored, and as of when.
+    stored: Option<(bytes::Bytes, Tid)>,
     /// This node holds the object open, name or no name.
     held: bool,
     conflicts: u32,
@@ -128,7 +132,8 @@ impl Run {
         };
         let cx = Cx { volume, caller, fresh: None };
         let (confirmed, confirming) = (None, Vec::new());
-        Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, held: false, conflicts: 0 })
+        let (stored, held, conflicts) = (None, false, 0);
+        Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, stored, held, conflicts })
     }
 
     /// Goes on, as far as it can with this view.
@@ -146,9 +151,11 @@ impl Run {
         }
     }
 
-    /// The bytes of the write are stored on a majority.
-    pub fn stored(&mut self) {
-        self.phase = Phase::Evaluating;
+    /// The bytes of the write are stored on a majority, each member of which had applied this transaction.
+    pub fn stored(&mut self, as_of: Tid) {
+        if let Phase::Storing(bytes) = std::mem::replace(&mut self.phase, Phase::Evaluating) {
+            self.stored = Some((bytes, as_of));
+        }
     }
 
     /// The next view is current as of a moment after the run began, for all that [`Step::Confirm`] named.
@@ -184,6 +191,10 @@ impl Run {
                 return Err(TreeError::Storage { cause, full: false });
             }
             Some(Outcome::Refused { .. } | Outcome::Allocated { .. } | Outcome::Waits) | None => {
+                let collected = outcome == Some(Outcome::Refused { refusal: Refusal::Collected });
+                if let Some((bytes, _)) = self.stored.take_if(|_| collected) {
+                    self.phase = Phase::Storing(bytes);
+                }
                 self.conflicts += 1;
                 if self.conflicts > CONFLICTS_MAX {
                     let cause = format!("collided with other nodes {CONFLICTS_MAX} times; nothing was changed");
@@ -202,6 +213,14 @@ impl Run {
         Step::Done(assemble(&pieces, blobs).map(|data| Answer { data, ..Answer::of(Reply::Empty) }))
     }
 
+    /// The blob that the write's bytes become, if they do.
+    pub fn blob(&self) -> Option<BlobId> {
+        match &self.operation {
+            Operation::Write { content: Content::Blob { id, .. }, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
     /// A read that has not been confirmed, nor been anything else.
     pub fn is_fresh_read(&self) -> bool {
         matches!(self.phase, Phase::Evaluating) && self.only_reads() && self.confirmed.is_none()
@@ -212,11 +231,11 @@ impl Run {
         matches!(self.phase, Phase::Evaluating | Phase::Storing(_)) && !self.only_reads() && !self.held
     }
 
-    /// The bytes that [`Step::Store`] would have stored.
+    /// The bytes that [`Step::Store`] would have stored, or has: whoever commits them later can't rely on when that was.
     pub(crate) fn bytes_to_store(&self) -> Option<bytes::Bytes> {
         match &self.phase {
             Phase::Storing(bytes) => Some(bytes.clone()),
-            _ => None,
+            _ => self.stored.as_ref().map(|(bytes, _)| bytes.clone()),
         }
     }
 
@@ -234,9 +253,7 @@ impl Run {
         let orphan = self.orphan_to_avoid();
         let orphaned = match orphan.as_ref().map_or(Ok(None), |key| view.get(key)) {
             Ok(found) => found.is_some(),
-            Err(error) => {
-                return Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false }));
-            }
+            Err(error) => return Step::Done(Err(error.into())),
         };
         let (evaluated, mut guards) = if orphaned {
             (Err(Stop::Error(FsError::Stale)), Vec::new())
@@ -247,10 +264,12 @@ impl Run {
         match evaluated {
             Ok((Some(plan), reply)) => {
                 self.phase = Phase::Committing(reply);
-                Step::Commit { guards, plan, author: Author::user(self.cx.caller.uid) }
+                // What it copies was named in this view.
+                let stored_as_of = self.stored.as_ref().map_or(view.tid(), |(_, as_of)| view.tid().min(*as_of));
+                Step::Commit { guards, plan, author: Author::user(self.cx.caller.uid), stored_as_of }
             }
             Err(Stop::NeedObjectId) => Step::NeedObjectId,
-            Err(Stop::View(error)) => Step::Done(Err(TreeError::Storage { cause: error.to_string(), full: false })),
+            Err(Stop::View(error)) => Step::Done(Err(error.into())),
             Ok((None, reply)) => match self.unconfirmed(&guards, &self.described(&reply)) {
                 Some(ranges) => self.confirm(ranges),
                 None => self.finish(view, reply),
@@ -322,8 +341,7 @@ impl Run {
 
     pub(crate) fn attr(&self, view: &dyn View, object: ObjectId) -> Result<Option<Attr>, TreeError> {
         let found = view.get(&Key::attr(self.cx.volume, object));
-        let found = found.map_err(|error| TreeError::Storage { cause: error.to_string(), full: false })?;
-        Ok(found.and_then(|version| match version.record {
+        Ok(found?.and_then(|version| match version.record {
             Record::Attr(attr) => Some(attr),
             _ => None,
         }))

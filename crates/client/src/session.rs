@@ -11,7 +11,7 @@ use crate::pending::Batch;
 use gavel_lease::RangeSet;
 use gavel_types::limits::SESSION_WINDOW_MAX;
 use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
-use gavel_wire::{Author, Guard, Message, Mode, News, Outcome, Plan, Request, RequestBody};
+use gavel_wire::{Author, Guard, Message, Mode, News, Outcome, Plan, Refusal, Request, RequestBody};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names a wait of an operation; chosen by the operation's host, unique within the node's life.
@@ -246,13 +246,21 @@ impl Session {
         (silent > self.config.patience_ns).then_some(silent)
     }
 
-    /// Ships a plan. Answered by `Outcome` or `NoQuorum`.
-    pub fn commit(&mut self, now: Moment, token: Token, guards: Vec<Guard>, plan: Plan, author: Author) {
+    /// Ships a plan, of which the blobs were stored as of a transaction. Answered by `Outcome` or `NoQuorum`.
+    pub fn commit(
+        &mut self,
+        now: Moment,
+        token: Token,
+        guards: Vec<Guard>,
+        plan: Plan,
+        author: Author,
+        stored_as_of: Tid,
+    ) {
         if self.without_quorum_ns(now).is_some() || self.backlog.len() >= BACKLOG_MAX {
             self.leases.written(token);
             return self.effects.push_back(SessionEffect::NoQuorum { token });
         }
-        self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan, author }));
+        self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan, author, stored_as_of }));
     }
 
     /// Ships a request that is neither about records nor about leases nor locks. Answered by `Outcome` or `NoQuorum`.
@@ -266,8 +274,9 @@ impl Session {
     /// Ships plans that were answered already: without guards, for this session's leases have kept them good. Answered by `Landed` or `Lost`.
     pub fn commit_behind(&mut self, now: Moment, batch: Batch) {
         self.leases.used(now);
-        let body = RequestBody::Commit { guards: Vec::new(), plan: batch.plan, author: batch.author };
-        self.backlog.push_back((Owner::Behind(batch.last), body));
+        let Batch { last, plan, author, stored_as_of } = batch;
+        let body = RequestBody::Commit { guards: Vec::new(), plan, author, stored_as_of };
+        self.backlog.push_back((Owner::Behind(last), body));
     }
 
     /// How many more requests have a place in the session's window now.
@@ -648,6 +657,8 @@ impl Session {
             }
             Owner::Behind(last) => match outcome {
                 Outcome::Committed { tid } => self.effects.push_back(SessionEffect::Landed { last, tid }),
+                // The session has ended with it: what it answered is offered again by the next one.
+                Outcome::Refused { refusal: Refusal::Collected } => {}
                 _ => self.effects.push_back(SessionEffect::Lost { cause: LostBecause::Refused }),
             },
             Owner::Recall(id) => self.leases.yielded(id),

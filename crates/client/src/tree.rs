@@ -3,8 +3,8 @@
 use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply};
 use gavel_types::{At, ObjectId, Tid, VolumeId};
-use gavel_wire::Attr;
 use gavel_wire::lock::{Family, Lock, LockKind, Span};
+use gavel_wire::{Attr, ViewError};
 use std::sync::Weak;
 
 /// What a front asks of a node.
@@ -271,6 +271,17 @@ pub enum TreeError {
     NoState(#[from] NoState),
 }
 
+impl From<ViewError> for TreeError {
+    fn from(error: ViewError) -> TreeError {
+        match error {
+            ViewError::Pruned { .. } => NoState::Pruned.into(),
+            ViewError::Damaged { .. } | ViewError::Storage { .. } => {
+                TreeError::Storage { cause: error.to_string(), full: false }
+            }
+        }
+    }
+}
+
 /// Why a state of the past can't be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NoState {
@@ -283,6 +294,11 @@ pub enum NoState {
     /// The volume was made later.
     #[error("the volume was made later than that")]
     BeforeVolume,
+    /// The volume was cloned from another one later.
+    #[error(
+        "the volume was cloned from another one later than that, which has this state: `gavel volume list` says from which"
+    )]
+    BeforeClone,
     /// It was pruned.
     #[error("this state was pruned: the volume's retention policy did not keep it")]
     Pruned,

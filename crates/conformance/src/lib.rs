@@ -16,6 +16,9 @@
 //! | `tests/locks.rs` | programs lock files, on all mounts, while they, nodes and leaders die |
 //! | `tests/console.rs` | it is looked at, and files are brought back, in a browser; others try to use the page |
 //! | `tests/past.rs` | it is changed, and every mount must show each state as it was; also a node that is cut off |
+//! | `tests/model_past.rs` | it is changed at random, and pruned; nodes are killed and away; each state must be what a model says it was |
+//! | `tests/pruning.rs` | states are pruned, and mounted, and named by schedule |
+//! | `tests/transactions.rs` | many changes are made at once, or none, beside others and while what does them is killed |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:
@@ -39,6 +42,7 @@ pub mod machine;
 pub mod mapping;
 pub mod mounts;
 pub mod netns;
+pub mod pasts;
 pub mod place;
 pub mod process;
 pub mod scene;

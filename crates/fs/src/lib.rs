@@ -12,7 +12,7 @@
 //! - [`operation`]: what can be asked for, and the answers
 //! - [`error`]: why not
 //! - [`ops`]: one file for each operation, and the one function that runs them
-//! - [`revert`]: makes a path what it was
+//! - [`revert`]: makes a path what it was; [`reclass`]: changes how long the past of a tree is kept
 //! - [`acl`]: POSIX access control lists: their form, and how they and the mode bits follow each other
 //! - `name`: what a name may be; `privileges`: what a change of a file takes away
 //! - `tree`: guarded reads; `extents`: walks over a file's extents; `changes`: plans in the making
@@ -27,6 +27,7 @@ pub mod acl;
 pub mod error;
 pub mod operation;
 pub mod ops;
+pub mod reclass;
 pub mod revert;
 
 mod changes;
@@ -38,4 +39,5 @@ mod tree;
 pub use error::{FsError, Stop};
 pub use operation::{Caller, Cx, Done, Operation, Reply};
 pub use ops::{attempt, run};
+pub use reclass::{Reclass, Reclassing};
 pub use revert::{Revert, Reverted, Reverting};

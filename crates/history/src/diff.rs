@@ -4,6 +4,8 @@
 //! the names that name something else ([`Found::gone`], [`Found::come`]) and the objects under kept names that differ ([`Found::kept`]), and [`finish`] makes
 //! one account of these.
 //!
+//! Of objects that keep less than their volume, a state may have the name and nothing else (`Past::has_all`): how these differ is not known, and is told so.
+//!
 //! Directories are known by their object, so one that was moved is met once, with what it was before; of what lies below it only what changed
 //! is told. Files are matched when all names are known: an object that lost a name and got one was renamed.
 
@@ -124,7 +126,8 @@ pub fn diff(
         (Some(a), Some(b)) if (a.kind, b.kind) == (Kind::Directory, Kind::Directory) => {
             (found.top_old, found.top_new) = (a.object, b.object);
             found.same(&[], a, b)?;
-            let way = if a.object == b.object { found.chosen(way, old.tid, new.tid)? } else { Way::Trees };
+            let way =
+                if a.object == b.object && found.complete { found.chosen(way, old.tid, new.tid)? } else { Way::Trees };
             if way != Way::Index || !found.search_index()? {
                 found.clear();
                 found.same(&[], a, b)?;
@@ -135,7 +138,7 @@ pub fn diff(
             found.top_old = a.map_or(ObjectId::VOLUME, |a| a.object);
             found.top_new = b.map_or(ObjectId::VOLUME, |b| b.object);
             match (a, b) {
-                (Some(a), Some(b)) if a.object == b.object => found.same(&[], a, b)?,
+                (Some(a), Some(b)) if a.object == b.object => drop(found.same(&[], a, b)?),
                 (a, b) => {
                     a.map_or(Ok(()), |a| found.gone(Vec::new(), a, true))?;
                     b.map_or(Ok(()), |b| found.come(Vec::new(), b, true))?;
@@ -194,6 +197,10 @@ struct Found<'p> {
     come: BTreeMap<Vec<u8>, Dirent>,
     /// Names that name the same object, and in what that differs.
     kept: BTreeMap<Vec<u8>, (Dirent, Vec<Aspect>)>,
+    /// Names that name the same object, of which one of the two states keeps nothing.
+    unknown: BTreeMap<Vec<u8>, Dirent>,
+    /// Both states have all objects.
+    complete: bool,
     jobs: Vec<Job>,
 }
 
@@ -201,16 +208,17 @@ impl<'p> Found<'p> {
     fn new(past: &'p dyn Past, volume: VolumeId, (old, new): (Tid, Tid)) -> Found<'p> {
         let (top_old, top_new) = (ObjectId::ROOT, ObjectId::ROOT);
         let names = Names::new(past, volume);
-        let (gone, come, kept, jobs) = Default::default();
-        Found { past, volume, old, new, top_old, top_new, names, gone, come, kept, jobs }
+        let (gone, come, kept, unknown, jobs) = Default::default();
+        let complete = past.has_all(volume, old) && past.has_all(volume, new);
+        Found { past, volume, old, new, top_old, top_new, names, gone, come, kept, unknown, complete, jobs }
     }
 
     fn clear(&mut self) {
-        (self.gone, self.come, self.kept, self.jobs) = Default::default();
+        (self.gone, self.come, self.kept, self.unknown, self.jobs) = Default::default();
     }
 
     fn check_limit(&self) -> Result<(), HistoryError> {
-        if self.gone.len() + self.come.len() + self.kept.len() < PATHS_MAX {
+        if self.gone.len() + self.come.len() + self.kept.len() + self.unknown.len() < PATHS_MAX {
             return Ok(());
         }
         let what = "the two states differ in too many paths".into();
@@ -251,14 +259,20 @@ impl<'p> Found<'p> {
         Ok(self.names.below(top, directory, tid)?.filter(|path| !path.is_empty()))
     }
 
-    /// A name names the same object in both trees, or an object that stands in its place.
-    fn same(&mut self, path: &[u8], a: Dirent, b: Dirent) -> Result<(), HistoryError> {
+    /// A name names the same object in both trees, or an object that stands in its place. False if it is not known what it was.
+    fn same(&mut self, path: &[u8], a: Dirent, b: Dirent) -> Result<bool, HistoryError> {
+        let lacks = |object, tid| Ok::<bool, ViewError>(attr(&*self.past.at(tid), self.volume, object)?.is_none());
+        if !self.complete && (lacks(a.object, self.old)? || lacks(b.object, self.new)?) {
+            self.check_limit()?;
+            self.unknown.insert(path.to_vec(), b);
+            return Ok(false);
+        }
         let aspects = self.compare(a.object, b.object)?;
         if !aspects.is_empty() {
             self.check_limit()?;
             self.kept.insert(path.to_vec(), (b, aspects));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn compare(&self, a: ObjectId, b: ObjectId) -> Result<Vec<Aspect>, ViewError> {
@@ -307,8 +321,7 @@ impl<'p> Found<'p> {
             match (order, x.as_ref(), y.as_ref()) {
                 (Ordering::Equal, Some(x), Some(y)) if x.dirent.object == y.dirent.object => {
                     let path = joined(&is, &y.name);
-                    self.same(&path, x.dirent, y.dirent)?;
-                    if y.dirent.kind == Kind::Directory {
+                    if self.same(&path, x.dirent, y.dirent)? && y.dirent.kind == Kind::Directory {
                         self.jobs.push(Job::Both(x.dirent.object, joined(&was, &x.name), y.dirent.object, path));
                     }
                 }
@@ -463,6 +476,7 @@ impl Listing<'_> {
 fn finish(mut found: Found<'_>) -> Result<Vec<Difference>, HistoryError> {
     let (gone, come, kept) =
         (std::mem::take(&mut found.gone), std::mem::take(&mut found.come), std::mem::take(&mut found.kept));
+    let unknown = std::mem::take(&mut found.unknown);
     let pairs = pairs(&gone, &come);
     let moved = |from: &Vec<u8>, path: &Vec<u8>| from != path && gone[from].kind == Kind::Directory;
     let moved: BTreeSet<&[u8]> =
@@ -509,6 +523,10 @@ fn finish(mut found: Found<'_>) -> Result<Vec<Difference>, HistoryError> {
     for (path, (dirent, aspects)) in kept.into_iter().filter(|(path, _)| !come.contains_key(path)) {
         let both = (Some(dirent.object), Some(dirent.object));
         all.push(Difference { aspects, ..alone(Sign::Modified, &path, both, dirent.kind) });
+    }
+    for (path, dirent) in unknown {
+        let both = (Some(dirent.object), Some(dirent.object));
+        all.push(alone(Sign::NotKept, &path, both, dirent.kind));
     }
     all.sort_by(|a, b| (&a.path, a.sign != Sign::Removed).cmp(&(&b.path, b.sign != Sign::Removed)));
     Ok(all)

@@ -29,6 +29,9 @@ pub enum Sign {
     /// What has it had another one.
     #[serde(rename = "R")]
     Renamed,
+    /// What it was is not kept: its directory keeps less than the volume.
+    #[serde(rename = "?")]
+    NotKept,
 }
 
 impl Sign {
@@ -39,6 +42,7 @@ impl Sign {
             Sign::Removed => '-',
             Sign::Modified => 'M',
             Sign::Renamed => 'R',
+            Sign::NotKept => '?',
         }
     }
 }

@@ -3,16 +3,19 @@
 //! What is undone is the last *version* of a path: what transactions did to it and below it, from the last one back. A truncation is one with the
 //! writing behind it, and removals below a directory are one, as long as none is more than [`RUN_GAP`] before the next.
 
-use gavel_types::{KeyParts, KeyRange, ObjectId, Tid, VolumeId};
-use gavel_wire::past::Past;
-use gavel_wire::{Attr, Kind, Record, ViewError};
+use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_wire::past::{Lived, Past, Rows};
+use gavel_wire::{Attr, Kind, Record, Version, ViewError};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
 
 /// Removals that are further apart than this, in nanoseconds, are not undone together; neither is a truncation with a writing.
 pub const RUN_GAP: u64 = 10 * 1_000_000_000;
 /// Most objects that are looked at to find the last change below a directory.
 pub const OBJECTS_MAX: usize = 1_000_000;
+/// Rows that are stepped over on the way from the attributes of one object to those of the next, before they are looked up instead: that costs about as much.
+const STEPS_MAX: usize = 32;
 
 /// Why there is no state to go back to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -47,7 +50,7 @@ type Deeds = BTreeMap<Tid, Did>;
 /// # Errors
 /// [`UndoError`].
 pub fn before_last_version(past: &dyn Past, volume: VolumeId, parent: ObjectId, name: &[u8]) -> Result<Tid, UndoError> {
-    let key = gavel_types::Key::dirent(volume, parent, name);
+    let key = Key::dirent(volume, parent, name);
     let mut deeds = Deeds::new();
     let mut last = None;
     for lived in past.versions(&KeyRange::one(&key)) {
@@ -61,9 +64,11 @@ pub fn before_last_version(past: &dyn Past, volume: VolumeId, parent: ObjectId, 
         }
     }
     let (dirent, ended) = last.ok_or(UndoError::NeverWas)?;
-    let mut finding = Finding { past, volume, deeds, seen: BTreeSet::new(), last: (Tid::ZERO, Vec::new()) };
+    let (seen, files, last) = (BTreeSet::new(), BTreeMap::new(), (Tid::ZERO, Vec::new()));
+    let mut finding = Finding { past, volume, deeds, seen, files, last };
     // While an object has this name, what is done to it is done to the path; what was done when it was removed is the removal.
     finding.object(dirent.object, dirent.kind, ended)?;
+    finding.last_changes()?;
     finding.last_files()?;
     let state = begin_of_last_version(&finding.deeds).ok_or(UndoError::NeverWas)?;
     Ok(Tid(state.0 - 1))
@@ -100,6 +105,8 @@ struct Finding<'a> {
     volume: VolumeId,
     deeds: Deeds,
     seen: BTreeSet<ObjectId>,
+    /// The files, and when they lost their names: looked at in the order of their ids, which is that of their rows.
+    files: BTreeMap<ObjectId, Option<Tid>>,
     /// The files that were changed last, and by which transaction.
     last: (Tid, Vec<(ObjectId, Option<Tid>)>),
 }
@@ -115,16 +122,30 @@ impl Finding<'_> {
         }
         match kind {
             Kind::Directory => self.directory(object, ended),
-            _ => self.last_change(object, ended),
+            _ => {
+                self.files.insert(object, ended);
+                Ok(())
+            }
         }
+    }
+
+    /// Notes the last change of each file.
+    fn last_changes(&mut self) -> Result<(), UndoError> {
+        let files = std::mem::take(&mut self.files);
+        let Some((last, _)) = files.last_key_value() else { return Ok(()) };
+        let mut attributes = Attributes::new(self.past, self.volume, *last);
+        for (object, ended) in files {
+            let until = ended.map_or(self.past.tid(), |ended| Tid(ended.0.saturating_sub(1)));
+            let found = attributes.at(object, until)?;
+            self.last_change(object, ended, found)?;
+        }
+        Ok(())
     }
 
     /// Notes the last change of a file: what was before it ends no run that this one does not end, and begins none, unless the file is the one that was changed
     /// last of all ([`Finding::last_files`]).
-    fn last_change(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
-        let until = ended.map_or(self.past.tid(), |ended| Tid(ended.0.saturating_sub(1)));
-        let key = gavel_types::Key::attr(self.volume, object);
-        let Some(found) = self.past.at(until).get(&key)? else { return Ok(()) };
+    fn last_change(&mut self, object: ObjectId, ended: Option<Tid>, found: Option<Version>) -> Result<(), UndoError> {
+        let Some(found) = found else { return Ok(()) };
         // It may only have got or lost another name there, which leaves the time of its content behind that of its change.
         let may_be_a_link = match &found.record {
             Record::Attr(attr) => found.firm != found.create && attr.mtime != attr.ctime,
@@ -156,7 +177,7 @@ impl Finding<'_> {
     /// Notes all changes of a file.
     fn file(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
         let mut before: Option<Attr> = None;
-        let range = KeyRange::one(&gavel_types::Key::attr(self.volume, object));
+        let range = KeyRange::one(&Key::attr(self.volume, object));
         let found = self.past.versions(&range).collect::<Result<Vec<_>, _>>()?;
         for lived in found {
             let Record::Attr(attr) = lived.version.record else { continue };
@@ -201,7 +222,7 @@ impl Finding<'_> {
 
     /// Mode, owner: what of a directory is not its names.
     fn own_attributes(&mut self, object: ObjectId, ended: Option<Tid>) -> Result<(), UndoError> {
-        let range = KeyRange::one(&gavel_types::Key::attr(self.volume, object));
+        let range = KeyRange::one(&Key::attr(self.volume, object));
         let found = self.past.versions(&range).collect::<Result<Vec<_>, _>>()?;
         for lived in found {
             let create = lived.version.create;
@@ -211,4 +232,57 @@ impl Finding<'_> {
         }
         Ok(())
     }
+}
+
+/// The attributes of objects that are asked for in the order of their ids. What was made together lies together, so the way to the next one is mostly a
+/// few steps.
+struct Attributes<'a> {
+    past: &'a dyn Past,
+    volume: VolumeId,
+    last: ObjectId,
+    rows: Option<Peekable<Rows<'a, Lived>>>,
+}
+
+impl<'a> Attributes<'a> {
+    /// `last` is the last one that is asked for.
+    fn new(past: &'a dyn Past, volume: VolumeId, last: ObjectId) -> Attributes<'a> {
+        Attributes { past, volume, last, rows: None }
+    }
+
+    /// The attributes of `object` as of `at`.
+    fn at(&mut self, object: ObjectId, at: Tid) -> Result<Option<Version>, ViewError> {
+        let key = Key::attr(self.volume, object);
+        let past = self.past;
+        let rows = match self.rows.take() {
+            Some(mut rows) => step_to(&mut rows, &key)?.then_some(rows),
+            None => None,
+        };
+        let mut rows =
+            rows.unwrap_or_else(|| past.versions(&KeyRange::objects(self.volume, object, self.last)).peekable());
+        for _ in 0..STEPS_MAX {
+            let of_key = |row: &Result<Lived, ViewError>| row.as_ref().map_or(true, |lived| lived.key == key);
+            let Some(row) = rows.next_if(of_key) else {
+                self.rows = Some(rows);
+                return Ok(None);
+            };
+            let Lived { version, delete, .. } = row?;
+            if delete.is_none_or(|delete| at < delete) {
+                self.rows = Some(rows);
+                return Ok((version.create <= at).then_some(version));
+            }
+        }
+        past.at(at).get(&key)
+    }
+}
+
+/// Steps to the rows of `key`, or behind where they would be; false if that is too far.
+fn step_to(rows: &mut Peekable<Rows<'_, Lived>>, key: &Key) -> Result<bool, ViewError> {
+    for _ in 0..STEPS_MAX {
+        let before = |row: &Result<Lived, ViewError>| row.as_ref().map_or(true, |lived| lived.key < *key);
+        match rows.next_if(before) {
+            Some(row) => drop(row?),
+            None => return Ok(true),
+        }
+    }
+    Ok(false)
 }

@@ -4,7 +4,7 @@
 use gavel_history::undo::{RUN_GAP, UndoError, before_last_version};
 use gavel_store::engine::MemEngine;
 use gavel_store::records::{Identity, Records};
-use gavel_types::{ClusterId, Key, NodeId, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_types::{Class, ClusterId, Key, NodeId, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Attr, Change, Dirent, Firm, Kind, Record, Version, View};
 
 const V: VolumeId = VolumeId(1);
@@ -54,7 +54,7 @@ impl World {
 
 fn attr(object: u64, kind: Kind, nlink: u32, size: u64) -> (Key, Option<Record>) {
     let time = Timestamp::default();
-    let firm = Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent: ROOT, birth: time };
+    let firm = Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent: ROOT, birth: time, class: Class::VOLUME };
     let ctime = Timestamp { secs: 1, nanos: 0 };
     let attr = Attr { firm, nlink, size, allocated: 0, atime: time, mtime: time, ctime };
     (Key::attr(V, ObjectId(object)), Some(Record::Attr(attr)))

@@ -162,6 +162,7 @@ mod tests {
             rdev: 0,
             parent: ObjectId::VOLUME,
             birth: Timestamp::default(),
+            class: gavel_types::Class::VOLUME,
         };
         let time = Timestamp::default();
         let attr = Attr { firm, nlink: 1, size: 5, allocated: 513, atime: time, mtime: time, ctime: time };

@@ -62,7 +62,7 @@ pub(crate) fn of(error: &TreeError) -> Errno {
 fn of_no_state(error: NoState) -> Errno {
     match error {
         // Before the volume, nothing had any name.
-        NoState::Unnamed | NoState::BeforeVolume => Errno::ENOENT,
+        NoState::Unnamed | NoState::BeforeVolume | NoState::BeforeClone => Errno::ENOENT,
         NoState::Future => Errno::EINVAL,
         // What was there, and is not any more: as NFS says of a handle.
         NoState::Pruned => Errno::from_i32(libc::ESTALE),

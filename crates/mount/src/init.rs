@@ -59,11 +59,15 @@ impl Agreed {
     }
 }
 
-/// Answers the kernel's INIT request. `readdirplus`: listings bring attributes.
-pub(crate) fn agree(config: &mut KernelConfig, readdirplus: bool) -> Agreed {
+/// Locks of files: without these, the kernel keeps them itself.
+const LOCKS: [InitFlags; 2] = [InitFlags::FUSE_POSIX_LOCKS, InitFlags::FUSE_FLOCK_LOCKS];
+
+/// Answers the kernel's INIT request. `readdirplus`: listings bring attributes. `private`: nobody else has locks there.
+pub(crate) fn agree(config: &mut KernelConfig, readdirplus: bool, private: bool) -> Agreed {
     let offered = config.capabilities();
     let plus = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
-    for flag in WANTED.iter().chain(plus.iter().filter(|_| readdirplus)) {
+    let wanted = WANTED.iter().filter(|flag| !(private && LOCKS.contains(flag)));
+    for flag in wanted.chain(plus.iter().filter(|_| readdirplus)) {
         if config.add_capabilities(*flag).is_err() {
             tracing::info!(capability = ?flag, "the kernel does not have it");
         }

@@ -55,6 +55,9 @@ pub struct MountOptions {
     /// The kernel may keep names and attributes for as long as the tree says, if it can forget them all at once (Linux 6.16).
     /// It then takes other filesystems that are mounted inside this one off when it is made to forget.
     pub keep_names: bool,
+    /// Nobody changes the tree but through this mount: what the kernel has, it may keep without being told to forget it, and locks of files are its own
+    /// affair.
+    pub private: bool,
     /// What the extended attribute [`CONTROL_XATTR`] of every object says: how a program that stands in the mount finds the daemon behind it.
     pub control: Vec<u8>,
     /// Threads that read the kernel's requests, 1 to 16; by default one for each core, and two at least.
@@ -75,6 +78,7 @@ impl MountOptions {
             allow_non_empty: false,
             readdirplus: false,
             keep_names: true,
+            private: false,
             control: Vec::new(),
             threads: None,
         }
@@ -204,13 +208,16 @@ impl Mounted {
         let path = prepare(&options)?;
         let device = device::attach(&path, &options)?;
         let (forgetter, jobs) = Forgetter::new();
-        let (past, control) = (Arc::<PastNodes>::default(), options.control.clone());
-        let front = Front::new(tree.clone(), forgetter.clone(), past.clone(), options.readdirplus, control);
+        let past = Arc::<PastNodes>::default();
+        let front = Front::new(tree.clone(), forgetter.clone(), past.clone(), &options);
         let handshake = |cause| MountError::Handshake { path: path.clone(), cause };
         let session = start(front, device, &options).and_then(|session| {
             // Not a clone of the connection (`FUSE_DEV_IOC_CLONE`): it reads no requests.
             let device = session.as_fd().try_clone_to_owned()?;
             forgetter.start(jobs, device, options.keep_names)?;
+            if options.private {
+                forgetter.keep_all();
+            }
             let forgetter: Arc<dyn Forget> = forgetter;
             tree.attach(Arc::downgrade(&forgetter));
             Ok(session)

@@ -6,7 +6,7 @@
 mod blocked;
 
 use blocked::Blocked;
-use gavel_client::offers::OFFER_TOKENS;
+use gavel_client::offers::{OFFER_TOKENS, Offered};
 use gavel_client::pending::IDS_READY;
 use gavel_client::session::BACKLOG_MAX;
 use gavel_client::session::SessionConfig;
@@ -19,9 +19,9 @@ use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
-use gavel_types::{KeyParts, KeyRange, LogIndex, NodeId, ObjectId, SessionId, Tid, VolumeId};
+use gavel_types::{BlobId, KeyParts, KeyRange, LogIndex, NodeId, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::lock::{Lock, LockFile, LockKind, LockOwner, Span};
-use gavel_wire::{Author, Guard, Message, Mode, Outcome, Plan, Record, RequestBody, View};
+use gavel_wire::{Author, BlobNews, Guard, Message, Mode, Outcome, Plan, Record, RequestBody, View};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -51,6 +51,11 @@ pub enum NodeEffect {
         /// The entry.
         index: LogIndex,
     },
+    /// What has become of blobs, behind an entry. To be carried out before the [`NodeEffect::Published`] that follows.
+    Blobs(BlobNews),
+    /// The replica has skipped a part of the log, up to and with this Tid: collections in it were not told, and which blobs are condemned has to be looked up.
+    /// To be carried out before the [`NodeEffect::Published`] that follows.
+    BlobsSkipped(Tid),
     /// Who leads has changed.
     Role(RoleChange),
     /// The node has failed for good.
@@ -121,6 +126,7 @@ struct Change {
     guards: Vec<Guard>,
     plan: Plan,
     author: Author,
+    stored_as_of: Tid,
 }
 
 /// More ranges than this are told by their objects, neighbours together.
@@ -203,15 +209,24 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Ships a plan, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or `NoQuorum`.
-    pub fn commit(&mut self, clock: Clock, token: Token, guards: Vec<Guard>, plan: Plan, author: Author) {
+    /// Ships a plan, of which the blobs were stored as of a transaction, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or
+    /// `NoQuorum`.
+    pub fn commit(
+        &mut self,
+        clock: Clock,
+        token: Token,
+        guards: Vec<Guard>,
+        plan: Plan,
+        author: Author,
+        stored_as_of: Tid,
+    ) {
         if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
             return self.no_quorum(token);
         }
         let writes = by_objects(gavel_lease::written(&plan));
         let reads = guards.iter().map(guarded).collect();
         self.session.write(clock.now, token, &writes);
-        self.blocked.push(clock.now, token, Change { guards, plan, author }, reads, writes);
+        self.blocked.push(clock.now, token, Change { guards, plan, author, stored_as_of }, reads, writes);
     }
 
     /// Ships a request that is neither about records nor about leases nor locks, such as one for a snapshot. Answered by `Outcome`, `Unknown` or `NoQuorum`.
@@ -253,6 +268,16 @@ impl<E: Engine> Node<E> {
         self.offers.take_up(cause, lost);
     }
 
+    /// The bytes of a lost plan, that [`OfferEffect::Store`] was about, are on a majority as of a transaction.
+    pub fn offer_stored(&mut self, number: u64, as_of: Tid) {
+        self.offers.stored(number, as_of);
+    }
+
+    /// These blobs have been stored here for long, and the replica does not name them: the leader may have them collected.
+    pub fn unnamed(&mut self, clock: Clock, blobs: Vec<BlobId>) {
+        self.server.on_local(clock, Message::Unnamed { blobs });
+    }
+
     /// How many lost plans wait to be committed.
     pub fn offers(&self) -> usize {
         self.offers.len()
@@ -261,7 +286,8 @@ impl<E: Engine> Node<E> {
     fn offer(&mut self, clock: Clock) {
         if self.session.id().is_some() && !self.server.is_catching_up() {
             while let Some(offered) = self.offers.take_offer() {
-                self.commit(clock, offered.token, offered.guards, offered.plan, offered.author);
+                let Offered { token, guards, plan, author, stored_as_of } = offered;
+                self.commit(clock, token, guards, plan, author, stored_as_of);
             }
         }
         self.effects.extend(self.offers.take_effects().map(NodeEffect::Offer));
@@ -326,8 +352,8 @@ impl<E: Engine> Node<E> {
         let state = self.server.state();
         let may_ship = |token| self.session.may_ship(token);
         for wait in self.blocked.take_free(&state.leases, session, may_ship) {
-            let Change { guards, plan, author } = wait.what;
-            self.session.commit(clock.now, wait.token, guards, plan, author);
+            let Change { guards, plan, author, stored_as_of } = wait.what;
+            self.session.commit(clock.now, wait.token, guards, plan, author, stored_as_of);
         }
         let recalls = self.blocked.take_recalls(&state.leases, session, clock.now);
         self.send_recalls(recalls);
@@ -442,10 +468,14 @@ impl<E: Engine> Node<E> {
                     let orphans = self.own_orphans();
                     self.session.on_orphans(&orphans);
                 }
+                if !news.blobs.is_empty() {
+                    self.effects.push_back(NodeEffect::Blobs(news.blobs));
+                }
                 NodeEffect::Published { tid: news.tid, index: news.index }
             }
             Effect::Installed { tid, index } => {
                 self.after_install(clock);
+                self.effects.push_back(NodeEffect::BlobsSkipped(tid));
                 NodeEffect::Published { tid, index }
             }
         };

@@ -12,7 +12,7 @@
 use crate::net::{Limits, PeerAddress};
 use crate::trust::{NodeTrust, TrustError, TrustPaths, files};
 use gavel_types::limits::INLINE_BYTES_MAX;
-use gavel_types::{At, ClusterId, NodeId, VolumeId};
+use gavel_types::{At, ClusterId, NodeId, VolumeId, VolumeRef};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -49,6 +49,8 @@ pub const INLINE_BYTES: RangeInclusive<u64> = 0..=INLINE_BYTES_MAX as u64;
 pub const DIAL_TIMEOUT_MS: RangeInclusive<u64> = 50..=10_000;
 /// Range of `silence_ms`.
 pub const SILENCE_MS: RangeInclusive<u64> = 1_000..=60_000;
+/// Range of [`Tuning::collect_grace_ms`].
+pub const COLLECT_GRACE_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 
 /// A node's configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +93,8 @@ pub struct PeerConfig {
 pub struct MountConfig {
     /// The directory to mount at.
     pub path: PathBuf,
-    /// The volume to mount.
-    pub volume: VolumeId,
+    /// The volume to mount. Of what is mounted, its number.
+    pub volume: VolumeRef,
     /// How.
     pub options: Vec<MountOption>,
     /// Which state of it; none: the present, in which things can be changed.
@@ -149,6 +151,8 @@ pub struct Tuning {
     pub dial_timeout_ms: u64,
     /// How long a peer's process may be silent before its connections are given up, in milliseconds.
     pub silence_ms: u64,
+    /// How long the bytes of a larger write stay that nothing names any more, in milliseconds: longer than any change waits to be committed.
+    pub collect_grace_ms: u64,
 }
 
 impl Default for Tuning {
@@ -160,6 +164,7 @@ impl Default for Tuning {
             inline_bytes_max: INLINE_BYTES_MAX as u64,
             dial_timeout_ms: 300,
             silence_ms: 5_000,
+            collect_grace_ms: 60_000,
         }
     }
 }

@@ -7,7 +7,7 @@ use gavel_wire::codec::{self, DecodeError};
 use serde::{Deserialize, Serialize};
 
 /// Format of what is sealed with the records.
-pub const SEALED_FORMAT: u8 = 4;
+pub const SEALED_FORMAT: u8 = 5;
 
 // A state that could not travel in a snapshot would leave a replica behind for ever.
 const _: () = assert!(STATE_BYTES_MAX <= gavel_quorum::SNAPSHOT_BYTES_MAX);
@@ -36,6 +36,8 @@ pub struct Config {
     pub sweep_pace_ns: u64,
     /// A sweep looks at so many rows.
     pub sweep_rows: u32,
+    /// A blob that nothing names is collected so long after it was marked.
+    pub collect_grace_ns: u64,
 }
 
 impl Config {
@@ -52,6 +54,7 @@ impl Config {
             prune_look_ns: 60_000_000_000,
             sweep_pace_ns: 50_000_000,
             sweep_rows: gavel_txn::prune_step::SWEEP_ROWS_MAX as u32,
+            collect_grace_ns: 60_000_000_000,
         }
     }
 

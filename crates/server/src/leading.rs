@@ -4,11 +4,12 @@
 //! rule judges every request where it is applied.
 
 use crate::clocks::Verdict;
+use crate::collecting::Collecting;
 use crate::line::Line;
 use crate::server::Server;
 use gavel_quorum::{PeerState, ProposeError};
 use gavel_store::engine::Engine;
-use gavel_txn::Applied;
+use gavel_txn::{Applied, VolumePast};
 use gavel_types::limits::SESSION_WINDOW_MAX;
 use gavel_types::{KeyParts, KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 use gavel_wire::{Entry, Item, Message, Record, Request, View};
@@ -18,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const ENTRIES_UNDER_WAY_MAX: usize = 8;
 /// Reads and refreshes waiting to be confirmed.
 const READS_MAX: usize = 65_536;
+/// A leader looks so often whether a state is to get a name, as a schedule says: so late it may be. What it has lined up it may line up again.
+const SCHEDULE_LOOK_NS: u64 = 1_000_000_000;
 /// A session that was lined up and is not open by then is lined up once more.
 const OPENING_NS: u64 = 2_000_000_000;
 /// A node hands leadership away at most this often: as often as nodes tell each other their clocks.
@@ -42,12 +45,12 @@ enum Waiter {
 pub struct Leading {
     term: Term,
     /// Everything before this term is applied: requests can be lined up.
-    established: bool,
+    pub(crate) established: bool,
     /// The last Tid that was given out.
     tid: Tid,
-    line: Line,
+    pub(crate) line: Line,
     /// Last Tids of the entries proposed and not yet applied.
-    under_way: VecDeque<Tid>,
+    pub(crate) under_way: VecDeque<Tid>,
     /// The number that a session's next request must have to be lined up.
     expected: BTreeMap<SessionId, Seq>,
     /// When a session was last answered.
@@ -60,8 +63,14 @@ pub struct Leading {
     checkpointed: LogIndex,
     /// When it last looked whether something is to be pruned.
     looked_at: Option<Moment>,
+    /// When it last looked whether a state is to get a name.
+    scheduled_at: Option<Moment>,
     /// When the last sweep was lined up, and how many were applied before.
     swept: Option<(Moment, u64)>,
+    /// Blobs that may have to be collected.
+    pub(crate) collecting: Collecting,
+    /// Which volume it was of: volumes take turns, for one that is pruned all the time must not hold up the others.
+    swept_volume: VolumeId,
 }
 
 impl Leading {
@@ -81,7 +90,10 @@ impl Leading {
             next_ticket: 1,
             checkpointed: LogIndex(0),
             looked_at: None,
+            scheduled_at: None,
             swept: None,
+            collecting: Collecting::default(),
+            swept_volume: VolumeId::default(),
         }
     }
 }
@@ -101,6 +113,7 @@ impl<E: Engine> Server<E> {
             Message::Refresh { session, ticket } => {
                 self.confirm(from, Waiter::Refresh { node: from, session, ticket });
             }
+            Message::Unnamed { blobs } => self.add_candidates(blobs),
             Message::ConfirmRead { ticket } => self.confirm(from, Waiter::Read { node: from, ticket }),
             _ => {}
         }
@@ -237,6 +250,7 @@ impl<E: Engine> Server<E> {
             leading.expiring.remove(session);
             leading.expected.remove(session);
         }
+        leading.collecting.add(applied.blobs.unnamed.iter().copied());
         for (volume, object) in &applied.to_reap {
             leading.line.push(Item::Reap { volume: *volume, object: *object });
         }
@@ -254,7 +268,7 @@ impl<E: Engine> Server<E> {
         leading.established = true;
         leading.tid = tid;
         leading.heard = self.state.sessions.keys().map(|session| (*session, now)).collect();
-        if self.state.volumes.is_empty() {
+        if self.state.past.last_volume() == VolumeId::default() {
             leading.line.push(Item::CreateVolume { volume: VolumeId::FIRST, mode: 0o755, uid: 0, gid: 0 });
         }
         for (volume, object) in reapable {
@@ -308,6 +322,20 @@ impl<E: Engine> Server<E> {
         }
     }
 
+    /// Proposes to name the states whose time has come.
+    pub(crate) fn tick_schedules(&mut self) {
+        let now = self.clock.now;
+        let (tid, past) = (Tid(self.clock.wall_ns).max(self.state.tid), &self.state.past);
+        let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) else { return };
+        if leading.scheduled_at.is_some_and(|at| now.since_ns(at) < SCHEDULE_LOOK_NS) {
+            return;
+        }
+        leading.scheduled_at = Some(now);
+        for (volume, _) in past.volumes().filter(|(_, past)| past.is_snapshot_due(tid)) {
+            leading.line.push(Item::NameScheduled { volume });
+        }
+    }
+
     /// Proposes to prune what is due, and to sweep what is pruned: one sweep at a time, when there is not much else to do.
     pub(crate) fn tick_pruning(&mut self) {
         let now = self.clock.now;
@@ -328,11 +356,15 @@ impl<E: Engine> Server<E> {
             waited if before == steps => waited < SWEEP_PATIENCE_NS,
             waited => waited < if busy { pace * SWEEP_PACES_MAX } else { pace },
         });
-        let Some((volume, _)) = past.volumes().find(|(_, past)| past.pass.is_some()).filter(|_| !waits) else { return };
+        let last = leading.swept_volume;
+        let due = |(volume, past): (VolumeId, &VolumePast)| past.pass.is_some().then_some(volume);
+        let next = past.volumes().filter_map(due).find(|volume| *volume > last);
+        let Some(volume) = next.or_else(|| past.volumes().find_map(due)).filter(|_| !waits) else { return };
         if self.are_all_in_step()
             && let Some(leading) = &mut self.leading
         {
             leading.swept = Some((now, steps));
+            leading.swept_volume = volume;
             leading.line.push(Item::Sweep { volume, rows: self.config.sweep_rows });
         }
     }

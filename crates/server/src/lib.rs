@@ -23,6 +23,7 @@
 
 pub mod catch_up;
 pub mod clocks;
+pub mod collecting;
 pub mod config;
 pub mod effect;
 pub mod leading;

@@ -7,8 +7,9 @@ use crate::effect::{Effect, Failure};
 use crate::leading::Leading;
 use gavel_quorum::{EntryKind, LogEntry, LogMark, Quorum, Recovered, Refused, Role};
 use gavel_store::engine::Engine;
-use gavel_store::records::Records;
-use gavel_txn::{Applied, Digest, State};
+use gavel_store::records::{Records, Whole, WholeFrom};
+use gavel_txn::prune::Readable;
+use gavel_txn::{Applied, Digest, State, VolumePast};
 use gavel_types::{LogIndex, Moment, NodeId, Term, Tid};
 use gavel_wire::codec::DecodeError;
 use gavel_wire::{Entry, Message, News};
@@ -185,7 +186,9 @@ impl<E: Engine> Server<E> {
             self.broadcast(&Message::Clock { wall_ns: clock.wall_ns });
         }
         self.tick_leading();
+        self.tick_schedules();
         self.tick_pruning();
+        self.tick_collecting();
         self.tick_catch_up();
     }
 
@@ -210,6 +213,7 @@ impl<E: Engine> Server<E> {
             question @ (Message::Submit(_)
             | Message::OpenSession { .. }
             | Message::Refresh { .. }
+            | Message::Unnamed { .. }
             | Message::ConfirmRead { .. }) => self.on_question(from, question),
             answer @ (Message::SubmitGap { .. }
             | Message::Refreshed { .. }
@@ -349,7 +353,9 @@ impl<E: Engine> Server<E> {
         let past = &self.state.past;
         if self.told_past != Some(past.revision()) {
             self.told_past = Some(past.revision());
-            self.records.set_whole(past.volumes().map(|(volume, past)| (volume, past.horizon, &past.kept[..])));
+            // A volume that goes shows nothing: [`gavel_txn::VolumePast::readable`] says so.
+            self.records.set_whole(past.volumes().map(|(volume, past)| (volume, whole(past))));
+            self.records.set_origins(past.origins());
         }
     }
 
@@ -368,6 +374,7 @@ impl<E: Engine> Server<E> {
             orphaned: applied.orphaned,
             leases: applied.leases,
             granted: applied.granted,
+            blobs: applied.blobs,
         };
         self.effects.push_back(Effect::Applied(news));
     }
@@ -434,4 +441,11 @@ impl<E: Engine> Server<E> {
         assert_eq!(self.mark.index, self.state.applied, "records and state stand behind one entry");
         assert!(self.leading.is_none() || self.failed.is_none(), "a server that has failed does not lead");
     }
+}
+
+/// What the records are told of a volume's past.
+fn whole(past: &VolumePast) -> Whole {
+    let from = |readable: Readable<'_>| WholeFrom { horizon: readable.horizon, kept: readable.kept.into() };
+    let keeping = past.keeping();
+    Whole { volume: from(keeping.volume), classes: keeping.classes.into_values().map(from).collect() }
 }

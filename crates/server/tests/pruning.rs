@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use gavel_store::engine::{Engine, LsmConfig, LsmEngine, MemEngine, Snapshot};
-use gavel_store::records::{Identity, Records};
+use gavel_store::records::{Identity, Records, Whole, WholeFrom};
 use gavel_txn::prune::Span;
 use gavel_txn::{Digest, State, apply};
 use gavel_types::retention::Rule;
@@ -70,7 +70,7 @@ impl<E: Engine> Replica<E> {
 
     fn commit(&mut self, mutations: Vec<Mutation>) {
         let (plan, author) = (Plan { mutations }, Author::default());
-        self.ask(RequestBody::Commit { guards: Vec::new(), plan, author });
+        self.ask(RequestBody::Commit { guards: Vec::new(), plan, author, stored_as_of: Tid::MAX });
     }
 
     fn retain(&mut self, whole: u64, rules: Vec<Rule>) {
@@ -224,17 +224,21 @@ fn the_power_fails_between_two_sweeps() {
     }
 }
 
+fn whole(horizon: u64, kept: &[Tid]) -> Whole {
+    Whole { volume: WholeFrom { horizon: Tid(horizon), kept: kept.into() }, classes: Vec::new() }
+}
+
 /// States that were announced as gone are not whole for whoever reads them, and none is while records are copied.
 #[test]
 fn readers_are_told_what_is_whole() {
     let records = Replica::new(MemEngine::new()).records;
     assert!(records.is_whole(V, Tid(5)));
-    records.set_whole([(V, Tid(10), &[Tid(3)][..])].into_iter());
-    let whole = |at: u64| records.is_whole(V, Tid(at));
-    assert_eq!([2, 3, 4, 9, 10, 11].map(whole), [false, true, false, false, true, true]);
+    records.set_whole([(V, whole(10, &[Tid(3)]))].into_iter());
+    let is_whole = |at: u64| records.is_whole(V, Tid(at));
+    assert_eq!([2, 3, 4, 9, 10, 11].map(is_whole), [false, true, false, false, true, true]);
     records.clear_all().unwrap();
     assert!(!records.is_whole(V, Tid(11)) && records.is_being_copied());
-    records.set_whole([(V, Tid(11), &[][..])].into_iter());
+    records.set_whole([(V, whole(11, &[]))].into_iter());
     assert!(records.is_whole(V, Tid(11)) && !records.is_being_copied());
 }
 

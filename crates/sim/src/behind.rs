@@ -4,10 +4,10 @@ use crate::jobs::{StandsOn, Wait};
 use crate::machine::{Engine, Life};
 use crate::program::Purpose;
 use crate::world::World;
-use gavel_client::{Behind, LostBecause, OfferEffect, Taken};
+use gavel_client::{Behind, LostBecause, LostPlan, OfferEffect, Taken};
 use gavel_lease::range::whole_objects;
 use gavel_store::engine;
-use gavel_store::records::LiveView;
+use gavel_store::records::Replica;
 use gavel_txn::Layered;
 use gavel_types::{KeyRange, Tid};
 use gavel_wire::Mode;
@@ -17,7 +17,7 @@ const SYNC_PERMILLE: u32 = 150;
 
 impl Life {
     /// What operations of this node see: its replica, and what it has answered over it.
-    pub(crate) fn view(&self) -> Layered<LiveView<<Engine as engine::Engine>::Snapshot>> {
+    pub(crate) fn view(&self) -> Layered<Replica<<Engine as engine::Engine>::Snapshot>> {
         Layered::new(self.records.live(self.node.server.state().tid), self.pending.layer().clone())
     }
 }
@@ -32,6 +32,10 @@ impl World {
         let Some(life) = &mut self.lives[machine] else { return false };
         // What the programs begin with stays.
         if sync || matches!(job.task.purpose, Purpose::Setup(_)) {
+            return false;
+        }
+        // What is answered must not be refused.
+        if job.run.blob().is_some_and(|blob| life.condemned.contains(&blob)) {
             return false;
         }
         let base = life.records.live(life.node.server.state().tid);
@@ -99,9 +103,14 @@ impl World {
         }
         let Some(mut life) = self.lives[machine].take() else { return };
         self.lose_answers(machine, &life);
-        life.lost.push_back((cause, life.pending.lose()));
+        let lost = life.pending.lose();
+        let bytes: Vec<_> = lost.iter().filter_map(|one| Some((one.number, one.blob.clone()?.1))).collect();
+        life.lost.push_back((cause, lost));
         life.accepted_at.clear();
         self.lives[machine] = Some(life);
+        for (number, bytes) in bytes {
+            self.store_behind(machine, number, bytes);
+        }
         self.offer_again(machine);
         // They have seen it, and are only waiting for its bytes.
         let fetching =
@@ -114,7 +123,8 @@ impl World {
     /// Lost plans are offered again once their blobs are on a majority: these are still on their way there.
     pub(crate) fn offer_again(&mut self, machine: usize) {
         let Some(life) = &mut self.lives[machine] else { return };
-        while let Some((cause, lost)) = life.lost.pop_front_if(|(_, lost)| lost.iter().all(|one| one.blob.is_none())) {
+        while let Some((cause, lost)) = life.lost.pop_front_if(|(_, lost)| !lost.iter().any(LostPlan::is_to_be_stored))
+        {
             if !lost.is_empty() {
                 self.cover.hit("offered_again");
             }
@@ -123,10 +133,11 @@ impl World {
     }
 
     /// The blob of a plan is on a majority, and the plan is lost meanwhile.
-    pub(crate) fn stored_lost(&mut self, machine: usize, number: u64) {
+    pub(crate) fn stored_lost(&mut self, machine: usize, number: u64, as_of: Tid) {
         let Some(life) = &mut self.lives[machine] else { return };
         let all = life.lost.iter_mut().flat_map(|(_, lost)| lost);
-        all.filter(|lost| lost.number == number).for_each(|lost| lost.blob = None);
+        all.filter(|lost| lost.number == number).for_each(|lost| lost.stored_as_of = Some(as_of));
+        life.node.offer_stored(number, as_of);
         self.offer_again(machine);
     }
 
@@ -135,6 +146,10 @@ impl World {
         self.note(|| format!("n{machine}: {effect:?}"));
         let number = match effect {
             OfferEffect::Done => return,
+            OfferEffect::Store { number, bytes } => {
+                self.cover.hit("stored_for_an_offer");
+                return self.store_behind(machine, number, bytes);
+            }
             OfferEffect::Committed { number, tid } => {
                 self.cover.hit("offer_committed");
                 self.judge_acknowledged(Some(tid));

@@ -7,21 +7,29 @@ use crate::world::{Event, World};
 use bytes::Bytes;
 use gavel_client::Step;
 use gavel_client::run::Blobs;
-use gavel_types::{BlobId, LogIndex};
-use std::collections::BTreeSet;
+use gavel_store::blob::Cursor;
+use gavel_types::{BlobId, LogIndex, Tid};
+use gavel_wire::BlobNews;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Of a thousand ticks, so many are followed by each kind of a step of collection.
+const COLLECT_PERMILLE: u32 = 120;
+/// What was stored so long ago, and is not named, may be collected: shorter than many a commit waits, so that they meet.
+const UNNAMED_AGE_NS: u64 = 50 * MS;
 
 /// Bytes that are being placed on a majority.
 #[derive(Debug)]
 pub(crate) struct Placing {
     id: BlobId,
     bytes: Bytes,
-    stored: BTreeSet<usize>,
+    /// Who has stored it, and as of which transaction.
+    stored: BTreeMap<usize, Tid>,
     asked_at: u64,
 }
 
 impl Placing {
     fn new(bytes: Bytes, now: u64) -> Placing {
-        Placing { id: BlobId::of(&bytes), bytes, stored: BTreeSet::new(), asked_at: now }
+        Placing { id: BlobId::of(&bytes), bytes, stored: BTreeMap::new(), asked_at: now }
     }
 }
 
@@ -69,7 +77,7 @@ impl World {
         let Some((machine, placing)) = self.placing(token) else { return };
         placing.asked_at = now;
         let (id, bytes, stored) = (placing.id, placing.bytes.clone(), placing.stored.clone());
-        for to in (0..self.machines.len()).filter(|to| !stored.contains(to)) {
+        for to in (0..self.machines.len()).filter(|to| !stored.contains_key(to)) {
             let packet = Packet::BlobPut { wait: token, id, bytes: bytes.clone() };
             if to == machine { self.deliver_blob(machine, to, packet) } else { self.send(machine, to, packet) }
         }
@@ -137,12 +145,12 @@ impl World {
             Packet::BlobPut { wait, id, bytes } => {
                 let Some(life) = &mut self.lives[to] else { return };
                 match life.blobs.put_many(&[(id, bytes)]) {
-                    Ok(()) => life.unsynced_blobs.push((from, wait, id)),
+                    Ok(as_of) => life.unsynced_blobs.push((from, wait, id, as_of)),
                     Err(error) => return self.wrong(format!("n{to}: {error}")),
                 }
                 self.sync_blobs(to);
             }
-            Packet::BlobStored { wait, id } => self.blob_stored(wait, from, id),
+            Packet::BlobStored { wait, id, as_of } => self.blob_stored(wait, from, id, as_of),
             Packet::BlobGet { wait, id } => {
                 let bytes = self.own_blob(to, id);
                 self.send(to, from, Packet::BlobData { wait, id, bytes });
@@ -173,32 +181,34 @@ impl World {
         if let Err(error) = synced {
             return self.wrong(format!("n{machine}: {error}"));
         }
-        for (to, wait, id) in told {
+        for (to, wait, id, as_of) in told {
             if to == machine {
-                self.blob_stored(wait, machine, id);
+                self.blob_stored(wait, machine, id, as_of);
             } else {
-                self.send(machine, to, Packet::BlobStored { wait, id });
+                self.send(machine, to, Packet::BlobStored { wait, id, as_of });
             }
         }
     }
 
-    fn blob_stored(&mut self, token: u64, by: usize, stored_id: BlobId) {
+    fn blob_stored(&mut self, token: u64, by: usize, stored_id: BlobId, as_of: Tid) {
         let nodes = self.machines.len();
         let Some((machine, placing)) = self.placing(token).filter(|(_, placing)| placing.id == stored_id) else {
             return;
         };
-        placing.stored.insert(by);
+        // A later answer of the same node says no less.
+        placing.stored.entry(by).or_insert(as_of);
         if placing.stored.len() * 2 <= nodes {
             return;
         }
+        let as_of = placing.stored.values().copied().min().unwrap_or_default();
         self.cover.hit("blob_stored");
         if let Some(Storing { life, number, .. }) = self.storing.remove(&token) {
             let Some(life) = self.life(machine, life) else { return };
-            life.pending.stored(number);
-            self.stored_lost(machine, number);
+            life.pending.stored(number, as_of);
+            self.stored_lost(machine, number, as_of);
             self.ship(machine);
         } else if let Some(job) = self.jobs.get_mut(&token) {
-            job.run.stored();
+            job.run.stored(as_of);
             job.wait = Wait::View(LogIndex(0));
         }
         self.pump(machine);
@@ -235,5 +245,113 @@ impl World {
         for (token, stores) in behind.into_iter().chain(jobs.collect::<Vec<_>>()) {
             if stores { self.put_everywhere(token) } else { self.ask_for_blobs(token) }
         }
+    }
+
+    /// What an entry has made of blobs.
+    pub(crate) fn blob_news(&mut self, machine: usize, news: &BlobNews) {
+        let Some(life) = &mut self.lives[machine] else { return };
+        life.condemned.extend(&news.condemned);
+        for blob in &news.released {
+            life.condemned.remove(blob);
+        }
+        life.blobs.collect(&news.collected);
+        let collected = !news.collected.is_empty();
+        for (mark, hit) in [
+            ("condemned", !news.condemned.is_empty()),
+            ("rescued", news.released.len() > news.collected.len()),
+            ("collected", collected),
+        ] {
+            if hit {
+                self.cover.hit(mark);
+            }
+        }
+        if collected {
+            self.note(|| format!("n{machine}: collected {:?}", news.collected));
+        }
+    }
+
+    /// The replica has skipped a part of the log.
+    pub(crate) fn blobs_skipped(&mut self, machine: usize, tid: Tid) {
+        let Some(life) = &mut self.lives[machine] else { return };
+        life.condemned = life.node.server.state().collection.condemned().keys().copied().collect();
+        if let Err(error) = life.blobs.pass_over(tid) {
+            return self.wrong(format!("n{machine}: {error}"));
+        }
+        self.cover.hit("collection_passed");
+    }
+
+    pub(crate) fn blobs_applied(&mut self, machine: usize, tid: Tid) {
+        if let Some(life) = &self.lives[machine] {
+            life.blobs.applied(tid);
+        }
+    }
+
+    /// Now and then a machine buries, rewrites a segment or a part of it, and looks for what nothing names.
+    pub(crate) fn collect_blobs(&mut self, machine: usize) {
+        let bury = self.delays.permille(COLLECT_PERMILLE).then(|| 1 + self.delays.below(8) as usize);
+        let copies = self.delays.permille(COLLECT_PERMILLE).then(|| self.delays.below(12));
+        let walk = self.delays.permille(COLLECT_PERMILLE);
+        if let Err(what) = self.try_to_collect(machine, bury, copies, walk) {
+            self.wrong(format!("n{machine}: {what}"));
+        }
+    }
+
+    fn try_to_collect(
+        &mut self,
+        machine: usize,
+        bury: Option<usize>,
+        copies: Option<u64>,
+        walk: bool,
+    ) -> Result<(), String> {
+        let clock = self.machines[machine].clock(self.now);
+        let Some(life) = &mut self.lives[machine] else { return Ok(()) };
+        if let Some(most) = bury {
+            let pending = &life.pending;
+            life.blobs.bury(most, &|blob| pending.blob(&blob).is_some()).map_err(|error| error.to_string())?;
+        }
+        if let Some(mut left) = copies {
+            let go_on = |_| {
+                left = left.saturating_sub(1);
+                left > 0
+            };
+            let done = life.blobs.compact(&BTreeSet::new(), go_on).map_err(|error| error.to_string())?;
+            if !done.damaged.is_empty() {
+                return Err(format!("{:?} cannot be read, though its disk is good", done.damaged));
+            }
+            if done.returned > 0 {
+                self.cover.hit("blobs_compacted");
+            }
+        }
+        if walk {
+            let unnamed = self.unnamed_blobs(machine)?;
+            let Some(life) = &mut self.lives[machine] else { return Ok(()) };
+            let old = |blob: &BlobId| {
+                let taken = life.blobs.taken_as_of(*blob).ok().flatten();
+                taken.is_some_and(|taken| clock.wall_ns.saturating_sub(taken.0) >= UNNAMED_AGE_NS)
+            };
+            let old: Vec<BlobId> = unnamed.into_iter().filter(old).collect();
+            if !old.is_empty() {
+                life.node.unnamed(clock, old);
+                self.cover.hit("collected_unnamed");
+                self.pump(machine);
+            }
+        }
+        Ok(())
+    }
+
+    /// The blobs in a machine's store that its replica does not name.
+    pub(crate) fn unnamed_blobs(&self, machine: usize) -> Result<Vec<BlobId>, String> {
+        let Some(life) = &self.lives[machine] else { return Ok(Vec::new()) };
+        let (mut cursor, mut unnamed) = (Some(Cursor::default()), Vec::new());
+        while let Some(at) = cursor {
+            let (listed, next) = life.blobs.listed_from(at).map_err(|error| error.to_string())?;
+            for (blob, _) in listed {
+                if !life.records.is_named(blob).map_err(|error| error.to_string())? {
+                    unnamed.push(blob);
+                }
+            }
+            cursor = next;
+        }
+        Ok(unnamed)
     }
 }

@@ -82,7 +82,8 @@ impl World {
                 self.machines[node % nodes].disk_times = times;
                 self.at(for_ms * MS, Event::Mend { what });
             }
-            What::Retain { .. } | What::Name { .. } => self.ask_of_past(what),
+            What::Retain { .. } | What::Name { .. } | What::Schedule { .. } => self.ask_of_past(what),
+            What::Less { node, place, whole_ms } => self.keep_less(node, place, whole_ms),
             What::Pin { for_ms, .. } => {
                 self.ask_of_past(what);
                 self.at(for_ms * MS, Event::Mend { what });

@@ -61,7 +61,10 @@ impl World {
                 }
             }
             NodeEffect::Flush => self.begin_flush(machine),
+            NodeEffect::Blobs(news) => self.blob_news(machine, &news),
+            NodeEffect::BlobsSkipped(tid) => self.blobs_skipped(machine, tid),
             NodeEffect::Published { tid, index } => {
+                self.blobs_applied(machine, tid);
                 self.note(|| format!("n{machine} has applied {index} ({tid})"));
             }
             NodeEffect::Role(role) => {

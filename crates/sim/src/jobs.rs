@@ -11,7 +11,7 @@ use gavel_client::run::Blobs;
 use gavel_client::{Answer, Run, Step, TreeError};
 use gavel_fs::operation::Caller;
 use gavel_fs::{Operation, Reply};
-use gavel_types::{BlobId, LogIndex, ObjectId, SessionId, Tid, VolumeId};
+use gavel_types::{BlobId, LogIndex, ObjectId, SessionId, Tid};
 use gavel_wire::{Outcome, Refusal};
 use std::collections::BTreeSet;
 
@@ -117,11 +117,12 @@ impl World {
         }
     }
 
-    fn begin_job(&mut self, program: usize, task: Task) {
+    fn begin_job(&mut self, program: usize, mut task: Task) {
         let machine = self.programs[program].machine;
+        let volume = self.volume_for(machine, &mut task);
         let (token, called) = (self.fresh(), self.fresh());
         let session = self.lives[machine].as_ref().and_then(|life| life.node.session.id());
-        let run = match Run::new(VolumeId::FIRST, Caller { uid: 0, gid: 0 }, task.request.clone()) {
+        let run = match Run::new(volume, Caller { uid: 0, gid: 0 }, task.request.clone()) {
             Ok(run) => run,
             Err(error) => return self.wrong(format!("{task:?} was refused at once: {error}")),
         };
@@ -187,7 +188,9 @@ impl World {
         match step {
             Step::Confirm(reads) => life.node.confirm_read(clock, token, reads),
             Step::NeedObjectId => life.node.session.object_id(clock.now, token),
-            Step::Commit { guards, plan, author } => life.node.commit(clock, token, guards, plan, author),
+            Step::Commit { guards, plan, author, stored_as_of } => {
+                life.node.commit(clock, token, guards, plan, author, stored_as_of);
+            }
             Step::Store(bytes) => self.store_blob(token, bytes),
             Step::Fetch(ids) => self.fetch_blobs(token, ids),
             Step::Done(result) => self.job_done(token, result),
@@ -200,6 +203,7 @@ impl World {
             None => self.cover.hit("lost_with_session"),
             Some(Outcome::Refused { refusal: Refusal::Conflict { .. } }) => self.cover.hit("conflict"),
             Some(Outcome::Refused { refusal: Refusal::Leased }) => self.cover.hit("refused_for_a_lease"),
+            Some(Outcome::Refused { refusal: Refusal::Collected }) => self.cover.hit("refused_as_collected"),
             Some(Outcome::Committed { tid }) => {
                 job.tid = Some(*tid);
                 job.stands_on = StandsOn::Commit;

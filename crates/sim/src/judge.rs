@@ -69,7 +69,7 @@ impl World {
         if turned {
             self.cover.hit(if catching_up { "catch_up_began" } else { "catch_up_ended" });
         }
-        if !catching_up && let Err(what) = self.judge.past.learn(&life.records, life.node.server.state().tid) {
+        if !catching_up && let Err(what) = self.judge.past.learn(&life.records, life.node.server.state()) {
             return self.wrong(what);
         }
         if turned {
@@ -147,7 +147,9 @@ impl World {
                 Item::Reap { .. } => self.cover.hit("reaped_in_steps"),
                 Item::Checkpoint { .. } => self.cover.hit("checkpoint"),
                 Item::Prune { .. } => self.cover.hit("pruned"),
+                Item::NameScheduled { .. } => {}
                 Item::Sweep { .. } => self.cover.hit("swept"),
+                Item::Condemn { .. } | Item::Collect { .. } => {}
                 Item::CreateVolume { .. } => {}
             }
         }
@@ -157,6 +159,7 @@ impl World {
         if let Item::SessionOpen { node, .. } = item {
             self.judge.sessions.insert(SessionId(tid.0), *node);
         }
+        self.judge.past.see(tid, item);
         if let Err(what) = self.judge.past.check_author(tid, item, &self.judge.sessions) {
             self.wrong(what);
         }

@@ -103,7 +103,11 @@ impl World {
         if !self.is_committed(machine, request) {
             return;
         }
-        let writes = written(plan);
+        let Some(applied) = &self.lives[machine] else { return };
+        let mut writes = written(plan);
+        // What is about a volume that has ended was passed over.
+        let there = |range: &KeyRange| whole_objects(range).is_none_or(|(volume, ..)| applied.is_there(volume));
+        writes.retain(there);
         // What `machine` answers for now, it may have been granted after that commit.
         for other in (0..self.lives.len()).filter(|other| *other != machine) {
             let now = self.machines[other].clock(self.now).now;

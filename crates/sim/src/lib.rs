@@ -24,6 +24,7 @@
 //! - `snapshots`: programs that name past states, and whether one table of names explains their answers
 //! - `past_check`: every version there ever was, in plain memory, and whether replicas show the past as it was
 //! - `pruning`: past states that go, and whether those that stay are whole
+//! - `volumes`: volumes that are made, cloned, destroyed, and whether they show what they should
 //! - `judge`, `rest`: what must hold all the time, and at the end
 //! - [`cover`]: rare situations that were reached
 //! - [`mod@shrink`]: cuts a failing script down
@@ -49,9 +50,11 @@ mod past_check;
 pub mod program;
 mod pruning;
 mod rest;
+mod schedules;
 pub mod script;
 pub mod shrink;
 mod snapshots;
+mod volumes;
 pub mod world;
 
 pub use script::{Fault, Mix, SCENARIOS, Scenario, Script, What, scenario};

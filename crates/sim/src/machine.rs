@@ -14,7 +14,7 @@ use gavel_store::disk::SimDisk;
 use gavel_store::engine::MemEngine;
 use gavel_store::log::{self, Log, LogBatch, LogError, LogIdentity, LogOptions, SEGMENT_BYTES_MIN};
 use gavel_store::records::{Identity, Records};
-use gavel_types::{ClusterId, LogIndex, NodeId, Term};
+use gavel_types::{ClusterId, LogIndex, NodeId, Term, Tid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -83,7 +83,9 @@ pub struct Life {
     /// A flush is under way; whether it is carried out already.
     pub flushing: Option<bool>,
     /// Blobs written, to be acknowledged behind the next sync: to whom, which.
-    pub unsynced_blobs: Vec<(usize, u64, gavel_types::BlobId)>,
+    pub unsynced_blobs: Vec<(usize, u64, gavel_types::BlobId, Tid)>,
+    /// Blobs that are about to be collected, unless a commit names them.
+    pub condemned: BTreeSet<gavel_types::BlobId>,
     /// A sync of blobs is under way.
     pub blob_syncing: bool,
     /// What this log holds, by index.
@@ -172,6 +174,10 @@ impl Machine {
         self.lives += 1;
         let seen = node.server.state().applied;
         let catching_up = node.server.is_catching_up();
+        let begins_at = node.server.state().tid;
+        blobs.pass_over(begins_at).map_err(|error| wrong(&error))?;
+        blobs.applied(begins_at);
+        let condemned = node.server.state().collection.condemned().keys().copied().collect();
         let life = Life {
             number: self.lives,
             node,
@@ -182,6 +188,7 @@ impl Machine {
             writing: Vec::new(),
             flushing: None,
             unsynced_blobs: Vec::new(),
+            condemned,
             blob_syncing: false,
             shadow,
             seen,

@@ -2,7 +2,7 @@
 
 use crate::clock::MS;
 use crate::dice::Dice;
-use gavel_types::BlobId;
+use gavel_types::{BlobId, Tid};
 use gavel_wire::Message;
 
 /// What travels. `wait` names the job at the asker that waits.
@@ -13,8 +13,8 @@ pub enum Packet {
     Node(Message),
     /// Store this blob, durably.
     BlobPut { wait: u64, id: BlobId, bytes: bytes::Bytes },
-    /// It is stored.
-    BlobStored { wait: u64, id: BlobId },
+    /// It is stored, as of a transaction.
+    BlobStored { wait: u64, id: BlobId, as_of: Tid },
     /// Give me this blob.
     BlobGet { wait: u64, id: BlobId },
     /// Here it is, if it is here.

@@ -2,8 +2,9 @@
 //!
 //! The model learns each transaction from the replica on which it is seen applied first, and never again: whatever became of the rows
 //! there and elsewhere since (they were ended, flushed, copied by a change scan, lost in a crash and applied once more), every replica
-//! has to show each state as the model has it. Two things need not be shown: states that the replica's own state says cannot be read
-//! ([`VolumePast::can_read`]), and versions, rows of the change index and authors of commits that only such states show.
+//! has to show each state as the model has it. Three things need not be shown: states that the replica's own state says cannot be read
+//! ([`VolumePast::can_read`]), versions, rows of the change index and authors of commits that only such states show, and objects that had a
+//! class of which the state is not kept: but of these, all or nothing is shown.
 
 use crate::dice::Dice;
 use crate::machine::{Engine, Life};
@@ -11,9 +12,9 @@ use crate::world::World;
 use gavel_store::records::Records;
 use gavel_txn::State;
 use gavel_txn::past::VolumePast;
-use gavel_types::{Key, KeyParts, KeyRange, ObjectId, SessionId, Tid, VolumeId};
+use gavel_types::{Class, Key, KeyParts, KeyRange, ObjectId, Origin, SessionId, Tid, VolumeId};
 use gavel_wire::past::{Lived, Past};
-use gavel_wire::{Committed, Item, Record, RequestBody, Version, View};
+use gavel_wire::{Committed, Item, Record, Request, RequestBody, Version, View, ViewError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
@@ -25,6 +26,8 @@ const SCANS_PERMILLE: u32 = 80;
 const GETS: usize = 4;
 /// Whole states of each replica that are compared at the end, beside those of snapshots.
 const LAST_STATES: usize = 4;
+/// Draws of a key, until one of the first volume is found.
+const KEY_DRAWS_MAX: usize = 20;
 /// Draws of a state, until one is found that can be read.
 const DRAWS_MAX: usize = 4;
 /// Names that a listing is limited to, at most.
@@ -37,6 +40,12 @@ pub(crate) struct PastModel {
     keys: BTreeMap<Key, Vec<(Tid, Option<Version>)>>,
     /// What was changed, in the order of transactions, then keys.
     rows: Vec<(Tid, Key)>,
+    /// Objects that have kept less than the volume at some time.
+    less: BTreeSet<ObjectId>,
+    /// Commits that were to change other volumes only. What is about one that has ended is passed over.
+    elsewhere: BTreeSet<Tid>,
+    /// Where clones come from: those that there ever were.
+    pub(crate) origins: BTreeMap<VolumeId, Origin>,
     /// The last transaction that is in here.
     tid: Tid,
 }
@@ -46,11 +55,26 @@ struct Shown<'a> {
     /// The last transaction that it has applied.
     tid: Tid,
     past: &'a VolumePast,
+    model: &'a PastModel,
 }
 
-impl<'a> Shown<'a> {
-    fn by(state: &'a State) -> Option<Shown<'a>> {
-        Some(Shown { tid: state.tid, past: state.past.of(VOLUME)? })
+impl Shown<'_> {
+    /// May a view lack this record, because its object keeps less? Then it has no attributes of it either.
+    fn may_lack(&self, view: &dyn View, key: &Key) -> Result<bool, ViewError> {
+        Ok(self.less(key) && !self.past.is_whole(view.tid()) && view.get(&Key::attr(VOLUME, key.object()))?.is_none())
+    }
+
+    /// Has what this is about kept less than the volume at some time: the record's object, or, of who made a commit, all that the commit changed?
+    fn less(&self, key: &Key) -> bool {
+        let less = |key: &Key| self.model.less.contains(&key.object());
+        match key.parts() {
+            KeyParts::Commit { tid } => {
+                let changed = self.model.between(Tid(tid.0 - 1), tid);
+                changed.iter().any(|(_, key)| !is_commit(key))
+                    && changed.iter().all(|(_, key)| is_commit(key) || less(key))
+            }
+            _ => less(key),
+        }
     }
 
     fn can_read(&self, tid: Tid) -> bool {
@@ -60,6 +84,9 @@ impl<'a> Shown<'a> {
     /// Must what was there from `create` on, until `delete`, be there still? States that are kept between others are not all known here,
     /// but for those of snapshots: it may be that more is there than must be.
     fn needs(&self, key: &Key, create: Tid, delete: Option<Tid>) -> bool {
+        if self.less(key) {
+            return delete.is_none() && !is_commit(key);
+        }
         let Some(delete) = delete else {
             // Of a commit, nothing may be left but the record of its author: then that goes, too.
             return !is_commit(key) || self.can_read(create);
@@ -74,17 +101,24 @@ impl PastModel {
     ///
     /// # Errors
     /// In words, what no transaction can have done.
-    pub(crate) fn learn(&mut self, records: &Records<Engine>, upto: Tid) -> Result<(), String> {
+    pub(crate) fn learn(&mut self, records: &Records<Engine>, state: &State) -> Result<(), String> {
+        let upto = state.tid;
         if upto <= self.tid {
             return Ok(());
         }
-        let past = records.past(upto);
-        for row in past.changes(self.tid, upto) {
-            let row = row.map_err(|error| error.to_string())?;
+        self.origins.extend(state.past.origins());
+        // As they are stored: what a clone inherits is worked out here.
+        let (rows, _) = records.changes(self.tid, upto, 0, usize::MAX).map_err(|error| error.to_string())?;
+        for row in rows {
             self.add(row.tid, row.key, row.version)?;
         }
         self.tid = upto;
         Ok(())
+    }
+
+    /// Is it known that a transaction has changed other volumes than the first only?
+    pub(crate) fn is_elsewhere(&self, tid: Tid) -> bool {
+        self.elsewhere.contains(&tid)
     }
 
     fn add(&mut self, tid: Tid, key: Key, version: Option<Version>) -> Result<(), String> {
@@ -100,6 +134,11 @@ impl PastModel {
         let lived = versions.last().is_some_and(|(_, version)| version.is_some());
         if version.is_none() && !lived {
             return Err(format!("transaction {tid} ended {key:?}, which was not there"));
+        }
+        if let Some(Version { record: Record::Attr(attr), .. }) = &version
+            && attr.firm.class != Class::VOLUME
+        {
+            self.less.insert(key.object());
         }
         versions.push((tid, version));
         self.rows.push((tid, key));
@@ -126,7 +165,7 @@ impl PastModel {
     }
 
     /// The state as of a Tid.
-    fn at(&self, range: &KeyRange, tid: Tid) -> impl DoubleEndedIterator<Item = (&Key, &Version)> {
+    pub(crate) fn at(&self, range: &KeyRange, tid: Tid) -> impl DoubleEndedIterator<Item = (&Key, &Version)> {
         self.within(range).filter_map(move |(key, versions)| Some((key, visible(versions, tid)?)))
     }
 
@@ -147,18 +186,32 @@ impl PastModel {
         let found = view.scan(range, limit).map_err(|error| error.to_string())?;
         let full = found.len() == limit;
         let found = found.iter().map(|(key, version)| (key, version));
-        compare(found, self.at(range, tid), full, shown).map_err(|what| format!("the state as of {tid} {what}"))
+        let may_lack = |key: &Key| shown.may_lack(view, key).unwrap_or(false);
+        compare(found, self.at(range, tid), full, shown, &may_lack)
+            .map_err(|what| format!("the state as of {tid} {what}"))
     }
 
     fn check_get(&self, view: &dyn View, key: &Key, shown: &Shown<'_>) -> Result<(), String> {
         let tid = view.tid();
         let found = view.get(key).map_err(|error| error.to_string())?;
         let expected = self.keys.get(key).and_then(|versions| visible(versions, tid));
-        let pruned = |version: &Version| found.is_none() && !shown.needs(key, version.create, None);
+        let lacking = shown.may_lack(view, key).map_err(|error| error.to_string())?;
+        let pruned = |version: &Version| found.is_none() && (lacking || !shown.needs(key, version.create, None));
         if found.as_ref() == expected || expected.is_some_and(pruned) {
             return Ok(());
         }
         Err(format!("{key:?} as of {tid} is {found:?}, and was {expected:?}"))
+    }
+
+    /// A view of what is kept shows what is there, and refuses the rest.
+    fn check_kept(&self, kept: &dyn View, view: &dyn View, key: &Key) -> Result<(), String> {
+        let tid = view.tid();
+        let was = self.keys.get(key).and_then(|versions| visible(versions, tid));
+        match kept.get(key) {
+            Ok(found) if found.as_ref() == was || is_commit(key) => Ok(()),
+            Err(ViewError::Pruned { object, .. }) if view.get(&Key::attr(VOLUME, object)) == Ok(None) => Ok(()),
+            found => Err(format!("{key:?} as of {tid} is shown as {found:?}, and was {was:?}")),
+        }
     }
 
     /// All versions of a range are those that were; none is missing that can be read.
@@ -191,9 +244,12 @@ impl PastModel {
 
     /// What transactions changed is what they changed then; nothing is missing that can be read.
     fn check_changes(&self, past: &dyn Past, after: Tid, upto: Tid, shown: &Shown<'_>) -> Result<(), String> {
-        let mut expected = self.between(after, upto).iter();
+        let mut expected = self.between(after, upto).iter().filter(|(_, key)| key.volume() == VOLUME);
         for row in past.changes(after, upto) {
             let row = row.map_err(|error| error.to_string())?;
+            if row.key.volume() != VOLUME {
+                continue;
+            }
             loop {
                 let Some((tid, key)) = expected.next() else {
                     return Err(format!("transaction {} changed {:?}, which it never did", row.tid, row.key));
@@ -205,7 +261,8 @@ impl PastModel {
             }
             let made = self.made(row.tid, &row.key).and_then(Option::as_ref);
             // What it made may be gone, and what it ended kept.
-            let gone = row.version.is_none() && !shown.can_read(row.tid);
+            let less = shown.less(&row.key);
+            let gone = row.version.is_none() && (less || !shown.can_read(row.tid));
             if row.version.as_ref() != made && !gone {
                 return Err(format!("transaction {} made {:?} of {:?}, not {made:?}", row.tid, row.version, row.key));
             }
@@ -218,7 +275,7 @@ impl PastModel {
         let made = self.made(tid, key).is_some_and(Option::is_some);
         // The state that shows what it made, or the last one that shows what it ended.
         let needed = shown.can_read(if made { tid } else { Tid(tid.0 - 1) });
-        if needed {
+        if needed && !shown.less(key) {
             Err(format!("transaction {tid} changed {key:?}, and the change index does not say so"))
         } else {
             Ok(())
@@ -230,8 +287,17 @@ impl PastModel {
         let found: Result<Vec<_>, _> = past.live_back(range).collect();
         let found = found.map_err(|error| error.to_string())?;
         let found = found.iter().map(|(key, version)| (key, version));
-        compare(found, self.at(range, shown.tid).rev(), false, shown)
+        compare(found, self.at(range, shown.tid).rev(), false, shown, &|_| false)
             .map_err(|what| format!("the live state, from its end, {what}"))
+    }
+
+    /// A transaction was seen in the log.
+    pub(crate) fn see(&mut self, tid: Tid, item: &Item) {
+        if let Item::Request(Request { body: RequestBody::Commit { plan, .. }, .. }) = item
+            && !gavel_txn::expand::volumes_of(&plan.mutations).contains(&VOLUME)
+        {
+            self.elsewhere.insert(tid);
+        }
     }
 
     /// Who made a transaction stands beside what it changed, and nowhere else. `node` is the session's, if it is known.
@@ -244,11 +310,18 @@ impl PastModel {
         item: &Item,
         sessions: &BTreeMap<SessionId, gavel_types::NodeId>,
     ) -> Result<(), String> {
-        let signed = match self.made(tid, &Key::commit(VOLUME, tid)) {
+        let volumes: BTreeSet<VolumeId> =
+            self.between(Tid(tid.0 - 1), tid).iter().map(|(_, key)| key.volume()).collect();
+        let changed = !volumes.is_empty();
+        let signed = volumes.iter().map(|volume| match self.made(tid, &Key::commit(*volume, tid)) {
             Some(Some(Version { record: Record::Commit(committed), .. })) => Some(committed),
             _ => None,
-        };
-        let changed = !self.between(Tid(tid.0 - 1), tid).is_empty();
+        });
+        let signed: Vec<Option<&Committed>> = signed.collect();
+        if signed.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(format!("transaction {tid} is said to be of {signed:?}"));
+        }
+        let signed = signed.first().copied().flatten();
         let request = match item {
             Item::Request(request) => Some((&request.body, sessions.get(&request.session))),
             _ => None,
@@ -257,10 +330,16 @@ impl PastModel {
             (Some((RequestBody::Commit { author, .. }, node)), Some(Committed { node: by, uid, note })) => {
                 node.is_none_or(|node| node == by) && (*uid, note) == (author.uid, &author.note)
             }
-            (Some((RequestBody::Commit { .. }, _)), None) => !changed,
+            // One without guards whose blobs were collected ends its session: what that changes is nobody's.
+            (Some((RequestBody::Commit { guards, .. }, _)), None) => !changed || guards.is_empty(),
             (_, signed) => signed.is_none(),
         };
         if right { Ok(()) } else { Err(format!("transaction {tid} is said to be of {signed:?}, and is {item:?}")) }
+    }
+
+    /// What a replica has to show.
+    fn shown<'s>(&'s self, state: &'s State) -> Option<Shown<'s>> {
+        Some(Shown { tid: state.tid, past: state.past.of(VOLUME)?, model: self })
     }
 
     /// A state that there is at `shown.tid`: of one of the last transactions or of any, or the one before it, or one between two.
@@ -281,11 +360,12 @@ impl PastModel {
 
     /// A state that a replica has.
     pub(crate) fn draw_for(&self, dice: &mut Dice, life: &Life) -> Option<Tid> {
-        self.draw(dice, &Shown::by(life.node.server.state())?)
+        self.draw(dice, &self.shown(life.node.server.state())?)
     }
 
     fn draw_key(&self, dice: &mut Dice) -> Option<&Key> {
-        self.rows.get(dice.below(self.rows.len() as u64) as usize).map(|(_, key)| key)
+        let drawn = |dice: &mut Dice| self.rows.get(dice.below(self.rows.len() as u64) as usize).map(|(_, key)| key);
+        (0..KEY_DRAWS_MAX).find_map(|_| drawn(dice).filter(|key| key.volume() == VOLUME))
     }
 
     /// A key, everything of an object, or everything.
@@ -302,18 +382,19 @@ impl PastModel {
 
     /// Some records of some past states.
     fn check_some(&self, life: &Life, dice: &mut Dice) -> Result<(), String> {
-        let Some(shown) = Shown::by(life.node.server.state()) else { return Ok(()) };
+        let Some(shown) = self.shown(life.node.server.state()) else { return Ok(()) };
         for _ in 0..GETS {
             let (Some(tid), Some(key)) = (self.draw(dice, &shown), self.draw_key(dice)) else { return Ok(()) };
             let view = life.records.at(tid);
             self.check_get(&view, key, &shown)?;
+            self.check_kept(&life.records.kept_at(tid), &view, key)?;
         }
         Ok(())
     }
 
     /// A past state as a whole, and the past of some range.
     fn check_more(&self, life: &Life, dice: &mut Dice) -> Result<(), String> {
-        let Some(shown) = Shown::by(life.node.server.state()) else { return Ok(()) };
+        let Some(shown) = self.shown(life.node.server.state()) else { return Ok(()) };
         let past = life.records.past(shown.tid);
         let range = self.draw_range(dice);
         match dice.below(6) {
@@ -344,7 +425,7 @@ impl PastModel {
 
     /// The whole past: its versions, its changes, and some states; those of snapshots among them.
     fn check_all(&self, life: &Life, dice: &mut Dice) -> Result<(), String> {
-        let Some(shown) = Shown::by(life.node.server.state()) else { return Ok(()) };
+        let Some(shown) = self.shown(life.node.server.state()) else { return Ok(()) };
         let everything = KeyRange::volume(VOLUME);
         let past = life.records.past(shown.tid);
         self.check_versions(&past, &everything, &shown)?;
@@ -372,13 +453,14 @@ fn compare<'r>(
     expected: impl Iterator<Item = (&'r Key, &'r Version)>,
     full: bool,
     shown: &Shown<'_>,
+    may_lack: &dyn Fn(&Key) -> bool,
 ) -> Result<(), String> {
     let mut next = found.next();
     for (key, version) in expected {
         match next {
             Some((there, _)) if there == key && next == Some((key, version)) => next = found.next(),
             None if full => return Ok(()),
-            _ if !shown.needs(key, version.create, None) => {}
+            _ if !shown.needs(key, version.create, None) || may_lack(key) => {}
             Some(row) => return Err(format!("has {row:?} where {key:?} was {version:?}")),
             None => return Err(format!("lacks {key:?}, which was {version:?}")),
         }
@@ -398,6 +480,7 @@ impl World {
         }
         if self.past_dice.permille(SCANS_PERMILLE) {
             self.check_past_of(machine, PastModel::check_more);
+            self.check_past_of(machine, PastModel::check_aside);
         }
     }
 
@@ -405,12 +488,14 @@ impl World {
     pub(crate) fn check_past_behind_a_break(&mut self, machine: usize) {
         self.check_past_of(machine, PastModel::check_some);
         self.check_past_of(machine, PastModel::check_more);
+        self.check_past_of(machine, PastModel::check_aside);
     }
 
     /// The whole past of every replica that runs.
     pub(crate) fn check_whole_past(&mut self) {
         for machine in 0..self.lives.len() {
             self.check_past_of(machine, PastModel::check_all);
+            self.check_past_of(machine, PastModel::check_all_aside);
         }
     }
 
@@ -464,8 +549,8 @@ mod tests {
         let item = Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 };
         let entry = Entry { tid: Tid(FIRST), items: vec![item] };
         gavel_txn::apply(&mut state, &records(&[]).live(Tid::ZERO), LogIndex(1), Some(&entry)).unwrap();
-        let shown = Shown { tid: LAST, past: state.past.of(VOLUME).unwrap() };
-        model.learn(&records(&changes(made)), LAST).unwrap();
+        model.learn(&records(&changes(made)), &State { tid: LAST, ..State::default() }).unwrap();
+        let shown = Shown { tid: LAST, past: state.past.of(VOLUME).unwrap(), model: &model };
         let replica = records(&changes(held));
         let (past, everything) = (replica.past(LAST), KeyRange::volume(VOLUME));
         model.check_versions(&past, &everything, &shown)?;

@@ -6,7 +6,7 @@ use crate::script::Mix;
 use gavel_client::{Answer, TreeError, TreeRequest};
 use gavel_fs::operation::{Allocate, RenameMode, Seek, SetAttr, SetTime, XattrMode};
 use gavel_fs::{FsError, Operation, Reply};
-use gavel_types::{Cookie, ObjectId, SessionId, Timestamp};
+use gavel_types::{Cookie, ObjectId, SessionId, Timestamp, VolumeId};
 use gavel_wire::Kind;
 use std::collections::VecDeque;
 
@@ -113,6 +113,8 @@ pub enum Purpose {
     Held(ObjectId, SessionId),
     /// Just so, in this directory.
     Churn(ObjectId),
+    /// Just so, in this volume.
+    Aside(VolumeId),
 }
 
 /// A request and its purpose.

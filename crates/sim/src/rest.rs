@@ -7,6 +7,7 @@ use crate::models::{Ask, Said, Subject};
 use crate::world::{Event, REST_NS_MAX, SETUP_NS_MAX, World};
 use gavel_store::engine::{Engine, Snapshot};
 use gavel_types::{BlobId, Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_wire::past::Lived;
 use gavel_wire::{Content, Record, View};
 use std::collections::BTreeSet;
 
@@ -68,10 +69,21 @@ impl World {
             if !life.lost.is_empty() || life.node.offers() > 0 {
                 return Err(format!("n{} has plans to offer again", machine.number));
             }
+            let left = self.unnamed_blobs(machine.number)?;
+            if !left.is_empty() || life.blobs.unburied() > 0 {
+                return Err(format!("n{} has blobs that nothing names: {left:?}", machine.number));
+            }
             let state = life.node.server.state();
-            let orphans = life.records.live(state.tid).scan(&KeyRange::orphans_from(VOLUME, ObjectId(0)), 1);
-            if orphans.as_ref().map_or(true, |orphans| !orphans.is_empty()) {
-                return Err(format!("there are orphans on n{}: {orphans:?}", machine.number));
+            let live = life.records.live(state.tid);
+            for (volume, past) in state.past.volumes() {
+                // What is being removed is looked at by no one.
+                if past.stage == gavel_txn::Stage::Going {
+                    continue;
+                }
+                let orphans = live.scan(&KeyRange::orphans_from(volume, ObjectId(0)), 1);
+                if orphans.as_ref().map_or(true, |orphans| !orphans.is_empty()) {
+                    return Err(format!("there are orphans in volume {volume} on n{}: {orphans:?}", machine.number));
+                }
             }
             if !state.locks.is_empty() {
                 return Err(format!("there are locks on n{}: {:?}", machine.number, state.locks));
@@ -88,7 +100,9 @@ impl World {
     pub(crate) fn final_checks(&mut self) -> u64 {
         let checked = self.check_reported().and_then(|()| self.check_replicas()).and_then(|first| {
             self.check_pruned()?;
+            self.check_schedules()?;
             self.check_tree(first)?;
+            self.check_other_volumes(first)?;
             self.check_commits(first)?;
             Ok(self.check_names(first)? + self.check_answers(first)?)
         });
@@ -150,7 +164,8 @@ impl World {
         if counted != Some(tree.counts()) {
             return Err(format!("the volume counts {counted:?}, and has {:?}", tree.counts()));
         }
-        let blobs = tree.blobs.clone();
+        let mut blobs = tree.blobs.clone();
+        blobs.extend(named_blobs(life)?);
         let problems = tree.check();
         if !problems.is_empty() {
             return Err(format!("the tree is not whole: {problems:?}"));
@@ -158,14 +173,15 @@ impl World {
         self.check_blobs(&blobs)
     }
 
-    /// Every blob that the tree needs is on a majority of the disks.
-    fn check_blobs(&mut self, blobs: &BTreeSet<BlobId>) -> Result<(), String> {
+    /// Every blob that a version names is on a majority of the disks.
+    pub(crate) fn check_blobs(&mut self, blobs: &BTreeSet<BlobId>) -> Result<(), String> {
         for id in blobs {
             let holds = |life: &crate::machine::Life| matches!(life.blobs.get(*id), Ok(Some(_)));
             let held = self.running().filter(|(_, life)| holds(life)).count();
             let ruined = self.machines.iter().filter(|machine| machine.ruined.is_some()).count();
             if (held + ruined) * 2 <= self.machines.len() || held == 0 {
-                return Err(format!("blob {id} is on {held} nodes only"));
+                let named = self.running().next().map(|(_, life)| namers(life, *id)).transpose()?;
+                return Err(format!("blob {id} is on {held} nodes only, and is named by {named:?}"));
             }
         }
         Ok(())
@@ -179,7 +195,8 @@ impl World {
         let reaped = rows.iter().any(|row| row.version.is_none() && matches!(row.key.parts(), KeyParts::Orphan { .. }));
         let horizon = life.node.server.state().past.of(VOLUME).map_or(Tid::ZERO, |past| past.horizon);
         let known = self.judge.acknowledged.range(horizon..);
-        if let Some(lost) = known.into_iter().find(|tid| !tids.contains(tid)) {
+        let lost = |tid: &&Tid| !tids.contains(tid) && !self.judge.past.is_elsewhere(**tid);
+        if let Some(lost) = known.into_iter().find(lost) {
             return Err(format!("commit {lost} was acknowledged, and is not in the history"));
         }
         if reaped {
@@ -259,4 +276,23 @@ fn in_words(interval: &Interval<(Ask, Option<Said>)>) -> String {
         (Some(returned), Some(said)) => format!("{called}..{returned} {ask:?} -> {said:?}"),
         _ => format!("{called}.. {ask:?} -> unknown"),
     }
+}
+
+/// The blobs that the past names, and the present.
+fn named_blobs(life: &crate::machine::Life) -> Result<Vec<BlobId>, String> {
+    let (rows, _) = life.records.changes(Tid::ZERO, Tid::MAX, 0, usize::MAX).map_err(|error| error.to_string())?;
+    Ok(rows.iter().filter_map(|row| row.version.as_ref()?.blob()).collect())
+}
+
+/// The versions that name a blob.
+fn namers(life: &crate::machine::Life, blob: BlobId) -> Result<Vec<Lived>, String> {
+    let mut found = Vec::new();
+    let each = |id: BlobId, lived: Lived| {
+        if id == blob {
+            found.push(lived);
+        }
+        true
+    };
+    life.records.each_name(each).map_err(|error| error.to_string())?;
+    Ok(found)
 }

@@ -22,7 +22,7 @@ pub struct Script {
     pub mix: Mix,
     /// Programs on each node that lock files.
     pub lockers: usize,
-    /// Does a program on each node make, rename and delete snapshots?
+    /// Does a program on each node make, rename and delete snapshots, and make, clone and destroy volumes?
     pub snapshots: bool,
     /// So little log is kept that a node that is away for a moment must catch up by a change scan.
     pub short_log: bool,
@@ -113,8 +113,12 @@ pub enum What {
     BitFlip { node: usize, place: u64, down_ms: u64 },
     /// From now on, everything is kept for so long, and the last state of each period (0: of none) for so long; sweeps look at so many rows.
     Retain { node: usize, whole_ms: u64, every_ms: u64, for_ms: u64, rows: u32 },
+    /// Some object that there is keeps everything for so long from now on (0: as long as the volume), and so does what is made in it.
+    Less { node: usize, place: u64, whole_ms: u64 },
     /// A node names a state of so long ago, or takes such a name away.
     Name { node: usize, number: u8, ago_ms: u64, away: bool },
+    /// From now on, a state gets a name every so many seconds, and so many of these names stay; and one every three times as many.
+    Schedule { node: usize, every_s: u64, keep: u32 },
     /// A node's session needs a state of so long ago, for so long.
     Pin { node: usize, ago_ms: u64, for_ms: u64 },
 }
@@ -171,8 +175,12 @@ enum Kind {
     Away,
     /// Past states go from now on.
     Retain,
+    /// An object keeps less than the volume.
+    Less,
     /// A snapshot is made or deleted.
     Name,
+    /// States get names by themselves from now on.
+    Schedule,
     /// A state is needed for a while.
     Pin,
 }
@@ -309,7 +317,9 @@ pub const SCENARIOS: &[Scenario] = &[
             (Kind::Blink, 2),
             (Kind::Relapse, 3),
             (Kind::Retain, 4),
+            (Kind::Less, 6),
             (Kind::Name, 10),
+            (Kind::Schedule, 3),
             (Kind::Pin, 5),
         ],
     },
@@ -334,7 +344,9 @@ pub const SCENARIOS: &[Scenario] = &[
             (Kind::BitFlip, 1),
             (Kind::Away, 1),
             (Kind::Retain, 1),
+            (Kind::Less, 1),
             (Kind::Name, 2),
+            (Kind::Schedule, 1),
             (Kind::Pin, 1),
         ],
     },
@@ -449,9 +461,11 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
             for_ms: dice.between(1_000, 8_000),
             rows: *dice.pick(&[2, 20, 60, 200, 512]),
         },
+        Kind::Less => What::Less { node: there, place: dice.roll(), whole_ms: *dice.pick(&[0, 300, 900]) },
         Kind::Name => {
             What::Name { node: there, number: dice.below(3) as u8, ago_ms: dice.below(3_000), away: dice.permille(300) }
         }
+        Kind::Schedule => What::Schedule { node: there, every_s: dice.between(1, 4), keep: dice.between(1, 4) as u32 },
         Kind::Pin => What::Pin { node: there, ago_ms: dice.below(2_000), for_ms: while_ms(dice, 10_000) },
         Kind::BitFlip => What::BitFlip { node, place: dice.roll(), down_ms: while_ms(dice, 3_000) },
     }

@@ -202,8 +202,9 @@ impl World {
         let Some(life) = &self.lives[machine] else { return Ok(0) };
         let Some(past) = life.node.server.state().past.of(VolumeId::FIRST) else { return Ok(0) };
         let all = NAMES.map(|name| past.snapshots.get(name).map(|snapshot| snapshot.tid));
-        // Faults name states, too, by names of their own (`pruning`).
-        let ours = past.snapshots.keys().filter(|name| !name.starts_with(pruning::NAMES)).count();
+        // Faults name states, too, by names of their own (`pruning`), and so do schedules (`schedules`).
+        let ours = past.snapshots.iter();
+        let ours = ours.filter(|(name, made)| !name.starts_with(pruning::NAMES) && made.every_ns.is_none()).count();
         if ours != all.iter().flatten().count() {
             return Err(format!("there are snapshots that nobody made: {:?}", past.snapshots));
         }

@@ -13,6 +13,7 @@ use crate::program::Pool;
 use crate::pruning::sweep_rows;
 use crate::script::{Script, What, When};
 use crate::snapshots::Namers;
+use crate::volumes::Volumers;
 use gavel_client::ToForget;
 use gavel_client::session::SessionConfig;
 use gavel_server::Config;
@@ -122,6 +123,7 @@ pub struct World {
     pub(crate) cover: Cover,
     pub(crate) lockers: Lockers,
     pub(crate) namers: Namers,
+    pub(crate) volumers: Volumers,
     /// Draws which past states are looked at.
     pub(crate) past_dice: Dice,
     pub(crate) answered: u64,
@@ -160,6 +162,7 @@ impl World {
             cover: Cover::default(),
             lockers: Lockers::new(seed, nodes, script.lockers),
             namers: Namers::new(seed, nodes, script.snapshots),
+            volumers: Volumers::new(seed, script.snapshots),
             past_dice: Dice::new(seed, "past", 0),
             answered: 0,
             digest: seed,
@@ -298,6 +301,7 @@ impl World {
         config.scan_bytes_max = 2 * 1024;
         config.catch_up_seal_changes = 40;
         config.prune_look_ns = 400 * MS;
+        config.collect_grace_ns = 100 * MS;
         config.sweep_rows = self.script.faults.iter().find_map(sweep_rows).unwrap_or(config.sweep_rows);
         let session = SessionConfig { term_ns: 5_000 * MS, patience_ns: 4_000 * MS };
         (config, session)
@@ -354,10 +358,12 @@ impl World {
         self.judge_clock(machine);
         self.step_lockers(machine);
         self.step_namer(machine);
+        self.step_volumer(machine);
         let next = self.delays.between(TICK_NS.0, TICK_NS.1);
         self.at(next, Event::Tick { machine, life: number });
         self.pump(machine);
         self.retry_blobs(machine);
+        self.collect_blobs(machine);
     }
 
     /// The power of a machine fails.

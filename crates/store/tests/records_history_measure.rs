@@ -7,8 +7,8 @@ mod records_support;
 
 use gavel_store::engine::{LsmConfig, LsmEngine};
 use gavel_store::records::{Identity, Records};
-use gavel_types::{ClusterId, Key, KeyRange, NodeId, ObjectId, Tid, VolumeId};
-use gavel_wire::{Change, Dirent, Kind, Record, Version, View};
+use gavel_types::{Class, ClusterId, Key, KeyParts, KeyRange, NodeId, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_wire::{Attr, Change, Dirent, Firm, Kind, Record, Version, View};
 use records_support::Dice;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -39,6 +39,14 @@ fn tid(round: u64) -> Tid {
     Tid((round + 1) * 1000)
 }
 
+fn attributes(tid: Tid) -> Attr {
+    let time = Timestamp { secs: tid.0 as i64, nanos: 0 };
+    let (kind, parent) = (Kind::Directory, ObjectId::ROOT);
+    let firm =
+        Firm { kind, mode: 0o755, uid: 0, gid: 0, rdev: 0, parent, birth: Timestamp::default(), class: Class::VOLUME };
+    Attr { firm, nlink: 2, size: NAMES, allocated: 0, atime: time, mtime: time, ctime: time }
+}
+
 struct Filled {
     records: Records<LsmEngine>,
     live: BTreeMap<Key, Version>,
@@ -54,7 +62,11 @@ impl Filled {
         for round in 0..=ROUNDS {
             let due = |versions: u64| round % (ROUNDS / versions) == 0;
             let groups = (0..VERSIONS.len()).filter(|group| due(VERSIONS[*group]));
-            let keys: Vec<Key> = groups.flat_map(|group| (0..NAMES).map(move |number| name(group, number))).collect();
+            // No name changes without the attributes of its directory.
+            let changed = |group| {
+                std::iter::once(Key::attr(V, directory(group))).chain((0..NAMES).map(move |number| name(group, number)))
+            };
+            let keys: Vec<Key> = groups.flat_map(changed).collect();
             filled.change(tid(round), keys);
             if round % CUT == 0 || round == ROUNDS {
                 filled.records.seal(&[]).unwrap();
@@ -67,7 +79,10 @@ impl Filled {
 
     fn change(&mut self, tid: Tid, keys: Vec<Key>) {
         let change = |key: Key| {
-            let record = Record::Dirent(Dirent { object: ObjectId(tid.0), kind: Kind::File });
+            let record = match key.parts() {
+                KeyParts::Attr => Record::Attr(attributes(tid)),
+                _ => Record::Dirent(Dirent { object: ObjectId(tid.0), kind: Kind::File }),
+            };
             let version = Version { create: tid, firm: tid, record };
             let old = self.live.insert(key.clone(), version.clone());
             Change { tid, key, old, new: Some(version) }

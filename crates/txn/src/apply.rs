@@ -3,22 +3,30 @@
 //! A commit applies if and only if
 //! 1. its session is open and its number is the session's next one (`admit`);
 //! 2. no other session holds a lease that overlaps what it writes, nor an exclusive one that overlaps what it read ([`gavel_lease`]);
-//! 3. each of its guards holds ([`holds`]), and none asks what has changed since a state before the volume's horizon.
+//! 3. each of its guards holds ([`holds`]), and none asks what has changed since a state before the volume's horizon;
+//! 4. none of the blobs that it names may have been collected since it was stored ([`crate::collect`]).
 //!
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
 //! number is not the next, changes nothing and has no outcome: its node sees the session end, or sends it again.
 
-use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volumes_of};
+use crate::clones::Found;
+use crate::collect::COLLECT_BLOBS_MAX;
+use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volume_of, volumes_of};
 use crate::overlay::Overlay;
-use crate::prune_step;
-use crate::state::{Session, State};
+use crate::past::VolumePast;
+use crate::prune_step::{self, Pass};
+use crate::state::{Session, State, VolumeCounts};
+use crate::volume_step;
+use crate::volumes::Stage;
 use gavel_lease::range::guarded;
 use gavel_lease::table::Existing;
 use gavel_types::limits::{NOTE_BYTES_MAX, OBJECT_BLOCK, SESSION_WINDOW_MAX, SESSIONS_MAX};
-use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_types::{
+    BlobId, Class, Key, KeyRange, LogIndex, NodeId, ObjectId, Origin, Seq, SessionId, Tid, Timestamp, VolumeId,
+};
 use gavel_wire::{
-    Attr, Author, Change, Committed, Ended, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan, Outcome,
-    Plan, Record, Refusal, Removal, Request, RequestBody, Version, View, ViewError, Want,
+    Attr, Author, BlobNews, Change, Committed, Ended, Entry, Firm, Guard, Item, Kind, Live, Mode, Mutation, Orphan,
+    Outcome, Plan, Record, Refusal, Removal, Request, RequestBody, Version, View, ViewError, Want,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +43,10 @@ const TERM_MS_MAX: u32 = 60_000;
 pub const NODES_MAX: usize = 4096;
 /// So many of a session's blocks of object ids are remembered: it asks for the next one before the last is used up.
 const BLOCKS_KEPT: usize = 2;
+/// A session is leased the objects of its blocks in so many volumes at most: each is a row of the table.
+pub const BLOCK_VOLUMES_MAX: usize = 8;
+/// Most objects without names in a state that a volume is cloned from: the clone's entry marks each.
+pub const CLONE_ORPHANS_MAX: usize = 16_384;
 /// Most guards of one request.
 pub const GUARDS_MAX: usize = 64 * 1024;
 /// Orphans looked at in one step when a session ends.
@@ -61,6 +73,8 @@ pub struct Applied {
     pub leases: bool,
     /// Locks that stood in line and are held now.
     pub granted: Vec<gavel_wire::lock::Waiter>,
+    /// What has become of blobs.
+    pub blobs: BlobNews,
     /// This replica's state is not the one that the leader had: it must not serve.
     pub diverged: Option<LogIndex>,
 }
@@ -81,7 +95,8 @@ pub fn apply(
 ) -> Result<Applied, ViewError> {
     assert_eq!(index.0, state.applied.0 + 1, "entries apply in the order of the log");
     let (view, out) = (Overlay::new(base), Applied::default());
-    let mut run = Run { state, base, view, out, reap_left: REAP_RECORDS_MAX, swept: false };
+    let (named, begun) = Default::default();
+    let mut run = Run { state, base, view, out, reap_left: REAP_RECORDS_MAX, swept: false, named, begun };
     if let Some(entry) = entry
         && entry.tid > run.state.tid
     {
@@ -110,6 +125,11 @@ struct Run<'a> {
     reap_left: usize,
     /// This entry has swept: a second step would not see what the first one removed.
     swept: bool,
+    /// Blobs that this entry has named.
+    named: BTreeSet<BlobId>,
+    /// Clones that this entry has made, and volumes that go since this entry: what the entry did before is not in `base`, where a clone's
+    /// origin and what a sweep removes are looked for.
+    begun: BTreeSet<VolumeId>,
 }
 
 impl Run<'_> {
@@ -129,23 +149,124 @@ impl Run<'_> {
             }
             Item::Prune { volume } => {
                 // A volume that is not there has nothing to prune.
-                let _ = self.state.past.prune(tid, *volume);
+                let _ = self.prune(tid, *volume);
+                Ok(())
+            }
+            Item::NameScheduled { volume } => {
+                self.state.past.name_scheduled(tid, *volume);
                 Ok(())
             }
             Item::Sweep { volume, rows } => self.sweep(*volume, *rows),
+            Item::Condemn { blobs } => self.condemn(tid, blobs),
+            Item::Collect { blobs } => self.collect(tid, blobs),
         }
+    }
+
+    /// Marks those that nothing names.
+    fn condemn(&mut self, tid: Tid, blobs: &[BlobId]) -> Result<(), ViewError> {
+        self.state.collection.step();
+        for blob in blobs.iter().take(COLLECT_BLOBS_MAX) {
+            if !self.is_named(*blob)? && self.state.collection.condemn(tid, *blob) {
+                self.out.blobs.condemned.push(*blob);
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that are marked and that nothing names are gone.
+    fn collect(&mut self, tid: Tid, blobs: &[BlobId]) -> Result<(), ViewError> {
+        self.state.collection.step();
+        for blob in blobs.iter().take(COLLECT_BLOBS_MAX) {
+            if self.is_named(*blob)? {
+                self.rescue(*blob);
+            } else if self.state.collection.collect(tid, *blob) {
+                self.out.blobs.released.push(*blob);
+                self.out.blobs.collected.push((*blob, tid));
+            }
+        }
+        Ok(())
+    }
+
+    fn rescue(&mut self, blob: BlobId) {
+        if self.state.collection.rescue(blob) {
+            self.out.blobs.released.push(blob);
+        }
+    }
+
+    /// What this entry's sweep removes still counts: it is another entry's candidate.
+    fn is_named(&self, blob: BlobId) -> Result<bool, ViewError> {
+        Ok(self.named.contains(&blob) || self.base.names(blob)?)
+    }
+
+    /// Are the blobs that a plan names where they were when they were stored?
+    fn blobs_are_there(&self, plan: &Plan, stored_as_of: Tid) -> Result<bool, ViewError> {
+        for blob in plan.blobs() {
+            if self.state.collection.may_be_gone(blob, stored_as_of) && !self.is_named(blob)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// One step of the volume's sweep, if one is under way.
     fn sweep(&mut self, volume: VolumeId, rows: u32) -> Result<(), ViewError> {
         let state = &mut *self.state;
-        let Some(past) = state.past.of(volume) else { return Ok(()) };
+        let Some(past) = state.past.of(volume).filter(|_| !self.begun.contains(&volume)) else { return Ok(()) };
         let Some(pass) = past.pass.as_ref().filter(|_| !self.swept) else { return Ok(()) };
-        let step = prune_step::step(past.readable(), pass, (volume, rows), self.base, &mut state.records)?;
+        if let (Pass::Count { from }, Some(origin)) = (pass, past.origin) {
+            let from = *from;
+            return self.count(volume, from, origin);
+        }
+        let mut step = prune_step::step(past.keeping(), pass, (volume, rows), self.base, &mut state.records)?;
+        let goes = past.stage == Stage::Going;
+        if goes && matches!(step.next, Some(Pass::Commits { .. })) {
+            step.next = Some(Pass::Live { after: None });
+        }
         self.swept = true;
+        let gone = goes && step.next.is_none();
         state.past.swept(volume, step.next, !step.removals.is_empty());
+        self.out.blobs.unnamed.extend(step.removals.iter().filter_map(|removal| match removal {
+            Removal::Name { blob, .. } => Some(*blob),
+            _ => None,
+        }));
         self.out.removals = step.removals;
+        if gone {
+            self.forget(volume);
+        }
         Ok(())
+    }
+
+    /// All of a volume has gone.
+    fn forget(&mut self, volume: VolumeId) {
+        self.state.past.forget(volume);
+        self.state.volumes.remove(&volume);
+        let sessions: Vec<SessionId> = self.state.sessions.keys().copied().collect();
+        for session in sessions {
+            // A whole volume leaves nothing of a range that is cut: there is room for that.
+            let _ = self.state.leases.give_up(session, &[KeyRange::volume(volume)], None);
+        }
+        self.out.leases = true;
+    }
+
+    /// Counts some of what a clone begins with.
+    fn count(&mut self, volume: VolumeId, from: ObjectId, origin: Origin) -> Result<(), ViewError> {
+        let (next, counted) = volume_step::count(from, self.state.next_object, origin, self.base)?;
+        self.swept = true;
+        self.add(volume, counted);
+        self.state.past.swept(volume, next.map(|from| Pass::Count { from }), false);
+        Ok(())
+    }
+
+    fn prune(&mut self, tid: Tid, volume: VolumeId) -> Result<(), Refusal> {
+        self.state.past.prune(tid, volume)?;
+        self.note_going(volume);
+        Ok(())
+    }
+
+    fn note_going(&mut self, volume: VolumeId) {
+        if self.state.past.of(volume).is_some_and(|past| past.stage == Stage::Going) {
+            self.begun.insert(volume);
+        }
     }
 
     fn request(&mut self, tid: Tid, request: &Request) -> Result<(), ViewError> {
@@ -154,9 +275,12 @@ impl Run<'_> {
             return Ok(());
         }
         let outcome = match &request.body {
-            RequestBody::Commit { guards, plan, author } => {
+            RequestBody::Commit { guards, plan, author, stored_as_of } => {
                 let session = (request.session, session.node);
-                self.commit(tid, session, guards, plan, author)?
+                match self.blobs_are_there(plan, *stored_as_of)? {
+                    true => self.commit(tid, session, guards, plan, author)?,
+                    false => Outcome::Refused { refusal: Refusal::Collected },
+                }
             }
             RequestBody::AllocateObjects => self.allocate(tid, request.session),
             RequestBody::Release { orphans } => {
@@ -185,15 +309,28 @@ impl Run<'_> {
             RequestBody::DropSnapshot { volume, name } => done(tid, self.state.past.drop_name(*volume, name)),
             RequestBody::RenameSnapshot { volume, from, to } => done(tid, self.state.past.rename(*volume, from, to)),
             RequestBody::SetRetention { volume, policy } => done(tid, self.state.past.set_policy(*volume, policy)),
-            RequestBody::Prune { volume } => done(tid, self.state.past.prune(tid, *volume)),
+            RequestBody::SetSchedule { volume, schedule } => {
+                done(tid, self.state.past.set_schedule(tid, *volume, schedule))
+            }
+            RequestBody::DefineClass { volume, policy } => done(tid, self.state.past.define(*volume, policy)),
+            RequestBody::Prune { volume } => done(tid, self.prune(tid, *volume)),
             RequestBody::Pin { volume, at } => done(tid, self.state.past.pin(tid, *volume, *at, request.session)),
             RequestBody::Unpin { volume, at } => done(tid, self.state.past.unpin(*volume, *at, request.session)),
+            body @ (RequestBody::CreateVolume { .. }
+            | RequestBody::CloneVolume { .. }
+            | RequestBody::RenameVolume { .. }
+            | RequestBody::DestroyVolume { .. }
+            | RequestBody::RestoreVolume { .. }) => done(tid, self.volume_request(tid, body)?),
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
             session.outcomes.insert(request.seq, outcome.clone());
         }
+        let stands_alone =
+            |body: &RequestBody| matches!(body, RequestBody::Commit { guards, .. } if !guards.is_empty());
+        let ends = outcome == Outcome::Refused { refusal: Refusal::Collected } && !stands_alone(&request.body);
         self.out.outcomes.push((request.session, request.seq, outcome));
-        Ok(())
+        // What comes behind it in the session's line stands on it.
+        if ends { self.end_session(tid, request.session) } else { Ok(()) }
     }
 
     /// Grants what can be granted.
@@ -222,6 +359,9 @@ impl Run<'_> {
         {
             return bad_plan;
         }
+        let volumes = volumes_of(&plan.mutations);
+        let left = self.without_ended(guards, plan, &volumes);
+        let (guards, plan) = left.as_ref().map_or((guards, plan), |(guards, plan)| (&guards[..], plan));
         if !self.is_free(session, guards, plan) {
             return Ok(Outcome::Refused { refusal: Refusal::Leased });
         }
@@ -231,7 +371,9 @@ impl Run<'_> {
             }
         }
         let volumes = volumes_of(&plan.mutations);
-        if volumes.iter().any(|volume| !self.state.volumes.contains_key(volume)) {
+        // One that never was, or a clone of this entry.
+        let takes = |volume: &VolumeId| self.state.past.takes_commits(*volume) && !self.begun.contains(volume);
+        if !volumes.iter().all(takes) {
             return bad_plan;
         }
         let orphaned = plan.mutations.iter().filter_map(|mutation| match mutation {
@@ -244,12 +386,25 @@ impl Run<'_> {
             Ok(mut done) => {
                 self.out.orphaned.extend(orphaned);
                 sign(tid, node, author, &volumes, &mut done.0);
-                self.take(tid, done);
+                self.take(tid, done)?;
                 Ok(Outcome::Committed { tid })
             }
             Err(ExpandError::BadPlan(_)) => bad_plan,
             Err(ExpandError::View(error)) => Err(error),
         }
+    }
+
+    /// What is left of a commit without what is about volumes that have ended; none if it is all. A batch of several volumes must not be lost
+    /// because somebody has had one of them go.
+    fn without_ended(&self, guards: &[Guard], plan: &Plan, volumes: &BTreeSet<VolumeId>) -> Option<(Vec<Guard>, Plan)> {
+        let past = &self.state.past;
+        let ended = |volume: VolumeId| past.was_given(volume) && !past.takes_commits(volume);
+        let about = |guard: &&Guard| read_volume(guard).is_none_or(|volume| !ended(volume));
+        if !volumes.iter().copied().any(ended) && guards.iter().all(|guard| about(&guard)) {
+            return None;
+        }
+        let left = plan.mutations.iter().filter(|mutation| !ended(volume_of(mutation)));
+        Some((guards.iter().filter(about).cloned().collect(), Plan { mutations: left.cloned().collect() }))
     }
 
     /// Pruning takes rows of the change index away: what has changed since a state before the horizon, nobody knows.
@@ -277,32 +432,56 @@ impl Run<'_> {
         let done = expansion.finish()?;
         for (volume, counted) in &done.1 {
             let before = self.state.volumes.get(volume).copied().unwrap_or_default();
-            if before.bytes.checked_add_signed(counted.bytes).is_none() {
+            let known = self.state.past.of(*volume).is_none_or(|past| !past.is_being_counted());
+            if known && before.bytes.checked_add_signed(counted.bytes).is_none() {
                 return Err(ExpandError::BadPlan("bytes of a volume"));
             }
         }
         Ok(done)
     }
 
-    fn take(&mut self, tid: Tid, (changes, counted): Expanded) {
+    fn take(&mut self, tid: Tid, (changes, counted): Expanded) -> Result<(), ViewError> {
+        let found = Found { base: self.base, view: &self.view, past: &self.state.past };
+        let changes = found.stored(changes)?;
         for change in &changes {
             self.state.records.add(tid, &change.key, change.new.as_ref());
+            if let Some(blob) = change.new.as_ref().and_then(Version::blob) {
+                self.named.insert(blob);
+                self.rescue(blob);
+            }
         }
         for (volume, counted) in counted {
-            let counts = self.state.volumes.entry(volume).or_default();
-            counts.objects = counts.objects.saturating_add_signed(counted.objects);
-            counts.bytes = counts.bytes.saturating_add_signed(counted.bytes);
+            self.add(volume, counted);
         }
         self.view.lay(tid, &changes);
         self.out.changes.extend(changes);
+        Ok(())
+    }
+
+    /// While a clone is being counted, more may be taken away than has been counted yet: at the end the sum is right.
+    fn add(&mut self, volume: VolumeId, counted: Counted) {
+        let counts = self.state.volumes.entry(volume).or_default();
+        counts.objects = counts.objects.wrapping_add_signed(counted.objects);
+        counts.bytes = counts.bytes.wrapping_add_signed(counted.bytes);
+    }
+
+    /// Where a session works: in all volumes, if they are few; otherwise in the first of those in which it holds leases.
+    fn volumes_of_session(&self, session: SessionId) -> Vec<VolumeId> {
+        let living = |volume: &VolumeId| self.state.past.of(*volume).is_some_and(VolumePast::is_living);
+        let all = self.state.volumes.keys().copied().filter(living);
+        if self.state.volumes.len() <= BLOCK_VOLUMES_MAX {
+            return all.collect();
+        }
+        let held = self.state.leases.held_by(session);
+        all.filter(|volume| held.touches(&KeyRange::volume(*volume))).take(BLOCK_VOLUMES_MAX).collect()
     }
 
     /// What the session will make there it need not ask for. (Nothing can be in the way but a full table: then it asks.)
     fn lease_block(&mut self, tid: Tid, session: SessionId, first: ObjectId) {
         let last = ObjectId(first.0 + OBJECT_BLOCK - 1);
         let objects = Existing { first_free: self.state.next_object, theirs: &[] };
-        for volume in self.state.volumes.keys() {
-            let range = KeyRange::objects(*volume, first, last);
+        for volume in self.volumes_of_session(session) {
+            let range = KeyRange::objects(volume, first, last);
             // Urgent: not wider than asked for.
             let want = Want { range, mode: Mode::Exclusive, urgent: true };
             self.out.leases |= self.state.leases.grant(session, &want, tid, objects).is_ok();
@@ -364,7 +543,8 @@ impl Run<'_> {
         self.out.leases = true;
         self.state.locks.end(session, &mut self.out.granted);
         self.state.past.unpin_all(session);
-        let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().collect();
+        let goes = |volume: &VolumeId| self.state.past.of(*volume).is_some_and(|past| past.stage == Stage::Going);
+        let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().filter(|volume| !goes(volume)).collect();
         for volume in volumes {
             let mut from = ObjectId(0);
             loop {
@@ -400,8 +580,7 @@ impl Run<'_> {
         let mut expansion = Expansion::new(&self.view, tid);
         let done = expansion.set_record(&Key::orphan(volume, object), Record::Orphan(orphan));
         let done = sound(done.and_then(|()| expansion.finish()))?;
-        self.take(tid, done);
-        Ok(())
+        self.take(tid, done)
     }
 
     fn reap(&mut self, tid: Tid, volume: VolumeId, object: ObjectId) -> Result<(), ViewError> {
@@ -411,7 +590,11 @@ impl Run<'_> {
         }
     }
 
+    /// The mark of an orphan. Of a volume that goes, the sweep removes everything.
     fn orphan(&self, volume: VolumeId, object: ObjectId) -> Result<Option<Orphan>, ViewError> {
+        if self.state.past.of(volume).is_some_and(|past| past.stage == Stage::Going) {
+            return Ok(None);
+        }
         Ok(match self.view.get(&Key::orphan(volume, object))?.map(|version| version.record) {
             Some(Record::Orphan(orphan)) => Some(orphan),
             _ => None,
@@ -431,7 +614,7 @@ impl Run<'_> {
             (false, _) => expansion.end_record(&key),
         };
         let done = sound(mark.and_then(|()| expansion.finish()))?;
-        self.take(tid, done);
+        self.take(tid, done)?;
         self.reap_left -= ended;
         if more {
             self.out.to_reap.push((volume, object));
@@ -439,20 +622,104 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// What a session asks about volumes.
+    fn volume_request(&mut self, tid: Tid, body: &RequestBody) -> Result<Result<(), Refusal>, ViewError> {
+        Ok(match body {
+            RequestBody::CreateVolume { name, mode, uid, gid } => match self.state.past.next_volume(name) {
+                Ok(volume) => Ok(self.make_volume(tid, volume, Some(name), (*mode, *uid, *gid))?),
+                Err(refusal) => Err(refusal),
+            },
+            RequestBody::CloneVolume { from, at, name } => self.clone_volume(tid, *from, *at, name)?,
+            RequestBody::RenameVolume { volume, name } => self.state.past.rename_volume(*volume, name),
+            RequestBody::DestroyVolume { volume, now } => {
+                let destroyed = self.state.past.destroy(tid, *volume, *now);
+                self.note_going(*volume);
+                destroyed
+            }
+            RequestBody::RestoreVolume { volume, name } => self.state.past.restore(*volume, name.as_deref()),
+            _ => unreachable!("nothing else is asked about volumes"),
+        })
+    }
+
     fn create_volume(&mut self, tid: Tid, volume: VolumeId, mode: u16, uid: u32, gid: u32) -> Result<(), ViewError> {
-        if volume.0 == 0 || self.state.volumes.contains_key(&volume) {
+        if volume <= self.state.past.last_volume() {
             return Ok(());
         }
+        self.make_volume(tid, volume, None, (mode, uid, gid))
+    }
+
+    fn make_volume(
+        &mut self,
+        tid: Tid,
+        volume: VolumeId,
+        name: Option<&str>,
+        (mode, uid, gid): (u16, u32, u32),
+    ) -> Result<(), ViewError> {
         self.state.volumes.insert(volume, Default::default());
-        self.state.past.begin(tid, volume);
+        self.state.past.begin(tid, volume, name);
         let now = Timestamp::of_tid(tid);
         let (kind, parent) = (Kind::Directory, ObjectId::ROOT);
-        let firm = Firm { kind, mode: mode & 0o7777, uid, gid, rdev: 0, parent, birth: now };
+        let firm = Firm { kind, mode: mode & 0o7777, uid, gid, rdev: 0, parent, birth: now, class: Class::VOLUME };
         let root = Attr { firm, nlink: 2, size: 0, allocated: 0, atime: now, mtime: now, ctime: now };
         let mut expansion = Expansion::new(&self.view, tid);
         let done = expansion.set_record(&Key::attr(volume, ObjectId::ROOT), Record::Attr(root));
-        self.take(tid, sound(done.and_then(|()| expansion.finish()))?);
-        Ok(())
+        let done = sound(done.and_then(|()| expansion.finish()))?;
+        self.take(tid, done)
+    }
+
+    fn clone_volume(
+        &mut self,
+        tid: Tid,
+        from: VolumeId,
+        at: Option<Tid>,
+        name: &str,
+    ) -> Result<Result<(), Refusal>, ViewError> {
+        let (volume, origin) = match self.state.past.next_clone((tid, self.base.tid()), from, at, name) {
+            Ok(next) => next,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        // What this entry made of the origin is not in the base: the clone would not inherit it if its views looked there now. They do from
+        // the next entry on.
+        let orphans = match at {
+            None => orphans_of(&self.view, from)?,
+            Some(at) => orphans_of(&*self.base.past(at), from)?,
+        };
+        let Some(orphans) = orphans else { return Ok(Err(Refusal::Full)) };
+        let counts = self.state.volumes.get(&from).copied().unwrap_or_default();
+        let counted = at.is_none() && self.state.past.of(from).is_some_and(|past| !past.is_being_counted());
+        self.state.volumes.insert(volume, if counted { counts } else { VolumeCounts::default() });
+        self.state.past.begin_clone(tid, volume, origin, name, counted);
+        self.begun.insert(volume);
+        // Nobody can reach in the clone what had no name in its origin: it is reaped.
+        let mut expansion = Expansion::new(&self.view, tid);
+        for object in &orphans {
+            let mark = Record::Orphan(Orphan { holders: Vec::new() });
+            sound(expansion.set_record(&Key::orphan(volume, *object), mark))?;
+        }
+        let done = sound(expansion.finish())?;
+        self.take(tid, done)?;
+        self.out.to_reap.extend(orphans.into_iter().map(|object| (volume, object)));
+        Ok(Ok(()))
+    }
+}
+
+/// The objects of a volume that have no names; none if there are more than [`CLONE_ORPHANS_MAX`].
+fn orphans_of(view: &dyn View, volume: VolumeId) -> Result<Option<Vec<ObjectId>>, ViewError> {
+    let found = view.scan(&KeyRange::orphans_from(volume, ObjectId(0)), CLONE_ORPHANS_MAX + 1)?;
+    let orphans = found.iter().filter_map(|(key, _)| match key.parts() {
+        gavel_types::KeyParts::Orphan { object } => Some(object),
+        _ => None,
+    });
+    Ok(Some(orphans.collect()).filter(|_| found.len() <= CLONE_ORPHANS_MAX))
+}
+
+/// The volume in which a guard's range begins.
+fn read_volume(guard: &Guard) -> Option<VolumeId> {
+    match guard {
+        Guard::Unchanged { key, .. } | Guard::Firm { key, .. } => Some(key.volume()),
+        Guard::Empty { range } | Guard::Stable { range, .. } => {
+            Some(VolumeId(u32::from_be_bytes(*range.start.first_chunk()?)))
+        }
     }
 }
 

@@ -48,7 +48,17 @@ impl Layer {
         self.within(range).next().is_some()
     }
 
-    fn within(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Laid)> {
+    /// What is laid for a key, if anything: a version, or that there is none.
+    pub fn get(&self, key: &Key) -> Option<Option<&Version>> {
+        Some(self.laid.get(key)?.version.as_ref())
+    }
+
+    /// What is laid for the keys in the range, in their order.
+    pub fn laid<'l>(&'l self, range: &KeyRange) -> impl Iterator<Item = (&'l Key, Option<&'l Version>)> + use<'l> {
+        self.within(range).map(|(key, laid)| (key, laid.version.as_ref()))
+    }
+
+    fn within<'l>(&'l self, range: &KeyRange) -> impl Iterator<Item = (&'l Key, &'l Laid)> + use<'l> {
         let end = if range.is_empty() { &range.start } else { &range.end };
         self.laid.range::<_, [u8]>((Bound::Included(&*range.start), Bound::Excluded(&**end)))
     }

@@ -12,6 +12,9 @@
 //! - `locks`: requests for locks
 //! - [`past`]: which past states can be read, and their names
 //! - [`prune`]: what pruning removes; [`prune_step`]: one step of a sweep
+//! - [`collect`]: blobs that nothing names any more
+//! - [`volumes`]: volumes that are made, cloned, destroyed; `clones`: what a transaction does to a clone
+//! - `volume_step`: one step of a sweep over a whole volume
 //! - [`overlay`]: a view with changes laid over it
 //! - [`layer`]: the same, of a node's own transactions that are not in the log yet
 //! - [`digest`]: a running digest of everything that ever changed
@@ -28,6 +31,8 @@
 //! 9. One entry ends [`REAP_RECORDS_MAX`](apply::REAP_RECORDS_MAX) records of orphans at most.
 
 pub mod apply;
+mod clones;
+pub mod collect;
 pub mod digest;
 pub mod expand;
 pub mod layer;
@@ -37,10 +42,14 @@ pub mod past;
 pub mod prune;
 pub mod prune_step;
 pub mod state;
+mod volume_step;
+pub mod volumes;
 
 pub use apply::{Applied, apply};
+pub use collect::Collection;
 pub use digest::Digest;
 pub use layer::{Layer, Layered};
 pub use overlay::Overlay;
-pub use past::{Past, Snapshot, VolumePast};
+pub use past::{Past, Scheduled, Snapshot, VolumePast};
 pub use state::{Session, State, VolumeCounts};
+pub use volumes::Stage;

@@ -38,6 +38,11 @@ impl<'v> Overlay<'v> {
         self.tid = tid;
     }
 
+    /// What was laid of `key`, as it is stored: none if nothing was.
+    pub(crate) fn laid(&self, key: &Key) -> Option<Option<&Version>> {
+        self.laid.get(key).map(|laid| laid.version.as_ref())
+    }
+
     fn laid_in(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Laid)> {
         let end = if range.is_empty() { &range.start } else { &range.end };
         self.laid.range::<[u8], _>((Bound::Included(&*range.start), Bound::Excluded(&**end)))
@@ -51,13 +56,14 @@ impl View for Overlay<'_> {
 
     fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
         match self.laid.get(key) {
-            Some(laid) => Ok(laid.version.clone()),
+            Some(laid) => Ok(laid.version.clone().filter(|version| !version.is_gone())),
             None => self.base.get(key),
         }
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
         let own = self.laid_in(range).filter_map(|(key, laid)| Some((key, laid.version.as_ref()?)));
+        let own = own.filter(|(_, version)| !version.is_gone());
         scan_over(self.base, range, limit, |key, _| !self.laid.contains_key(key), own)
     }
 }

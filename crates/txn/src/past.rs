@@ -8,26 +8,33 @@
 //! 2. There are [`SNAPSHOTS_MAX`] snapshots at most, each with a name that a snapshot may have, and [`PINS_MAX`] pins.
 //! 3. A horizon is not before its volume, and not later than the last transaction; the kept states are before it, in order,
 //!    and [`KEPT_MAX`] at most.
+//! 4. A rule of a schedule has one snapshot in a period at most, and none of its periods begins after the last transaction.
+//! 5. A class can read nothing that its volume cannot.
+//! 6. All policies together keep [`POLICY_STATES_ALL_MAX`] states beside those that are whole.
 
-use crate::prune::Readable;
+use crate::prune::{Keeping, Readable};
 use crate::prune_step::Pass;
+use crate::volumes::Stage;
 use gavel_types::at::is_snapshot_name;
-use gavel_types::limits::{NOTE_BYTES_MAX, PINS_MAX, SNAPSHOTS_MAX};
-use gavel_types::retention::{POLICY_STATES_MAX, RULES_MAX};
-use gavel_types::{KeyRange, Retention, SessionId, Tid, VolumeId};
+use gavel_types::limits::{NOTE_BYTES_MAX, PINS_MAX, SNAPSHOTS_MAX, VOLUMES_MAX};
+use gavel_types::retention::{CLASSES_MAX, POLICY_STATES_ALL_MAX, POLICY_STATES_MAX, RULES_MAX};
+use gavel_types::schedule::Every;
+use gavel_types::{Class, KeyRange, Origin, Retention, Schedule, SessionId, Tid, VolumeId};
 use gavel_wire::Refusal;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most states before a horizon that stay.
-pub const KEPT_MAX: usize = SNAPSHOTS_MAX + PINS_MAX + POLICY_STATES_MAX as usize + RULES_MAX;
+pub const KEPT_MAX: usize = SNAPSHOTS_MAX + PINS_MAX + VOLUMES_MAX + POLICY_STATES_MAX as usize + RULES_MAX;
 
 /// The past of all volumes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Past {
-    volumes: BTreeMap<VolumeId, VolumePast>,
+    pub(crate) volumes: BTreeMap<VolumeId, VolumePast>,
+    /// The greatest number that a volume was given.
+    pub(crate) last: VolumeId,
     /// Grows with each change, but for where sweeps have come to.
-    revision: u64,
+    pub(crate) revision: u64,
     /// Sweeps that were applied.
     steps: u64,
     /// Those of them that removed something.
@@ -39,18 +46,41 @@ pub struct Past {
 pub struct VolumePast {
     /// When the volume was made: it has no state before.
     pub made: Tid,
+    /// What it is called.
+    pub name: Box<str>,
+    /// What may be done with it.
+    pub stage: Stage,
+    /// Where it comes from, if it is a clone.
+    pub origin: Option<Origin>,
+    /// States that clones begin with: they are whole as long as the clones are there.
+    pub clones: BTreeMap<Tid, BTreeSet<VolumeId>>,
     /// Names for states.
     pub snapshots: BTreeMap<Box<str>, Snapshot>,
+    /// When states get names by themselves.
+    pub schedule: Vec<Scheduled>,
     /// Which states are to stay.
     pub policy: Retention,
     /// Every state from here on is whole.
     pub horizon: Tid,
     /// The states before the horizon that are whole, too, the oldest first.
     pub kept: Vec<Tid>,
+    /// Of objects that keep less than the volume, by their class.
+    pub classes: BTreeMap<Class, ClassPast>,
     /// States that sessions need: they are whole.
     pub pins: BTreeMap<Tid, BTreeSet<SessionId>>,
     /// Where the sweep has come to that removes what horizon and kept states do not show; none if all of it is gone.
     pub pass: Option<Pass>,
+}
+
+/// Which states can be read of the objects of one class.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClassPast {
+    /// Which are to stay.
+    pub policy: Retention,
+    /// Every state from here on.
+    pub horizon: Tid,
+    /// Those before the horizon, the oldest first.
+    pub kept: Vec<Tid>,
 }
 
 /// A name for a state.
@@ -62,6 +92,19 @@ pub struct Snapshot {
     pub named: Tid,
     /// What for.
     pub note: Box<str>,
+    /// The schedule has made it: the period of its rule, in nanoseconds. None: somebody has made it, or renamed it.
+    pub every_ns: Option<u64>,
+}
+
+/// A rule of a schedule, and how far it has come.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// The rule.
+    pub rule: Every,
+    /// When the last period began that needs no snapshot any more.
+    pub last: Tid,
+    /// There was no room for that period's.
+    pub missed: bool,
 }
 
 impl Past {
@@ -90,53 +133,74 @@ impl Past {
         self.sweeps
     }
 
-    /// Can it be told what has changed in `range` after `at`? Not if some of it was pruned.
+    /// Can it be told what has changed in `range` after `at`? Not if some of it was pruned; but since a state that is kept, it can.
     pub fn knows_changes(&self, range: &KeyRange, at: Tid) -> bool {
         let pruned = |(volume, past): (VolumeId, &VolumePast)| {
-            past.horizon > past.made && at < past.horizon && KeyRange::volume(volume).overlaps(range)
+            at >= past.made && !past.is_whole(at) && KeyRange::volume(volume).overlaps(range)
         };
         !self.volumes().any(pruned)
     }
 
-    /// A volume was made at `tid`.
-    pub(crate) fn begin(&mut self, tid: Tid, volume: VolumeId) {
-        let past = VolumePast {
-            made: tid,
-            snapshots: BTreeMap::new(),
-            policy: Retention::EVERYTHING,
-            horizon: tid,
-            kept: Vec::new(),
-            pins: BTreeMap::new(),
-            pass: None,
-        };
-        self.volumes.insert(volume, past);
-        self.revision += 1;
-    }
-
     pub(crate) fn set_policy(&mut self, volume: VolumeId, policy: &Retention) -> Result<(), Refusal> {
-        if !policy.is_bounded() {
-            return Err(Refusal::BadPolicy);
-        }
-        self.volumes.get_mut(&volume).ok_or(Refusal::Missing)?.policy = policy.clone();
+        let own = self.of(volume).map_or(0, |past| past.policy.states());
+        self.check_policy(policy, own)?;
+        self.living(volume)?.policy = policy.clone();
         self.revision += 1;
         Ok(())
     }
 
-    /// States go, as the volume's policy says if it is `now`. If some do, a sweep begins.
+    /// A number for a policy, if it has none yet. Not in a clone: where a version of its own is gone, it would show what it inherits.
+    pub(crate) fn define(&mut self, volume: VolumeId, policy: &Retention) -> Result<(), Refusal> {
+        self.check_policy(policy, 0)?;
+        let past = self.living(volume)?;
+        if past.class_of(policy).is_some() {
+            return Ok(());
+        }
+        if past.origin.is_some() {
+            return Err(Refusal::BadPolicy);
+        }
+        let free = (1..=CLASSES_MAX).map(Class).find(|class| !past.classes.contains_key(class));
+        let class = ClassPast { policy: policy.clone(), horizon: past.horizon, kept: past.kept.clone() };
+        past.classes.insert(free.ok_or(Refusal::Full)?, class);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// May there be another policy, in place of one that keeps so many states?
+    fn check_policy(&self, policy: &Retention, instead: u64) -> Result<(), Refusal> {
+        let states = self.policy_states() - instead + policy.states();
+        if policy.is_bounded() && states <= POLICY_STATES_ALL_MAX { Ok(()) } else { Err(Refusal::BadPolicy) }
+    }
+
+    /// States go, as the volume's policies say if it is `now`. If some do, a sweep begins. A volume that was destroyed ends, if it is time,
+    /// and goes if no clone needs it.
     pub(crate) fn prune(&mut self, now: Tid, volume: VolumeId) -> Result<(), Refusal> {
         let past = self.volumes.get_mut(&volume).ok_or(Refusal::Missing)?;
-        if let Some((horizon, kept)) = past.plan(now)
-            && (horizon, &kept) != (past.horizon, &past.kept)
-        {
-            past.horizon = horizon;
-            past.kept = kept;
-            past.pass = Some(Pass::BEGIN);
+        if past.has_ended(now) {
+            past.end(now);
+            self.revision += 1;
+        }
+        match past.stage {
+            Stage::Ended { .. } if past.clones.is_empty() => {
+                past.stage = Stage::Going;
+                past.pass = Some(Pass::BEGIN);
+                self.revision += 1;
+                return Ok(());
+            }
+            Stage::Going => return Ok(()),
+            // There is nothing to prune before it is counted.
+            Stage::Living | Stage::Destroyed { .. } if past.is_being_counted() => return Ok(()),
+            _ => {}
+        }
+        let pruned = past.pruned(now);
+        if pruned != *past {
+            *past = VolumePast { pass: Some(Pass::BEGIN), ..pruned };
             self.revision += 1;
         }
         Ok(())
     }
 
-    /// A sweep was applied.
+    /// A sweep was applied. A volume that goes is forgotten by who applies it when the sweep is done.
     pub(crate) fn swept(&mut self, volume: VolumeId, next: Option<Pass>, removed: bool) {
         let Some(past) = self.volumes.get_mut(&volume) else { return };
         self.revision += u64::from(next.is_none());
@@ -148,7 +212,7 @@ impl Past {
     /// `session` needs the state as of `at`; `tid` is now.
     pub(crate) fn pin(&mut self, tid: Tid, volume: VolumeId, at: Tid, session: SessionId) -> Result<(), Refusal> {
         let full = self.pins() >= PINS_MAX;
-        let past = self.volumes.get_mut(&volume).ok_or(Refusal::Missing)?;
+        let past = self.living(volume)?;
         if at > tid || !past.can_read(at) {
             return Err(Refusal::Pruned);
         }
@@ -210,7 +274,7 @@ impl Past {
             return Err(Refusal::BadName);
         }
         let full = self.count() >= SNAPSHOTS_MAX;
-        let past = self.volumes.get_mut(&volume).ok_or(Refusal::Missing)?;
+        let past = self.living(volume)?;
         if past.snapshots.contains_key(name) {
             return Err(Refusal::Exists);
         }
@@ -221,13 +285,53 @@ impl Past {
         if state > tid || !past.can_read(state) {
             return Err(Refusal::Pruned);
         }
-        past.snapshots.insert(name.into(), Snapshot { tid: state, named: tid, note: note.into() });
+        past.snapshots.insert(name.into(), Snapshot { tid: state, named: tid, note: note.into(), every_ns: None });
         self.revision += 1;
         Ok(())
     }
 
-    pub(crate) fn drop_name(&mut self, volume: VolumeId, name: &str) -> Result<(), Refusal> {
+    /// From `tid` on, which is now, states get names at the beginnings of these periods. What a rule has made stays with the rule.
+    pub(crate) fn set_schedule(&mut self, tid: Tid, volume: VolumeId, schedule: &Schedule) -> Result<(), Refusal> {
+        if !schedule.is_bounded() {
+            return Err(Refusal::BadPolicy);
+        }
         let past = self.volumes.get_mut(&volume).ok_or(Refusal::Missing)?;
+        let before = std::mem::take(&mut past.schedule);
+        let known = |rule: &Every| before.iter().find(|scheduled| scheduled.rule.every_ns == rule.every_ns);
+        let begin = |rule: &Every| match known(rule) {
+            Some(known) => Scheduled { rule: *rule, ..known.clone() },
+            None => Scheduled { rule: *rule, last: rule.period(tid), missed: false },
+        };
+        past.schedule = schedule.rules.iter().map(begin).collect();
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// The present state, which is that of `tid`, gets the names that are due. Of each rule that has made one, the oldest beyond those that
+    /// it keeps go. Whoever asks twice in a period, or asks late, makes no second one.
+    pub(crate) fn name_scheduled(&mut self, tid: Tid, volume: VolumeId) {
+        let mut count = self.count();
+        let Some(past) = self.volumes.get_mut(&volume) else { return };
+        for number in past.due(tid) {
+            let Scheduled { rule, .. } = past.schedule[number];
+            let period = rule.period(tid);
+            let name = rule.name(period);
+            let free = !past.snapshots.contains_key(&*name);
+            // The new one counts.
+            count -= past.drop_oldest(rule.every_ns, rule.keep as usize - usize::from(free));
+            let missed = count >= SNAPSHOTS_MAX;
+            if free && !missed {
+                let snapshot = Snapshot { tid, named: tid, note: "".into(), every_ns: Some(rule.every_ns) };
+                past.snapshots.insert(name.into(), snapshot);
+                count += 1;
+            }
+            past.schedule[number] = Scheduled { rule, last: period, missed: free && missed };
+            self.revision += 1;
+        }
+    }
+
+    pub(crate) fn drop_name(&mut self, volume: VolumeId, name: &str) -> Result<(), Refusal> {
+        let past = self.living(volume)?;
         past.snapshots.remove(name).ok_or(Refusal::Missing)?;
         self.revision += 1;
         Ok(())
@@ -237,14 +341,16 @@ impl Past {
         if !is_snapshot_name(to) {
             return Err(Refusal::BadName);
         }
-        let past = self.volumes.get_mut(&volume).ok_or(Refusal::Missing)?;
+        let past = self.living(volume)?;
         if !past.snapshots.contains_key(from) {
             return Err(Refusal::Missing);
         }
         if past.snapshots.contains_key(to) {
             return Err(Refusal::Exists);
         }
-        if let Some(snapshot) = past.snapshots.remove(from) {
+        if let Some(mut snapshot) = past.snapshots.remove(from) {
+            // Somebody wants it: no rule takes it away any more.
+            snapshot.every_ns = None;
             past.snapshots.insert(to.into(), snapshot);
             self.revision += 1;
         }
@@ -258,11 +364,13 @@ impl Past {
     pub fn check_invariants(&self, tid: Tid) {
         assert!(self.count() <= SNAPSHOTS_MAX, "{} snapshots", self.count());
         assert!(self.pins() <= PINS_MAX, "{} pins", self.pins());
+        self.check_volumes();
         for past in self.volumes.values() {
             for (name, snapshot) in &past.snapshots {
                 assert!(is_snapshot_name(name), "a snapshot is called {name:?}");
                 assert!(past.can_read(snapshot.tid) && snapshot.tid <= tid, "snapshot {name} is of no state");
             }
+            past.check_schedule(tid);
             for (at, sessions) in &past.pins {
                 assert!(past.can_read(*at) && *at <= tid && !sessions.is_empty(), "the pin of {at} holds nothing");
             }
@@ -270,19 +378,27 @@ impl Past {
             assert!(past.kept.is_sorted_by(|a, b| a < b) && past.kept.len() <= KEPT_MAX, "kept: {:?}", past.kept);
             let kept = past.kept.first().is_none_or(|first| *first >= past.made);
             assert!(kept && past.kept.last().is_none_or(|last| *last < past.horizon), "kept: {:?}", past.kept);
+            past.check_classes(tid);
         }
+        assert!(self.policy_states() <= POLICY_STATES_ALL_MAX, "the policies keep {} states", self.policy_states());
     }
 }
 
 impl VolumePast {
-    /// Which states can be read.
-    pub fn readable(&self) -> Readable<'_> {
-        Readable { horizon: self.horizon, kept: &self.kept }
+    /// Which states can be read, by the class of an object.
+    pub fn keeping(&self) -> Keeping<'_> {
+        let classes = self.classes.iter();
+        Keeping { volume: self.readable(), classes: classes.map(|(class, past)| (*class, past.readable())).collect() }
     }
 
-    /// Can the state as of `tid` be read, if it has come?
+    /// Can the state as of `tid` be read, if it has come? Perhaps not of objects that keep less than the volume.
     pub fn can_read(&self, tid: Tid) -> bool {
         self.readable().has(tid)
+    }
+
+    /// Can the state as of `tid` be read of every object?
+    pub fn is_whole(&self, tid: Tid) -> bool {
+        self.can_read(tid) && self.classes.values().all(|class| class.readable().has(tid))
     }
 
     /// The newest state that can be read and is not later than `tid`.
@@ -290,29 +406,126 @@ impl VolumePast {
         self.readable().at_or_before(tid)
     }
 
-    /// Horizon and kept states as the policy would have them if it is `now`; none if everything stays.
-    pub fn plan(&self, now: Tid) -> Option<(Tid, Vec<Tid>)> {
-        self.plan_of(&self.policy, now)
+    /// Is a snapshot to be made if it is `now`, as the schedule says?
+    pub fn is_snapshot_due(&self, now: Tid) -> bool {
+        !self.due(now).is_empty()
     }
 
-    /// The same, of another policy.
-    pub fn plan_of(&self, policy: &Retention, now: Tid) -> Option<(Tid, Vec<Tid>)> {
-        let horizon = policy.horizon(now)?.max(self.horizon);
-        let named = self.snapshots.values().map(|snapshot| snapshot.tid);
-        let needed = named.chain(self.pins.keys().copied());
-        let mut kept = policy.kept(now, horizon);
-        kept.extend(needed.filter(|tid| *tid < horizon));
-        // What is gone does not come back.
-        kept.retain(|tid| self.can_read(*tid));
-        kept.sort_unstable();
-        kept.dedup();
-        Some((horizon, kept))
+    /// The numbers of the rules whose period has begun without a snapshot.
+    fn due(&self, now: Tid) -> Vec<usize> {
+        let rules = self.schedule.iter().enumerate();
+        rules.filter(|(_, scheduled)| scheduled.rule.period(now) > scheduled.last).map(|(number, _)| number).collect()
+    }
+
+    /// Of the snapshots that a rule has made, all but the newest `keep` go. Gives how many these are.
+    fn drop_oldest(&mut self, every_ns: u64, keep: usize) -> usize {
+        let made = self.snapshots.iter().filter(|(_, snapshot)| snapshot.every_ns == Some(every_ns));
+        let mut made: Vec<(Tid, Box<str>)> = made.map(|(name, snapshot)| (snapshot.tid, name.clone())).collect();
+        made.sort_unstable();
+        let too_many = made.len().saturating_sub(keep);
+        for (_, name) in &made[..too_many] {
+            self.snapshots.remove(name);
+        }
+        too_many
+    }
+
+    fn check_schedule(&self, tid: Tid) {
+        for Scheduled { rule, last, .. } in &self.schedule {
+            assert!(rule.keep > 0 && *last <= rule.period(tid), "a snapshot of {last} would be made before its time");
+            let made = self.snapshots.values().filter(|snapshot| snapshot.every_ns == Some(rule.every_ns));
+            let mut periods = BTreeSet::new();
+            let twice = made.map(|snapshot| rule.period(snapshot.tid)).find(|period| !periods.insert(*period));
+            assert!(twice.is_none(), "two snapshots of {rule:?} in the period from {twice:?} on");
+        }
+    }
+
+    /// The class that stands for a policy.
+    pub fn class_of(&self, policy: &Retention) -> Option<Class> {
+        self.classes.iter().find(|(_, past)| past.policy == *policy).map(|(class, _)| *class)
+    }
+
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &Retention> {
+        std::iter::once(&self.policy).chain(self.classes.values().map(|class| &class.policy))
+    }
+
+    /// As the policies would have it if it is `now`. What is gone does not come back.
+    pub fn pruned(&self, now: Tid) -> VolumePast {
+        let names = self.snapshots.values().map(|snapshot| snapshot.tid);
+        let mut needed: Vec<Tid> = names.chain(self.pins.keys().copied()).chain(self.clones.keys().copied()).collect();
+        needed.sort_unstable();
+        let mut pruned = self.clone();
+        match (self.stage, self.policy.horizon(now)) {
+            (Stage::Going, _) => return pruned,
+            (Stage::Ended { at }, _) => (pruned.horizon, pruned.kept) = self.plan_of_ended(at),
+            (Stage::Living | Stage::Destroyed { .. }, None) => {}
+            (Stage::Living | Stage::Destroyed { .. }, Some(horizon)) => {
+                pruned.horizon = horizon.max(self.horizon);
+                let of_policy = self.policy.kept(now, pruned.horizon);
+                pruned.kept = kept(of_policy.iter().chain(&needed), pruned.horizon, |tid| self.can_read(tid));
+            }
+        }
+        for (class, past) in &self.classes {
+            let pruned_class = past.pruned(now, pruned.readable(), &needed);
+            pruned.classes.insert(*class, pruned_class);
+        }
+        pruned
     }
 
     /// Is there so much to prune that it is worth the while?
     pub fn is_due(&self, now: Tid) -> bool {
-        let Some((horizon, kept)) = self.plan(now).filter(|_| self.pass.is_none()) else { return false };
-        let moved = horizon.0 - self.horizon.0 >= self.policy.step_ns();
-        moved || self.kept.iter().any(|tid| kept.binary_search(tid).is_err())
+        if self.has_ended(now) || matches!(self.stage, Stage::Ended { .. }) && self.clones.is_empty() {
+            return true;
+        }
+        if self.pass.is_some() {
+            return false;
+        }
+        let pruned = self.pruned(now);
+        let due = |was: Readable<'_>, is: Readable<'_>, policy: &Retention| {
+            let moved = is.horizon.0 - was.horizon.0 >= policy.step_ns();
+            moved || was.kept.iter().any(|tid| is.kept.binary_search(tid).is_err())
+        };
+        due(self.readable(), pruned.readable(), &self.policy)
+            || self.classes.iter().any(|(class, past)| due(past.readable(), pruned.keeping().of(*class), &past.policy))
     }
+
+    fn check_classes(&self, tid: Tid) {
+        for (class, past) in &self.classes {
+            assert!((1..=CLASSES_MAX).contains(&class.0), "there is a class {}", class.0);
+            assert!(
+                past.horizon >= self.horizon && past.horizon <= tid,
+                "class {} begins at {}",
+                class.0,
+                past.horizon
+            );
+            assert!(past.kept.is_sorted_by(|a, b| a < b) && past.kept.len() <= KEPT_MAX, "kept: {:?}", past.kept);
+            let kept = past.kept.iter().all(|at| *at < past.horizon && self.can_read(*at));
+            assert!(kept, "class {} keeps {:?} of {:?}", class.0, past.kept, self.readable());
+        }
+    }
+}
+
+impl ClassPast {
+    fn readable(&self) -> Readable<'_> {
+        Readable { horizon: self.horizon, kept: &self.kept }
+    }
+
+    /// As its policy would have it if it is `now`, of what its volume keeps then.
+    fn pruned(&self, now: Tid, volume: Readable<'_>, needed: &[Tid]) -> ClassPast {
+        let begins = self.policy.horizon(now).unwrap_or(Tid::ZERO);
+        let horizon = begins.max(self.horizon).max(volume.horizon);
+        let of_policy = self.policy.kept(now, horizon);
+        // What the volume keeps of what the policy would keep whole.
+        let whole = &volume.kept[volume.kept.partition_point(|tid| *tid < begins)..];
+        let all = of_policy.iter().chain(needed).chain(whole);
+        let kept = kept(all, horizon, |tid| self.readable().has(tid) && volume.has(tid));
+        ClassPast { policy: self.policy.clone(), horizon, kept }
+    }
+}
+
+/// Those of some states that are before a horizon and can be read, in order.
+fn kept<'t>(states: impl Iterator<Item = &'t Tid>, horizon: Tid, can_read: impl Fn(Tid) -> bool) -> Vec<Tid> {
+    let mut kept: Vec<Tid> = states.copied().filter(|tid| *tid < horizon && can_read(*tid)).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
 }

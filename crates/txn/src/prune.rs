@@ -2,7 +2,7 @@
 //!
 //! `docs/protocols/history.md`, "Pruning", has the whole of it.
 
-use gavel_types::Tid;
+use gavel_types::{Class, Tid};
 use std::collections::BTreeMap;
 
 /// How long a version was visible: from its create Tid on, before its delete Tid; none: it lives.
@@ -24,6 +24,9 @@ pub struct Readable<'a> {
 }
 
 impl Readable<'_> {
+    /// Not any state: of what none shows.
+    pub const NONE: Readable<'static> = Readable { horizon: Tid::MAX, kept: &[] };
+
     /// Can the state as of `tid` be read?
     pub fn has(&self, tid: Tid) -> bool {
         tid >= self.horizon || self.kept.binary_search(&tid).is_ok()
@@ -44,6 +47,22 @@ impl Readable<'_> {
         // A version that ends at the horizon is not visible there.
         let first = self.kept.partition_point(|kept| *kept < span.create);
         delete > self.horizon || self.kept.get(first).is_some_and(|kept| *kept < delete)
+    }
+}
+
+/// Which states can be read of all objects of a volume, and, by class, of some of them: never more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Keeping<'a> {
+    /// Of all.
+    pub volume: Readable<'a>,
+    /// Of those that have a class of their own.
+    pub classes: BTreeMap<Class, Readable<'a>>,
+}
+
+impl<'a> Keeping<'a> {
+    /// Which states can be read of objects of this class.
+    pub fn of(&self, class: Class) -> Readable<'a> {
+        self.classes.get(&class).copied().unwrap_or(self.volume)
     }
 }
 

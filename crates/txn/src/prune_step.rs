@@ -4,9 +4,10 @@
 //! of theirs is one that a step touches.
 
 use crate::digest::Digest;
-use crate::prune::{Readable, Span, implied};
-use gavel_types::{Key, KeyRange, Tid, VolumeId};
-use gavel_wire::{Ended, Removal, Version, ViewError};
+use crate::prune::{Keeping, Readable, Span, implied};
+use crate::volume_step;
+use gavel_types::{Class, Key, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_wire::{Ended, Record, Removal, Version, ViewError};
 use serde::{Deserialize, Serialize};
 
 /// Most versions that one step looks at. It holds up whatever else is applied: 512 of them, nearly all removed, took 9 ms each on the
@@ -22,17 +23,31 @@ pub enum Pass {
     Versions {
         /// The last one that was looked at.
         after: Option<(Key, Tid)>,
+        /// What the class of its object was when the sweep came to it; none if none of its attributes were left. It holds for all of its rows.
+        class: Option<Class>,
     },
     /// Who made which commit, from this one on.
     Commits {
         /// The next one to look at.
         from: Tid,
     },
+    /// The live rows of a volume that goes, behind this one.
+    Live {
+        /// The last one that was removed.
+        after: Option<Key>,
+    },
+    /// What a clone begins with is being counted, from this object on.
+    Count {
+        /// The next one to count.
+        from: ObjectId,
+    },
 }
 
 impl Pass {
     /// Before everything.
-    pub const BEGIN: Pass = Pass::Versions { after: None };
+    pub const BEGIN: Pass = Pass::Versions { after: None, class: None };
+    /// Before the first object.
+    pub const COUNT: Pass = Pass::Count { from: ObjectId::VOLUME };
 }
 
 /// What one step came to.
@@ -47,7 +62,7 @@ type EndedVersion = (Key, Tid, Version);
 
 /// Looks at the next `rows` of `volume`, within bounds. What goes is taken from `digest`.
 pub(crate) fn step(
-    readable: Readable<'_>,
+    keeping: Keeping<'_>,
     pass: &Pass,
     (volume, rows): (VolumeId, u32),
     base: &dyn Ended,
@@ -55,16 +70,25 @@ pub(crate) fn step(
 ) -> Result<Step, ViewError> {
     let rows = rows as usize;
     match pass {
-        Pass::Versions { after } => {
-            versions(readable, after.as_ref(), (volume, rows.clamp(1, SWEEP_ROWS_MAX)), base, digest)
+        Pass::Versions { after, class } => {
+            versions(&keeping, (after.as_ref(), *class), (volume, rows.clamp(1, SWEEP_ROWS_MAX)), base, digest)
         }
-        Pass::Commits { from } => commits(readable, *from, (volume, rows.clamp(1, SWEEP_COMMITS_MAX)), base, digest),
+        Pass::Commits { from } => {
+            commits(keeping.volume, *from, (volume, rows.clamp(1, SWEEP_COMMITS_MAX)), base, digest)
+        }
+        Pass::Live { after } => {
+            let rows = rows.clamp(1, SWEEP_ROWS_MAX);
+            let (last, removals) = volume_step::remove_live(after.as_ref(), (volume, rows), base, digest)?;
+            Ok(Step { next: last.map(|key| Pass::Live { after: Some(key) }), removals })
+        }
+        // Removes nothing: whoever applies the entry counts.
+        Pass::Count { .. } => Ok(Step { next: None, removals: Vec::new() }),
     }
 }
 
 fn versions(
-    readable: Readable<'_>,
-    after: Option<&(Key, Tid)>,
+    keeping: &Keeping<'_>,
+    (after, class): (Option<&(Key, Tid)>, Option<Class>),
     (volume, rows_max): (VolumeId, usize),
     base: &dyn Ended,
     digest: &mut Digest,
@@ -74,7 +98,13 @@ fn versions(
     // The one beyond is only looked at as what follows the last.
     let beyond = if rows.len() > rows_max { rows.pop() } else { None };
     let mut removals = Vec::new();
+    let mut at = (after.map(|(key, _)| key.object()), class);
     for of_key in rows.chunk_by(|a, b| a.0 == b.0) {
+        let object = of_key[0].0.object();
+        if at.0 != Some(object) {
+            at = (Some(object), class_of(base, keeping, volume, object)?);
+        }
+        let readable = at.1.map_or(Readable::NONE, |class| keeping.of(class));
         if of_key.iter().all(|row| readable.shows(span(row))) {
             continue;
         }
@@ -86,16 +116,50 @@ fn versions(
         let before = before.map(|create| Span { create, delete: Some(first.2.create) });
         let behind = match &beyond {
             Some(beyond) if beyond.0 == *key => Some(span(beyond)),
-            _ => base.get(key)?.map(|version| Span { create: version.create, delete: None }),
+            _ => base.own(key)?.map(|version| Span { create: version.create, delete: None }),
         };
         let neighbours = (before, behind.filter(|behind| behind.create == last.1));
         sweep_key(readable, key, of_key, neighbours, digest, &mut removals);
     }
     let next = match (beyond, rows.pop()) {
-        (Some(_), Some((key, delete, _))) => Pass::Versions { after: Some((key, delete)) },
+        (Some(_), Some((key, delete, _))) => Pass::Versions { after: Some((key, delete)), class: at.1 },
         _ => Pass::Commits { from: Tid::ZERO },
     };
     Ok(Step { next: Some(next), removals })
+}
+
+/// Which states show an object of a volume. If none of its attributes are left, none does.
+///
+/// # Errors
+/// As the view's.
+pub fn readable_of<'k>(
+    base: &dyn Ended,
+    keeping: &Keeping<'k>,
+    volume: VolumeId,
+    object: ObjectId,
+) -> Result<Readable<'k>, ViewError> {
+    Ok(class_of(base, keeping, volume, object)?.map_or(Readable::NONE, |class| keeping.of(class)))
+}
+
+/// The class of an object: that of its live attributes, or of the last ones that ended; none if none are left.
+fn class_of(
+    base: &dyn Ended,
+    keeping: &Keeping<'_>,
+    volume: VolumeId,
+    object: ObjectId,
+) -> Result<Option<Class>, ViewError> {
+    if keeping.classes.is_empty() || object == ObjectId::VOLUME {
+        return Ok(Some(Class::VOLUME));
+    }
+    let key = Key::attr(volume, object);
+    let newest = match base.get(&key)? {
+        Some(live) => Some(live),
+        None => base.last_ended(&key)?,
+    };
+    Ok(newest.and_then(|version| match version.record {
+        Record::Attr(attr) => Some(attr.firm.class),
+        _ => None,
+    }))
 }
 
 fn span((_, delete, version): &EndedVersion) -> Span {
@@ -118,7 +182,10 @@ fn sweep_key(
     let there = implied(&with_neighbours(&mut versions.iter().map(span)));
     let stays = implied(&with_neighbours(&mut versions.iter().map(span).filter(|span| readable.shows(*span))));
     let gone = versions.iter().filter(|row| !readable.shows(span(row)));
-    removals.extend(gone.map(|(_, delete, _)| Removal::Ended { key: key.clone(), delete: *delete }));
+    for (_, delete, version) in gone {
+        removals.push(Removal::Ended { key: key.clone(), delete: *delete });
+        removals.extend(named(key, version));
+    }
     for (tid, made) in there {
         let still = stays.get(&tid).copied();
         if still == Some(made) {
@@ -134,6 +201,11 @@ fn sweep_key(
             None => Removal::Change { tid, key: key.clone() },
         });
     }
+}
+
+/// What says that a version names a blob, if it does: it goes with the version.
+pub(crate) fn named(key: &Key, version: &Version) -> Option<Removal> {
+    version.blob().map(|blob| Removal::Name { blob, key: key.clone(), create: version.create })
 }
 
 fn commits(
@@ -163,7 +235,7 @@ fn commits(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gavel_types::ObjectId;
+    use gavel_types::{BlobId, ObjectId};
     use gavel_wire::{Live, Orphan, Record, View};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
@@ -209,12 +281,33 @@ mod tests {
             Ok(rows.take(limit).map(|((key, tid), version)| (key.clone(), *tid, version.clone())).collect())
         }
 
+        fn last_ended(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+            Ok(self.ended.iter().rfind(|((of, _), _)| of == key).map(|(_, version)| version.clone()))
+        }
+
         fn ended_at(&self, key: &Key, delete: Tid) -> Result<Option<Version>, ViewError> {
             Ok(self.ended.get(&(key.clone(), delete)).cloned())
         }
 
         fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
             Ok(true)
+        }
+
+        fn names(&self, blob: BlobId) -> Result<bool, ViewError> {
+            let versions = self.live.values().chain(self.ended.values());
+            Ok(versions.into_iter().any(|version| version.blob() == Some(blob)))
+        }
+
+        fn own(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+            self.get(key)
+        }
+
+        fn own_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+            self.scan(range, limit)
+        }
+
+        fn past(&self, _: Tid) -> Box<dyn View + '_> {
+            Box::new(self)
         }
     }
 
@@ -262,6 +355,7 @@ mod tests {
                     Removal::Live { key } => self.live.remove(&key).is_some(),
                     Removal::Change { tid, key } => self.changes.remove(&(tid, key)).is_some(),
                     Removal::Made { tid, key } => self.changes.insert((tid, key), false) == Some(true),
+                    Removal::Name { .. } => unreachable!("nothing here names a blob"),
                 };
                 assert!(was_there);
             }
@@ -302,12 +396,14 @@ mod tests {
                 let before = store.clone();
                 let mut after = None;
                 loop {
-                    let step = versions(readable, after.as_ref(), (V, rows_max), &store, &mut digest).unwrap();
+                    let keeping = Keeping { volume: readable, classes: BTreeMap::new() };
+                    let at = (after.as_ref(), Some(Class::VOLUME));
+                    let step = versions(&keeping, at, (V, rows_max), &store, &mut digest).unwrap();
                     store.remove(step.removals);
                     prop_assert_eq!(&store.changes, &store.implied());
                     prop_assert_eq!(digest, store.digest());
                     match step.next {
-                        Some(Pass::Versions { after: next }) => after = next,
+                        Some(Pass::Versions { after: next, .. }) => after = next,
                         _ => break,
                     }
                 }

@@ -1,5 +1,6 @@
 //! The replicated state that is not records: sessions, counters, digest.
 
+use crate::collect::Collection;
 use crate::digest::Digest;
 use crate::past::Past;
 use gavel_lease::LeaseTable;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
-pub const STATE_FORMAT: u8 = 4;
+pub const STATE_FORMAT: u8 = 5;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.
@@ -67,6 +68,8 @@ pub struct State {
     pub locks: LockTable,
     /// Which past states of the volumes can be read, and the names that some of them have.
     pub past: Past,
+    /// Blobs that nothing names any more.
+    pub collection: Collection,
     /// Sum over all changes of records that are known.
     pub records: Digest,
     /// Digests of the whole state behind some of the last entries.
@@ -85,6 +88,7 @@ impl Default for State {
             leases: LeaseTable::default(),
             locks: LockTable::default(),
             past: Past::default(),
+            collection: Collection::default(),
             records: Digest::default(),
             digests: VecDeque::new(),
         }
@@ -105,7 +109,7 @@ impl State {
 
     /// The digest of everything that is replicated.
     pub fn digest(&self) -> [u8; 32] {
-        let tables = (&self.leases, &self.locks, &self.past);
+        let tables = (&self.leases, &self.locks, &self.past, &self.collection);
         let rest =
             (self.tid, &self.sessions, &self.incarnations, self.next_object, &self.volumes, tables, self.records);
         *blake3::hash(&codec::encode(STATE_FORMAT, &rest)).as_bytes()
@@ -142,6 +146,7 @@ impl State {
         }
         self.locks.check_invariants();
         self.past.check_invariants(self.tid);
+        self.collection.check_invariants(self.tid);
         for session in self.past.pinning() {
             assert!(self.sessions.contains_key(&session), "session {session} has ended and needs a state");
         }

@@ -191,6 +191,13 @@ impl Key {
         Ok(Key(bytes.into()))
     }
 
+    /// The same key of another volume.
+    pub fn in_volume(&self, volume: VolumeId) -> Key {
+        let mut bytes = self.0.clone();
+        bytes[..4].copy_from_slice(&volume.0.to_be_bytes());
+        Key(bytes)
+    }
+
     /// The volume.
     pub fn volume(&self) -> VolumeId {
         VolumeId(u32::from_be_bytes(self.0[..4].try_into().expect("a key has 13 bytes or more")))
@@ -305,6 +312,30 @@ impl KeyRange {
         KeyRange { start: start.into(), end: end.into_boxed_slice() }
     }
 
+    /// The range of the same keys of `to`, of one that lies within volume `from`.
+    pub fn in_volume(&self, from: VolumeId, to: VolumeId) -> KeyRange {
+        let (theirs, ours) = (KeyRange::volume(from), KeyRange::volume(to));
+        let moved = |bound: &[u8]| -> Box<[u8]> {
+            match bound.strip_prefix(&from.0.to_be_bytes()) {
+                Some(rest) => [&to.0.to_be_bytes(), rest].concat().into(),
+                None if *bound <= *theirs.start => ours.start.clone(),
+                None => ours.end.clone(),
+            }
+        };
+        KeyRange { start: moved(&self.start), end: moved(&self.end) }
+    }
+
+    /// What of this range lies within `other`.
+    pub fn within(&self, other: &KeyRange) -> KeyRange {
+        let (start, end) = ((&self.start).max(&other.start).clone(), (&self.end).min(&other.end).clone());
+        KeyRange { start, end }
+    }
+
+    /// The keys of a volume that are filed under objects: all but those under [`ObjectId::VOLUME`].
+    pub fn of_objects(volume: VolumeId) -> KeyRange {
+        KeyRange { start: KeyRange::object(volume, ObjectId::VOLUME).end, end: KeyRange::volume(volume).end }
+    }
+
     /// Where leases have the mark of an orphan: among the keys of its object, at which no record is.
     pub fn mark(volume: VolumeId, object: ObjectId) -> KeyRange {
         KeyRange::domain(volume, object, Domain::Orphan, &[], None)
@@ -366,6 +397,14 @@ impl KeyRange {
         KeyRange::domain(volume, ObjectId::VOLUME, Domain::Commit, &first.0.to_be_bytes(), to)
     }
 
+    /// The object, if all keys of the range are filed under one.
+    pub fn of_object(&self) -> Option<(VolumeId, ObjectId)> {
+        let (first, rest) = self.start.split_first_chunk::<4>()?;
+        let object = rest.first_chunk::<8>()?;
+        let (volume, object) = (VolumeId(u32::from_be_bytes(*first)), ObjectId(u64::from_be_bytes(*object)));
+        (self.end <= KeyRange::object(volume, object).end).then_some((volume, object))
+    }
+
     /// Is `key` in the range?
     pub fn contains(&self, key: &Key) -> bool {
         *self.start <= *key.0 && *key.0 < *self.end
@@ -389,6 +428,21 @@ mod tests {
     use proptest::prelude::*;
 
     const V: VolumeId = VolumeId(1);
+
+    #[test]
+    fn keys_and_ranges_move_between_volumes() {
+        let (a, b) = (VolumeId(7), VolumeId(8));
+        let key = Key::dirent(a, ObjectId(9), b"x");
+        assert_eq!(key.in_volume(b), Key::dirent(b, ObjectId(9), b"x"));
+        for range in [KeyRange::volume, |v| KeyRange::object(v, ObjectId(9)), |v| KeyRange::dirents(v, ObjectId(9))] {
+            assert_eq!(range(a).in_volume(a, b), range(b));
+            assert_eq!(range(b).in_volume(b, a), range(a));
+        }
+        assert_eq!(KeyRange::volume(a).within(&KeyRange::object(a, ObjectId(9))), KeyRange::object(a, ObjectId(9)));
+        let objects = KeyRange::of_objects(a);
+        assert!(objects.contains(&Key::attr(a, ObjectId::ROOT)) && !objects.contains(&Key::orphan(a, ObjectId(9))));
+        assert!(!objects.contains(&Key::attr(b, ObjectId::ROOT)));
+    }
 
     #[test]
     fn golden_bytes() {
@@ -425,6 +479,11 @@ mod tests {
         assert!(commits.contains(&Key::commit(V, Tid(5))) && commits.contains(&Key::commit(V, Tid(9))));
         assert!(!commits.contains(&Key::commit(V, Tid(4))) && !commits.contains(&Key::commit(V, Tid(10))));
         assert!(KeyRange::commits(V, Tid(5), Tid::MAX).contains(&Key::commit(V, Tid::MAX)));
+        for of_one in [KeyRange::object(V, o), names, KeyRange::one(&Key::attr(V, o)), KeyRange::object(V, last)] {
+            assert!(of_one.of_object().is_some_and(|(volume, object)| volume == V && (object == o || object == last)));
+        }
+        assert_eq!(KeyRange::objects(V, o, ObjectId(10)).of_object(), None);
+        assert_eq!(KeyRange::volume(V).of_object(), None);
     }
 
     proptest! {

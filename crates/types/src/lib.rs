@@ -7,6 +7,7 @@
 //! - [`key`]: the one ordered key space of records, as order-preserving bytes
 //! - [`time`]: timestamps of files, and the injected monotonic clock of the state machines
 //! - [`retention`]: which past states of a volume stay, by their age
+//! - [`schedule`]: which states get names by themselves
 //! - [`limits`]: every bound that more than one room must agree on
 //!
 //! Invariants:
@@ -18,10 +19,14 @@ pub mod ids;
 pub mod key;
 pub mod limits;
 pub mod retention;
+pub mod schedule;
 pub mod time;
+pub mod volume;
 
 pub use at::At;
 pub use ids::{BlobId, ClusterId, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 pub use key::{Cookie, Domain, Key, KeyError, KeyParts, KeyRange};
-pub use retention::Retention;
+pub use retention::{Class, Retention};
+pub use schedule::Schedule;
 pub use time::{Moment, Timestamp};
+pub use volume::{Origin, VolumeRef};

@@ -38,6 +38,10 @@ pub const SNAPSHOTS_MAX: usize = 4096;
 pub const PINS_MAX: usize = 4096;
 /// Longest name of a snapshot, in bytes.
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 64;
+/// Most volumes in a cluster, those that were destroyed and have not gone yet among them.
+pub const VOLUMES_MAX: usize = 1024;
+/// Most origins that lie behind a clone: each is asked for what is not in the one before.
+pub const CLONE_DEPTH_MAX: usize = 8;
 /// Longest note of a snapshot or a commit, in bytes.
 pub const NOTE_BYTES_MAX: usize = 1024;
 /// Most directory levels above an object that a rename follows to see that no directory moves below itself.

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-const SECOND: u64 = 1_000_000_000;
-const MINUTE: u64 = 60 * SECOND;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
-const WEEK: u64 = 7 * DAY;
+pub(crate) const SECOND: u64 = 1_000_000_000;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
+pub(crate) const DAY: u64 = 24 * HOUR;
+pub(crate) const WEEK: u64 = 7 * DAY;
 /// The first Monday of the epoch: weeks begin on Mondays, days and hours as UTC has them.
 const FIRST_MONDAY: u64 = 4 * DAY;
 
@@ -23,6 +23,21 @@ pub const WHOLE_NS_MIN: u64 = 10 * SECOND;
 pub const RULES_MAX: usize = 8;
 /// Most states that a policy keeps beside those that are whole.
 pub const POLICY_STATES_MAX: u64 = 4096;
+/// Most policies of a volume beside its own.
+pub const CLASSES_MAX: u8 = 15;
+
+/// Which of its volume's policies an object has. What is made in a directory takes that of the directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Class(pub u8);
+
+impl Class {
+    /// The volume's own policy.
+    pub const VOLUME: Class = Class(0);
+}
+
+/// Most states that the policies of all volumes keep beside those that are whole: the replicated state holds them, and must
+/// fit into a snapshot (10 bytes each).
+pub const POLICY_STATES_ALL_MAX: u64 = 131_072;
 
 /// Which past states stay.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -61,12 +76,22 @@ impl Retention {
         Retention { whole_ns: Some(WHOLE_NS_MIN), rules: Vec::new() }
     }
 
+    /// How many states it keeps beside those that are whole, at most.
+    pub fn states(&self) -> u64 {
+        let states = |rule: &Rule| rule.for_ns.checked_div(rule.every_ns).unwrap_or(u64::MAX);
+        self.rules.iter().map(states).fold(0, u64::saturating_add)
+    }
+
+    /// How long a state stays at most, in nanoseconds; none: for ever.
+    pub fn longest_ns(&self) -> Option<u64> {
+        let rules = self.rules.iter().map(|rule| rule.for_ns).max().unwrap_or(0);
+        Some(self.whole_ns?.max(rules))
+    }
+
     /// Is it within its bounds?
     pub fn is_bounded(&self) -> bool {
-        let states = |rule: &Rule| rule.for_ns.checked_div(rule.every_ns).unwrap_or(u64::MAX);
-        let count = self.rules.iter().map(states).fold(0, u64::saturating_add);
         self.rules.len() <= RULES_MAX
-            && count <= POLICY_STATES_MAX
+            && self.states() <= POLICY_STATES_MAX
             && (self.whole_ns.is_some() || self.rules.is_empty())
     }
 
@@ -94,7 +119,7 @@ impl Retention {
 impl Rule {
     fn kept(&self, now: Tid, horizon: Tid) -> impl Iterator<Item = Tid> + use<> {
         let every = self.every_ns.max(1);
-        let offset = if every.is_multiple_of(WEEK) { FIRST_MONDAY } else { 0 };
+        let offset = offset_of(every);
         let oldest = now.0.saturating_sub(self.for_ns);
         let first = (oldest.saturating_sub(offset) / every + 1).saturating_mul(every).saturating_add(offset);
         let most = usize::try_from(self.for_ns / every).map_or(usize::MAX, |most| most.saturating_add(1));
@@ -176,8 +201,13 @@ impl fmt::Display for Retention {
     }
 }
 
+/// When the first period of this length began, in nanoseconds since the epoch.
+pub(crate) fn offset_of(every_ns: u64) -> u64 {
+    if every_ns.is_multiple_of(WEEK) { FIRST_MONDAY } else { 0 }
+}
+
 /// A span of time as people write it, in the largest unit that gives a whole number; seconds are cut off.
-struct Age(u64);
+pub(crate) struct Age(pub(crate) u64);
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,7 +227,7 @@ fn period_of(text: &str) -> Option<u64> {
     }
 }
 
-fn age_of(text: &str) -> Option<u64> {
+pub(crate) fn age_of(text: &str) -> Option<u64> {
     match text.parse() {
         Ok(crate::At::Age(ns)) => Some(ns),
         _ => None,

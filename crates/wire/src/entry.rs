@@ -3,7 +3,7 @@
 use crate::lease::Want;
 use crate::lock::{LockFile, LockKind, Span, Waiter};
 use crate::plan::{Author, Guard, Plan};
-use gavel_types::{KeyRange, LogIndex, NodeId, ObjectId, Retention, Seq, SessionId, Tid, VolumeId};
+use gavel_types::{BlobId, KeyRange, LogIndex, NodeId, ObjectId, Retention, Schedule, Seq, SessionId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// One log entry: many items, each a transaction of its own. Item `i` has Tid `tid + i`.
@@ -35,7 +35,7 @@ pub enum Item {
         /// The session.
         session: SessionId,
     },
-    /// Makes a volume with an empty root directory. Nothing happens if it exists.
+    /// Makes a volume with an empty root directory. Nothing happens if there was one of this number or a greater one.
     CreateVolume {
         /// The volume.
         volume: VolumeId,
@@ -73,6 +73,21 @@ pub enum Item {
         /// How many rows to look at.
         rows: u32,
     },
+    /// States of a volume get names, as its schedule says. Nothing happens if none is due.
+    NameScheduled {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Marks blobs that no version of a record names.
+    Condemn {
+        /// Some of which may be named by now.
+        blobs: Vec<BlobId>,
+    },
+    /// Blobs that are still marked, and that no version names, are gone as of this transaction: replicas let go of what they took before.
+    Collect {
+        /// Some of which may be named by now.
+        blobs: Vec<BlobId>,
+    },
 }
 
 /// A request of a session, numbered so that it is applied once.
@@ -99,6 +114,8 @@ pub enum RequestBody {
         plan: Plan,
         /// For whom.
         author: Author,
+        /// A majority had, or took, the blobs that the plan names when it had applied this transaction; of no meaning if it names none.
+        stored_as_of: Tid,
     },
     /// Hand out a block of object ids.
     AllocateObjects,
@@ -209,6 +226,61 @@ pub enum RequestBody {
         /// The state.
         at: Tid,
     },
+    /// When states of a volume are to get names by themselves.
+    SetSchedule {
+        /// The volume.
+        volume: VolumeId,
+        /// The schedule; without a rule: never.
+        schedule: Schedule,
+    },
+    /// A number for a policy that directories of a volume may have.
+    DefineClass {
+        /// The volume.
+        volume: VolumeId,
+        /// The policy.
+        policy: Retention,
+    },
+    /// Make a volume with an empty root directory, of the next number.
+    CreateVolume {
+        /// What it is called.
+        name: Box<str>,
+        /// Permission bits of the root.
+        mode: u16,
+        /// Owner of the root.
+        uid: u32,
+        /// Group of the root.
+        gid: u32,
+    },
+    /// Make a volume, of the next number, that begins with what another one shows.
+    CloneVolume {
+        /// The other one.
+        from: VolumeId,
+        /// Which state of it; none: the one that this request finds.
+        at: Option<Tid>,
+        /// What the new one is called.
+        name: Box<str>,
+    },
+    /// Give a volume another name.
+    RenameVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// The other name.
+        name: Box<str>,
+    },
+    /// A volume is not to be used any more.
+    DestroyVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// It cannot be restored: all of it goes.
+        now: bool,
+    },
+    /// A volume that was destroyed is to be used again.
+    RestoreVolume {
+        /// The volume.
+        volume: VolumeId,
+        /// What it is called; none: as before.
+        name: Option<Box<str>>,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -266,8 +338,11 @@ pub enum Refusal {
     Pruned,
     /// The name is none, or the note is too long.
     BadName,
-    /// The policy has too many rules, or keeps too many states.
+    /// The policy or the schedule has too many rules, or keeps too many states.
     BadPolicy,
+    /// A blob that the plan names may have been collected since it was stored. Store its bytes anew, and try again. If the commit had no guards, its
+    /// session has ended with it.
+    Collected,
 }
 
 /// What an applied entry means for this node's own session.
@@ -289,4 +364,26 @@ pub struct News {
     pub leases: bool,
     /// Locks that stood in line and are held now.
     pub granted: Vec<Waiter>,
+    /// What has become of blobs.
+    pub blobs: BlobNews,
+}
+
+/// What an applied entry means for blobs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BlobNews {
+    /// Those that were marked because nothing names them.
+    pub condemned: Vec<BlobId>,
+    /// Those that are not marked any more: named again, or collected.
+    pub released: Vec<BlobId>,
+    /// Those that were collected, and as of which transaction.
+    pub collected: Vec<(BlobId, Tid)>,
+    /// Blobs of versions that a sweep removed: others may still name them.
+    pub unnamed: Vec<BlobId>,
+}
+
+impl BlobNews {
+    /// Nothing has become of any.
+    pub fn is_empty(&self) -> bool {
+        self.condemned.is_empty() && self.released.is_empty() && self.collected.is_empty() && self.unnamed.is_empty()
+    }
 }

@@ -10,11 +10,13 @@
 //! - [`entry`]: what the replicated log carries
 //! - [`message`]: what nodes say to each other
 //! - [`past`]: what history is read from
+//! - [`inherit`]: what a clone shows
 //! - [`view`]: the one way to read records, and the recorder that turns reads into guards
 //! - [`codec`]: bytes of all these
 
 pub mod codec;
 pub mod entry;
+pub mod inherit;
 pub mod lease;
 pub mod lock;
 pub mod message;
@@ -24,7 +26,7 @@ pub mod record;
 pub mod view;
 
 pub use codec::DecodeError;
-pub use entry::{Entry, Item, News, Outcome, Refusal, Request, RequestBody};
+pub use entry::{BlobNews, Entry, Item, News, Outcome, Refusal, Request, RequestBody};
 pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};
 pub use past::{Lived, Past};

@@ -3,7 +3,7 @@
 use crate::entry::Request;
 use crate::lease::Mode;
 use crate::record::Version;
-use gavel_types::{Key, KeyRange, LogIndex, NodeId, Seq, SessionId, Term, Tid};
+use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, Seq, SessionId, Term, Tid};
 use serde::{Deserialize, Serialize};
 
 /// A message from one node to another. All may be lost, doubled or late: what must not be lost is sent again.
@@ -114,6 +114,11 @@ pub enum Message {
         mode: Mode,
         /// The entry that the sender's replica had applied: a holder whose replica is behind it can't know what it holds.
         at: LogIndex,
+    },
+    /// To the leader: the sender has stored these blobs for long, and its replica does not name them.
+    Unnamed {
+        /// The blobs.
+        blobs: Vec<BlobId>,
     },
 }
 

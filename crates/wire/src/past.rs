@@ -3,7 +3,7 @@
 use crate::message::ChangeRow;
 use crate::record::Version;
 use crate::view::{View, ViewError};
-use gavel_types::{Key, KeyRange, Tid};
+use gavel_types::{Key, KeyRange, Tid, VolumeId};
 
 /// A version, and when it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +34,10 @@ pub type Rows<'a, T> = Box<dyn Iterator<Item = Result<T, ViewError>> + 'a>;
 pub trait Past {
     /// The last transaction that it holds.
     fn tid(&self) -> Tid;
+
+    /// Does the state as of `tid` have all objects of the volume, if it can be read? If not, a name may lead to an object of which no attributes are
+    /// there: then nothing of it is kept.
+    fn has_all(&self, volume: VolumeId, tid: Tid) -> bool;
 
     /// The state as of `tid`.
     fn at(&self, tid: Tid) -> Box<dyn View + '_>;

@@ -1,7 +1,7 @@
 //! Plans and guards: what an operation wants to write, and what it read.
 
 use crate::record::Record;
-use gavel_types::{Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// What an operation read and therefore depends on. All are judged at commit time, against the state
@@ -123,6 +123,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The blobs that it names, some more than once.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
+        self.mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Put { record, .. } => record.blob(),
+            _ => None,
+        })
+    }
+
     /// The times that would be the commit's are those of `tid` instead: who answers before the commit has to name them.
     pub fn settle_times(&mut self, tid: Tid) {
         let settle = |time: &mut Timestamp| *time = time.resolve(tid);

@@ -1,6 +1,6 @@
 //! Records: what a key's value can be.
 
-use gavel_types::{BlobId, Key, NodeId, ObjectId, SessionId, Tid, Timestamp};
+use gavel_types::{BlobId, Class, Key, NodeId, ObjectId, SessionId, Tid, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The kind of an object.
@@ -41,6 +41,8 @@ pub struct Firm {
     pub parent: ObjectId,
     /// When the object was made.
     pub birth: Timestamp,
+    /// Which of the volume's policies says how long its past is kept.
+    pub class: Class,
 }
 
 /// The attributes of an object: the firm half, and the counters and times that merge.
@@ -149,6 +151,8 @@ pub enum Record {
     Orphan(Orphan),
     /// Who made a commit.
     Commit(Committed),
+    /// Nothing is there, though a clone would inherit something. Views never show it.
+    Gone,
 }
 
 /// One version of a record: immutable from its create Tid on.
@@ -160,6 +164,23 @@ pub struct Version {
     pub firm: Tid,
     /// The value.
     pub record: Record,
+}
+
+impl Version {
+    /// The blob that it names, if its bytes are in one.
+    pub fn blob(&self) -> Option<BlobId> {
+        self.record.blob()
+    }
+}
+
+impl Record {
+    /// The blob that it names, if its bytes are in one.
+    pub fn blob(&self) -> Option<BlobId> {
+        match self {
+            Record::Extent(Extent { content: Content::Blob { id, .. }, .. }) => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 /// One key's step from one version to the next (or to none), made by one transaction.
@@ -203,5 +224,14 @@ pub enum Removal {
         tid: Tid,
         /// The record.
         key: Key,
+    },
+    /// That the version of `key` which `create` made names a blob.
+    Name {
+        /// The blob.
+        blob: BlobId,
+        /// The record.
+        key: Key,
+        /// The transaction.
+        create: Tid,
     },
 }

@@ -2,7 +2,7 @@
 
 use crate::plan::Guard;
 use crate::record::{Attr, Firm, Record, Version};
-use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, ObjectId, Tid, VolumeId};
 use std::cell::RefCell;
 
 /// Why a view could not answer.
@@ -13,6 +13,14 @@ pub enum ViewError {
     Damaged {
         /// Which, and where.
         what: String,
+    },
+    /// A past state is not kept for this object, though it is for others: its directory keeps less than the volume.
+    #[error("what object {object} was as of {tid} is not kept: its directory keeps less history than its volume")]
+    Pruned {
+        /// The object.
+        object: ObjectId,
+        /// The state.
+        tid: Tid,
     },
     /// The storage below failed.
     #[error("reading records failed: {cause}")]
@@ -55,6 +63,20 @@ impl<V: View + ?Sized> View for &V {
     }
 }
 
+impl<V: View + ?Sized> View for Box<V> {
+    fn tid(&self) -> Tid {
+        (**self).tid()
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        (**self).get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        (**self).scan(range, limit)
+    }
+}
+
 /// The newest state of a replica: what commits are judged against.
 pub trait Live: View {
     /// Was anything in `range` written or deleted after `after`? Answered from the change index: the cost follows the
@@ -79,6 +101,12 @@ pub trait Ended: Live {
         limit: usize,
     ) -> Result<Vec<(Key, Tid, Version)>, ViewError>;
 
+    /// The version of `key` that ended last.
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn last_ended(&self, key: &Key) -> Result<Option<Version>, ViewError>;
+
     /// The version of `key` that ended at `delete`.
     ///
     /// # Errors
@@ -90,6 +118,27 @@ pub trait Ended: Live {
     /// # Errors
     /// [`ViewError`] if the storage below is damaged or fails.
     fn changed_beside(&self, volume: VolumeId, tid: Tid, key: &Key) -> Result<bool, ViewError>;
+
+    /// Does a version of any record name the blob, live or ended?
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn names(&self, blob: BlobId) -> Result<bool, ViewError>;
+    /// The live version that is stored under `key` itself: as `get`, but what a clone inherits is not there, and what says that it does
+    /// not inherit is.
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn own(&self, key: &Key) -> Result<Option<Version>, ViewError>;
+
+    /// The live versions in `range` that are stored there: as `scan`, with the difference that `own` has.
+    ///
+    /// # Errors
+    /// [`ViewError`] if the storage below is damaged or fails.
+    fn own_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError>;
+
+    /// The state as of `tid`, which is not later than this one's.
+    fn past(&self, tid: Tid) -> Box<dyn View + '_>;
 }
 
 /// Reads a view on behalf of one operation and remembers what the operation came to depend on.

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use gavel_types::retention::{Retention, Rule};
-use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId};
+use gavel_types::schedule::{Every, Schedule};
+use gavel_types::{
+    BlobId, Class, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId,
+};
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
@@ -24,7 +27,16 @@ fn version(record: Record) -> Version {
 
 fn attr() -> Attr {
     let time = |secs| Timestamp { secs, nanos: 7 };
-    let firm = Firm { kind: Kind::Directory, mode: 0o755, uid: 1000, gid: 100, rdev: 0, parent: O, birth: time(-1) };
+    let firm = Firm {
+        kind: Kind::Directory,
+        mode: 0o755,
+        uid: 1000,
+        gid: 100,
+        rdev: 0,
+        parent: O,
+        birth: time(-1),
+        class: Class(5),
+    };
     Attr { firm, nlink: 2, size: 300, allocated: 0, atime: time(1), mtime: time(2), ctime: time(64) }
 }
 
@@ -68,8 +80,14 @@ fn entry() -> Entry {
     let file = LockFile { volume: V, object: O, family: Family::Posix };
     let span = Span { first: 1, last: 300 };
     let policy = Retention { whole_ns: Some(300), rules: vec![Rule { every_ns: 1, for_ns: 2 }] };
+    let schedule = Schedule { rules: vec![Every { every_ns: 300, keep: 200 }] };
     let items = vec![
-        Item::Request(request(RequestBody::Commit { guards: guards(), plan: plan(), author: author() })),
+        Item::Request(request(RequestBody::Commit {
+            guards: guards(),
+            plan: plan(),
+            author: author(),
+            stored_as_of: Tid(70),
+        })),
         Item::Request(request(RequestBody::AllocateObjects)),
         Item::Request(request(RequestBody::Release { orphans: vec![(V, O)] })),
         Item::Request(request(RequestBody::Lease { wants: wants() })),
@@ -82,12 +100,22 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::Prune { volume: V })),
         Item::Request(request(RequestBody::Pin { volume: V, at: Tid(300) })),
         Item::Request(request(RequestBody::Unpin { volume: V, at: Tid(300) })),
+        Item::Request(request(RequestBody::SetSchedule { volume: V, schedule })),
+        Item::Request(request(RequestBody::DefineClass { volume: V, policy: Retention::nothing() })),
+        Item::Request(request(RequestBody::CreateVolume { name: "n".into(), mode: 0o755, uid: 300, gid: 2 })),
+        Item::Request(request(RequestBody::CloneVolume { from: V, at: Some(Tid(300)), name: "n".into() })),
+        Item::Request(request(RequestBody::RenameVolume { volume: V, name: "n".into() })),
+        Item::Request(request(RequestBody::DestroyVolume { volume: V, now: true })),
+        Item::Request(request(RequestBody::RestoreVolume { volume: V, name: Some("n".into()) })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
         Item::Checkpoint { index: LogIndex(300), digest: [9; 32] },
         Item::Prune { volume: V },
         Item::Sweep { volume: V, rows: 512 },
+        Item::NameScheduled { volume: V },
+        Item::Condemn { blobs: vec![BlobId([0xab; 32])] },
+        Item::Collect { blobs: vec![BlobId([0xcd; 32])] },
     ];
     Entry { tid: Tid(0x0102), items }
 }
@@ -121,6 +149,7 @@ fn messages() -> Vec<Message> {
             mode: Mode::Exclusive,
             at: LogIndex(300),
         },
+        Message::Unnamed { blobs: vec![BlobId([0xab; 32])] },
     ]
 }
 
@@ -128,20 +157,21 @@ fn messages() -> Vec<Message> {
 fn versions() {
     let blob = Content::Blob { id: BlobId([0xab; 32]), blob_len: 70_000, offset: 4096 };
     let golden = [
-        (Record::Attr(attr()), "028202050001ed03e8076400ac02010702ac020002070407800107"),
-        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0282020501ac0200"),
-        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0282020502030003616263"),
+        (Record::Attr(attr()), "038202050001ed03e8076400ac0201070502ac020002070407800107"),
+        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0382020501ac0200"),
+        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0382020502030003616263"),
         (
             Record::Extent(Extent { len: 300, content: blob }),
-            "0282020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
+            "0382020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
         ),
-        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0282020502ac0202"),
-        (Record::Xattr(Box::new(*b"v")), "02820205030176"),
-        (Record::Target(Box::new(*b"t")), "02820205040174"),
-        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "02820205050107"),
-        (Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "n".into() }), "028202050603e807016e"),
+        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0382020502ac0202"),
+        (Record::Xattr(Box::new(*b"v")), "03820205030176"),
+        (Record::Target(Box::new(*b"t")), "03820205040174"),
+        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "03820205050107"),
+        (Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "n".into() }), "038202050603e807016e"),
+        (Record::Gone, "0382020507"),
     ];
-    assert_eq!(VERSION_FORMAT, 2);
+    assert_eq!(VERSION_FORMAT, 3);
     for (record, bytes) in golden {
         let version = version(record);
         let encoded = version.encode();
@@ -153,18 +183,21 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "04820213000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "0582021d000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
-        "050305000d00000001000000000000012c010001ed03e8076400ac02010702ac020002070407800107010d00000001000000",
-        "000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02e807016e000708060100070806",
-        "020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001000000000000",
-        "012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000000000012d01",
-        "0007080605010c00000001000000000000012c0c00000001000000000000012d00000708060601ac0200ac0201ac02010901",
-        "000708060701ac0200ac0200ffffffffffffffff7f000708060807000708060c0101ac02010102000708060d01000708060e",
-        "01ac02000708060f01ac020102b424882702070401ac0205ac0209090909090909090909090909090909090909090909090909",
-        "09090909090909060107018004",
+        "050305000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
+        "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02e807016e46000708",
+        "060100070806020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001",
+        "000000000000012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000",
+        "000000012d010007080605010c00000001000000000000012c0c00000001000000000000012d00000708060601ac0200ac02",
+        "01ac02010901000708060701ac0200ac0200ffffffffffffffff7f000708060807000708060c0101ac02010102000708060d",
+        "01000708060e01ac02000708060f01ac0200070806100101ac02c8010007080611010180c8afa025000007080612016eed03",
+        "ac020200070806130101ac02016e000708061401016e0007080615010100070806160101016e0102b424882702070401ac02",
+        "05ac02090909090909090909090909090909090909090909090909090909090909090906010701800408010901ababababab",
+        "ababababababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+        "cdcdcdcdcdcdcdcdcdcdcd",
     );
-    assert_eq!(ENTRY_FORMAT, 4);
+    assert_eq!(ENTRY_FORMAT, 5);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -173,21 +206,22 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "040003010203",
-        "04020107080601",
-        "04030709",
-        "040402ac028827",
-        "04050701",
-        "04060701ac02",
-        "040701",
-        "040801ac02",
-        "04090102",
-        "040a0102ac02040506ac02",
-        "040c01ac02",
-        "040b0101040d00000001000000000000012c050001",
-        "040d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
+        "050003010203",
+        "05020107080601",
+        "05030709",
+        "050402ac028827",
+        "05050701",
+        "05060701ac02",
+        "050701",
+        "050801ac02",
+        "05090102",
+        "050a0102ac02040506ac02",
+        "050c01ac02",
+        "050b0101040d00000001000000000000012c050001",
+        "050d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
+        "050e01abababababababababababababababababababababababababababababababab",
     ];
-    assert_eq!(MESSAGE_FORMAT, 4);
+    assert_eq!(MESSAGE_FORMAT, 5);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();
@@ -202,7 +236,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 5, known: 4, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 6, known: 5, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

@@ -22,7 +22,7 @@ fn entry(items: usize) -> Entry {
     let key = Key::extent(V, ObjectId(5), 3);
     let guards = vec![Guard::Unchanged { key: key.clone(), at: Tid(1 << 60) }];
     let plan = Plan { mutations: vec![Mutation::Put { key, record: version(3).record }] };
-    let body = RequestBody::Commit { guards, plan, author: Author::default() };
+    let body = RequestBody::Commit { guards, plan, author: Author::default(), stored_as_of: Tid::MAX };
     let request = Request { session: SessionId(1 << 60), seq: Seq(300), seen: Seq(299), body };
     let items = (0..items).map(|_| Item::Request(request.clone())).collect();
     Entry { tid: Tid(1 << 60), items }

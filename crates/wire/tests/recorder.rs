@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use gavel_types::{Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_types::{Class, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Attr, Firm, Guard, Kind, Record, Recorder, Version, View, ViewError};
 use std::collections::BTreeMap;
 
@@ -34,7 +34,16 @@ fn xattr(name: &str) -> Key {
 /// An object with its attributes and three extended ones.
 fn view() -> Fixed {
     let zero = Timestamp::default();
-    let firm = Firm { kind: Kind::File, mode: 0o644, uid: 1, gid: 2, rdev: 0, parent: ObjectId(0), birth: zero };
+    let firm = Firm {
+        kind: Kind::File,
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        rdev: 0,
+        parent: ObjectId(0),
+        birth: zero,
+        class: Class::VOLUME,
+    };
     let attr = Attr { firm, nlink: 1, size: 2, allocated: 3, atime: zero, mtime: zero, ctime: zero };
     let version = |record| Version { create: Tid(7), firm: Tid(5), record };
     let names = ["a", "b", "c"].map(|name| (xattr(name), version(Record::Xattr(name.as_bytes().into()))));

@@ -106,7 +106,8 @@ impl Diff {
     }
 }
 
-fn print(line: &DiffLine) {
+/// Prints one line for people.
+pub(super) fn print(line: &DiffLine) {
     let slash = if line.kind == "directory" { "/" } else { "" };
     let path = if line.path.is_empty() { "." } else { &line.path };
     let path = match &line.from {

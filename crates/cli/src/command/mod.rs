@@ -12,9 +12,12 @@ mod rebuild;
 mod retention;
 mod serve;
 mod snapshot;
+mod space;
 mod status;
+pub mod txn;
 mod umount;
 mod undo;
+mod volume;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -50,6 +53,12 @@ enum Command {
     /// Name states of a volume
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    /// Make, clone, destroy and restore volumes
+    #[command(subcommand)]
+    Volume(volume::Volume),
+    /// Make many changes at once, or none
+    #[command(subcommand)]
+    Txn(txn::Txn),
     /// Make a file or directory what it was
     Undo(undo::Undo),
     /// Make a copy of what a file or directory was
@@ -59,6 +68,8 @@ enum Command {
     /// Say which past states of a volume stay
     #[command(subcommand)]
     Retention(retention::Retention),
+    /// Say where the bytes of a volume are: in the present, in the past, in snapshots, on the disk
+    Space(space::Space),
     /// Look at changes that this node answered and could not commit
     #[command(subcommand)]
     Conflict(conflict::Conflict),
@@ -84,10 +95,13 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Log(log) => log.run(),
         Command::Diff(diff) => diff.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Volume(volume) => volume.run(),
+        Command::Txn(txn) => txn.run(),
         Command::Undo(undo) => undo.run(),
         Command::Restore(restore) => restore.run(),
         Command::Console(console) => console.run(),
         Command::Retention(retention) => retention.run(),
+        Command::Space(space) => space.run(),
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),

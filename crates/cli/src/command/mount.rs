@@ -5,6 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use gavel_runtime::config::Config;
 use gavel_runtime::host::control::{Reply, Request, ask};
+use gavel_types::VolumeRef;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,14 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Mounts a volume at a directory, through the running node whose configuration is given.
 #[derive(Args)]
 #[command(after_help = "Example:\n  gavel mount --config /etc/gavel/gavel.toml /srv/shared -o nosuid,noexec\n  \
+gavel mount --config /etc/gavel/gavel.toml --volume builds /srv/builds\n  \
 gavel mount --config /etc/gavel/gavel.toml --at 2h /mnt/two-hours-ago")]
 pub struct Mount {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The volume's number
-    #[arg(long, default_value_t = 1)]
-    volume: u32,
+    /// The volume: its name, or its number
+    #[arg(long, default_value = "1")]
+    volume: VolumeRef,
     /// Options: ro, sync, allow_other, nosuid, nodev, noexec
     #[arg(short = 'o', value_delimiter = ',', value_name = "OPTION,...")]
     options: Vec<String>,

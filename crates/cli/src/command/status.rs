@@ -105,10 +105,16 @@ fn print(status: &DaemonStatus) {
         println!("changes  {conflicts} conflicts (gavel conflict list){beyond}; {offered} wait to be committed");
     }
     for volume in &node.volumes {
-        println!("volume   {}: {} objects, {} bytes", volume.id, volume.objects, volume.bytes);
+        let state = if volume.state == "living" { String::new() } else { format!(", {}", volume.state) };
+        let (id, name) = (volume.id, &volume.name);
+        println!("volume   {id} ({name}): {} objects, {} bytes{state}", volume.objects, volume.bytes);
     }
     for mount in &status.mounts {
         println!("mount    {} (volume {})", mount.path.display(), mount.volume);
+    }
+    for txn in &status.transactions {
+        let (id, age, uid, changes, start) = (&txn.id, txn.age_secs, txn.uid, txn.changes, &txn.start);
+        println!("txn      {id}: {age} s old, user {uid}, {changes} records changed, keeps the state {start}");
     }
     let leases = &node.leases;
     println!("pending  {} changes answered and not committed yet ({} bytes)", leases.pending, leases.pending_bytes);

@@ -94,7 +94,7 @@ fn carry_out(
         print_json(&done)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let RevertDone { at, time, was, is, before, made, changed, removed, commits } = done;
+    let RevertDone { at, time, was, is, before, made, changed, removed, not_kept, commits } = done;
     let shown = shown.display();
     if dry_run {
         println!("{shown} is {is}, and would become what it was as of {at} ({time}): {was}");
@@ -103,6 +103,9 @@ fn carry_out(
     } else {
         println!("{shown} is what it was as of {at} ({time}): {made} made, {changed} changed, {removed} removed");
         println!("To take that back: gavel undo --at {before} {shown}");
+    }
+    if not_kept > 0 {
+        println!("Of {not_kept} more, what they were is not kept: they are as they are now.");
     }
     Ok(ExitCode::SUCCESS)
 }

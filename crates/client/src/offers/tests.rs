@@ -33,7 +33,7 @@ impl View for Replica {
 fn lost(number: u64, guards: Vec<Guard>, mutations: Vec<Mutation>) -> LostPlan {
     let asked = Asked { volume: V, caller: Caller::default(), operation: Operation::Getattr { object: FILE } };
     let plan = Plan { mutations };
-    LostPlan { number, asked, time: AT, at: AT, plan, guards, shipped: false, blob: None }
+    LostPlan { number, asked, time: AT, at: AT, plan, guards, shipped: false, blob: None, stored_as_of: None }
 }
 
 fn attr() -> Key {
@@ -105,7 +105,7 @@ fn ends(offers: &mut Offers) -> Vec<(u64, Result<Tid, Collision>)> {
     let ends = offers.take_effects().filter_map(|effect| match effect {
         OfferEffect::Committed { number, tid } => Some((number, Ok(tid))),
         OfferEffect::Conflict { lost, why } => Some((lost.number, Err(why))),
-        OfferEffect::Done => None,
+        OfferEffect::Done | OfferEffect::Store { .. } => None,
     });
     ends.collect()
 }
@@ -245,4 +245,21 @@ fn there_is_a_bound() {
     let ends = ends(&mut offers);
     assert_eq!(ends.last(), Some(&(1_000_001, Err(Collision::TooMany))));
     assert!(offers.is_idle());
+}
+
+#[test]
+fn an_offer_whose_bytes_were_collected_waits_until_they_are_stored_once_more() {
+    let bytes = Bytes::from_static(b"bytes of a file");
+    let blob = Some((gavel_types::BlobId::of(&bytes), bytes.clone()));
+    let plan = LostPlan { blob, stored_as_of: Some(Tid(120)), ..lost(1, vec![], vec![put(name("a"))]) };
+    let mut offers = offers(vec![plan]);
+    let first = next(&mut offers);
+    assert_eq!(first.stored_as_of, Tid(120));
+    let collected = Outcome::Refused { refusal: Refusal::Collected };
+    offers.on_outcome(first.token, Some(collected), &Replica::default());
+    assert_eq!(offers.take_effects().collect::<Vec<_>>(), [OfferEffect::Store { number: 1, bytes }]);
+    offers.on_tick();
+    assert_eq!(offers.take_offer(), None);
+    offers.stored(1, Tid(150));
+    assert_eq!(next(&mut offers).stored_as_of, Tid(150));
 }

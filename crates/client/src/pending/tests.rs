@@ -1,5 +1,5 @@
 use super::*;
-use gavel_types::{Timestamp, VolumeId};
+use gavel_types::{Class, Timestamp, VolumeId};
 use gavel_wire::{Attr, Dirent, Extent, Firm, Kind, Version, ViewError};
 
 const V: VolumeId = VolumeId(1);
@@ -26,7 +26,8 @@ impl View for Replica {
 
 fn attr(kind: Kind, nlink: u32) -> Attr {
     let time = Timestamp::COMMIT;
-    let firm = Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent: ObjectId::ROOT, birth: time };
+    let firm =
+        Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent: ObjectId::ROOT, birth: time, class: Class::VOLUME };
     Attr { firm, nlink, size: 0, allocated: 0, atime: time, mtime: time, ctime: time }
 }
 
@@ -126,11 +127,26 @@ fn nothing_passes_by_a_plan_whose_bytes_are_not_stored() {
     assert_eq!(pending.take_batch().map(|batch| batch.last), Some(1));
     assert_eq!((pending.take_batch(), pending.take_shipped()), (None, vec![]));
     assert_eq!(pending.blob(&id), Some(bytes), "it can be read meanwhile");
-    pending.stored(number);
+    pending.stored(number, Tid(5));
     assert_eq!(pending.take_batch().map(|batch| batch.last), Some(3));
     assert_eq!(pending.take_shipped(), [77]);
     pending.on_landed(3, Tid(200));
     assert_eq!(pending.blob(&id), None);
+}
+
+#[test]
+fn a_batch_says_as_of_when_its_bytes_are_stored_and_what_is_lost_has_its_bytes() {
+    let mut pending = Pending::default();
+    let bytes = Bytes::from_static(b"bytes of a file");
+    let id = BlobId::of(&bytes);
+    accept(&mut pending, make(1), None);
+    assert_eq!(pending.take_batch().map(|batch| batch.stored_as_of), Some(Tid::MAX), "it names none");
+    let number = accept(&mut pending, write(1, id, bytes.len() as u32), Some((id, bytes.clone())));
+    pending.stored(number, Tid(5));
+    assert_eq!(pending.take_batch().map(|batch| batch.stored_as_of), Some(Tid(5)));
+    let lost = pending.lose().pop().unwrap();
+    assert_eq!(lost.blob, Some((id, bytes)), "though they were stored: they may be collected before it is offered");
+    assert!(lost.is_to_be_stored());
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn fresh_attr(tree: &Tree<'_>, directory: &Firm, new: &New<'_>) -> Attr {
         rdev: new.rdev,
         parent: if is_directory { new.parent } else { ObjectId::VOLUME },
         birth: now,
+        class: directory.class,
     };
     let nlink = if is_directory { 2 } else { 1 };
     Attr { firm, nlink, size: new.size, allocated: 0, atime: now, mtime: now, ctime: now }

@@ -40,6 +40,8 @@ pub struct Reverted {
     pub changed: u64,
     /// Removed.
     pub removed: u64,
+    /// Left as they are: the state has their names, but what they were is not kept.
+    pub not_kept: u64,
 }
 
 /// Something left to do. What is done last is in front.

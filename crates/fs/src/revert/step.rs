@@ -112,6 +112,12 @@ impl<'a> Making<'a> {
         name: Box<[u8]>,
         then: Option<Dirent>,
     ) -> Result<(), Stop> {
+        if let Some(then) = then
+            && self.then.get(&Key::attr(self.volume(), then.object))?.is_none()
+        {
+            self.revert.reverted.not_kept += 1;
+            return Ok(());
+        }
         let now = if self.fresh.contains(&parent) { None } else { dirent(self.now, self.volume(), parent, &name)? };
         match (now, then) {
             (None, None) => Ok(()),
@@ -492,7 +498,9 @@ impl<'a> Making<'a> {
             return Ok(false);
         }
         let key = Key::attr(self.volume(), object);
-        Ok(version(self.now, &key)?.create == version(self.then, &key)?.create)
+        // What is not kept is told when its turn comes.
+        let Some(was) = self.then.get(&key)? else { return Ok(false) };
+        Ok(version(self.now, &key)?.create == was.create)
     }
 
     fn times(&mut self, now: ObjectId, then: ObjectId) -> Result<(), Stop> {

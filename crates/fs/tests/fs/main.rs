@@ -18,6 +18,7 @@ mod invariants;
 mod model;
 mod names;
 mod properties;
+mod reclass;
 mod revert;
 mod steps;
 mod world;

@@ -188,6 +188,7 @@ impl Model {
             rdev: 0,
             parent: if is_dir { parent } else { ObjectId::VOLUME },
             birth: now,
+            class: directory.attr.firm.class,
         };
         let nlink = if is_dir { 2 } else { 1 };
         let attr = Attr { firm, nlink, size: 0, allocated: 0, atime: now, mtime: now, ctime: now };

@@ -56,12 +56,32 @@ impl gavel_wire::Ended for Records {
         Ok(Vec::new())
     }
 
+    fn last_ended(&self, _: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(None)
+    }
+
     fn ended_at(&self, _: &Key, _: Tid) -> Result<Option<Version>, ViewError> {
         Ok(None)
     }
 
     fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
         Ok(false)
+    }
+
+    fn names(&self, _: BlobId) -> Result<bool, ViewError> {
+        Ok(true)
+    }
+
+    fn own(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        self.get(key)
+    }
+
+    fn own_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        self.scan(range, limit)
+    }
+
+    fn past(&self, _: Tid) -> Box<dyn View + '_> {
+        Box::new(self)
     }
 }
 
@@ -122,7 +142,8 @@ impl World {
     pub fn commit(&mut self, guards: Vec<Guard>, plan: Plan) -> Result<(), Conflict> {
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
-        let body = RequestBody::Commit { guards, plan: plan.clone(), author: Author::default() };
+        let body =
+            RequestBody::Commit { guards, plan: plan.clone(), author: Author::default(), stored_as_of: Tid::MAX };
         let outcomes = self.item(Item::Request(Request { session: self.session, seq, seen: seq, body }));
         match &outcomes[..] {
             [Outcome::Committed { .. }] => Ok(()),

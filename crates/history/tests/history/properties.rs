@@ -276,6 +276,7 @@ fn check_log_below(run: &Run, top: ObjectId) {
                     Sign::Added => is_below(new, path),
                     Sign::Removed => is_below(old, path),
                     Sign::Renamed => is_below(new, path) || is_below(old, change.from.as_ref().unwrap().as_bytes()),
+                    Sign::NotKept => panic!("a log tells of nothing that is not kept"),
                     Sign::Modified => {
                         new.iter().any(|(path, look)| look.object.0 == change.object && is_below(new, path))
                     }
@@ -299,6 +300,7 @@ fn check_line(line: &LogLine, old: &Tree, new: &Tree) {
         let is = new.get(&path(&change.path)).map(|look| look.object.0);
         match change.sign {
             Sign::Removed => assert_eq!(old[&path(&change.path)].object.0, change.object, "{line:#?}"),
+            Sign::NotKept => panic!("a log tells of nothing that is not kept"),
             Sign::Added | Sign::Modified => assert_eq!(is, Some(change.object), "{line:#?}"),
             Sign::Renamed => {
                 assert_eq!(is, Some(change.object), "{line:#?}");

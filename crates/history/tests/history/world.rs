@@ -3,7 +3,7 @@
 use gavel_fs::operation::{Piece, RenameMode, SetAttr};
 use gavel_fs::{Caller, Cx, Operation, Reply, Stop};
 use gavel_store::engine::MemEngine;
-use gavel_store::records::{Identity, Records, WholePast};
+use gavel_store::records::{Identity, Inheriting, Records, WholePast};
 use gavel_txn::{Layer, Layered, State, apply};
 use gavel_types::{ClusterId, Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use gavel_wire::{
@@ -17,7 +17,8 @@ pub const V: VolumeId = VolumeId(7);
 pub const ROOT: ObjectId = ObjectId::ROOT;
 const WHO: Identity = Identity { cluster: ClusterId([3; 16]), node: NodeId(5) };
 
-pub type MemPast = WholePast<<MemEngine as gavel_store::engine::Engine>::Snapshot>;
+type MemSnapshot = <MemEngine as gavel_store::engine::Engine>::Snapshot;
+pub type MemPast = Inheriting<WholePast<MemSnapshot>, MemSnapshot>;
 
 pub struct World {
     records: Records<Arc<MemEngine>>,
@@ -66,7 +67,7 @@ impl World {
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
         let author = Author { uid: self.uid, note: "".into() };
-        let body = RequestBody::Commit { guards, plan: Plan { mutations }, author };
+        let body = RequestBody::Commit { guards, plan: Plan { mutations }, author, stored_as_of: Tid::MAX };
         let outcomes = self.item(Item::Request(Request { session: self.session, seq, seen: seq, body }));
         assert!(matches!(&outcomes[..], [Outcome::Committed { .. }]), "{outcomes:?}");
     }

@@ -97,6 +97,11 @@ impl Forgetter {
         &self.known
     }
 
+    /// Names and attributes may be kept whether the kernel can forget all names at once or not.
+    pub(crate) fn keep_all(&self) {
+        self.known.allow();
+    }
+
     /// Has the kernel drop pages of a range, if it has any; `then` is called behind that. Never waits.
     pub(super) fn drop_pages(&self, object: ObjectId, offset: u64, len: u64, then: Then) {
         send(&self.jobs, Job::Pages { object, offset, len, then });

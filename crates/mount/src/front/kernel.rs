@@ -26,7 +26,7 @@ const COPY_BYTES_MAX: u64 = 1 << 31;
 
 impl Filesystem for Front {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.agreed = init::agree(config, self.readdirplus);
+        self.agreed = init::agree(config, self.readdirplus, self.private);
         Ok(())
     }
 

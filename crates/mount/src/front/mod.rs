@@ -27,6 +27,7 @@ mod replies;
 pub(crate) use forget::Forgetter;
 pub(crate) use past::PastNodes;
 
+use crate::MountOptions;
 use crate::attr::object;
 use crate::errno;
 use crate::gate::Gate;
@@ -51,6 +52,7 @@ pub(crate) struct Front {
     door: Arc<Door>,
     agreed: Agreed,
     readdirplus: bool,
+    private: bool,
     /// See [`MountOptions::control`](crate::MountOptions::control).
     control: Vec<u8>,
 }
@@ -71,13 +73,12 @@ struct Door {
 }
 
 impl Front {
-    /// The front of `tree`. `readdirplus`: listings bring attributes.
+    /// The front of `tree`.
     pub(crate) fn new(
         tree: Arc<dyn Tree>,
         forgetter: Arc<Forgetter>,
         past: Arc<PastNodes>,
-        readdirplus: bool,
-        control: Vec<u8>,
+        options: &MountOptions,
     ) -> Front {
         let gate = Arc::new(Gate::default());
         let (page, page_plus) = (PageSize::names(), PageSize::names_with_attributes());
@@ -85,7 +86,8 @@ impl Front {
         let (handles, locking) = (AtomicU64::new(1), Locking::default());
         let ages = Ages::default();
         let door = Door { tree, opens, locking, gate, forgetter, past, ages, handles, page, page_plus };
-        Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus, control }
+        let (readdirplus, private, control) = (options.readdirplus, options.private, options.control.clone());
+        Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus, private, control }
     }
 
     /// What the kernel speaks of.

@@ -98,12 +98,32 @@ impl Ended for Records {
         Ok(Vec::new())
     }
 
+    fn last_ended(&self, _: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(None)
+    }
+
     fn ended_at(&self, _: &Key, _: Tid) -> Result<Option<Version>, ViewError> {
         Ok(None)
     }
 
     fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
         Ok(false)
+    }
+
+    fn names(&self, _: BlobId) -> Result<bool, ViewError> {
+        Ok(true)
+    }
+
+    fn own(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        self.get(key)
+    }
+
+    fn own_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        self.scan(range, limit)
+    }
+
+    fn past(&self, _: Tid) -> Box<dyn View + '_> {
+        Box::new(self)
     }
 }
 
@@ -152,7 +172,12 @@ impl World {
             other => other?,
         };
         if let Some(plan) = done.plan {
-            match self.request(RequestBody::Commit { guards: done.guards, plan, author: Author::default() }) {
+            match self.request(RequestBody::Commit {
+                guards: done.guards,
+                plan,
+                author: Author::default(),
+                stored_as_of: Tid::MAX,
+            }) {
                 Outcome::Committed { .. } => {}
                 // Nobody else writes: a guard that fails, or a plan that breaks a rule, is a defect.
                 other => panic!("{operation:?} on its own view: {other:?}"),

@@ -1,7 +1,8 @@
 //! Every rule of a configuration. All are applied, so that one run shows all that is wrong.
 
-use super::file::{ConfigFile, MountFile, PeerFile, TrustFile, TuningFile};
+use super::file::{ConfigFile, MountFile, PeerFile, TrustFile, TuningFile, VolumeFile};
 use super::*;
+use gavel_types::volume::is_volume_name;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 
@@ -193,14 +194,27 @@ fn mounts(problems: &mut Problems, files: &[MountFile], data_dir: &Path, base: &
             let rule = format!("must not hide, or be inside, data_dir ({})", data_dir.display());
             problems.add(at("path"), quoted(&file.path), rule, "mount somewhere else");
         }
-        if file.volume == 0 {
-            problems.add(at("volume"), 0, "must be 1 or more", "1 is the volume that every cluster starts with");
-        }
+        let volume = volume(problems, &at("volume"), &file.volume);
         let options = options(problems, &at("options"), &file.options);
-        mounts.push(MountConfig { path, volume: VolumeId(file.volume), options, at: None });
+        mounts.push(MountConfig { path, volume, options, at: None });
     }
     unique(problems, "mounts", "path", mounts.iter().map(|mount| quoted(&mount.path.display())));
     mounts
+}
+
+fn volume(problems: &mut Problems, key: &str, file: &VolumeFile) -> VolumeRef {
+    match file {
+        VolumeFile::Number(0) => {
+            problems.add(key, 0, "must be 1 or more", "1 is the volume that every cluster starts with");
+        }
+        VolumeFile::Number(number) => return VolumeId(*number).into(),
+        VolumeFile::Name(name) if is_volume_name(name) => return VolumeRef::Name(name.as_str().into()),
+        VolumeFile::Name(name) => {
+            let rule = "must be a letter or `_`, then letters, digits, `-`, `_` and `.`, 64 bytes at most; or a number";
+            problems.add(key, quoted(name), rule, "`gavel volume list` says what the volumes are called");
+        }
+    }
+    VolumeId::FIRST.into()
 }
 
 fn options(problems: &mut Problems, key: &str, names: &[String]) -> Vec<MountOption> {
@@ -238,6 +252,7 @@ fn tuning(problems: &mut Problems, file: &TuningFile) -> Tuning {
         inline_bytes_max: one("inline_bytes_max", file.inline_bytes_max, usual.inline_bytes_max, INLINE_BYTES),
         dial_timeout_ms: one("dial_timeout_ms", file.dial_timeout_ms, usual.dial_timeout_ms, DIAL_TIMEOUT_MS),
         silence_ms: one("silence_ms", file.silence_ms, usual.silence_ms, SILENCE_MS),
+        collect_grace_ms: one("collect_grace_ms", file.collect_grace_ms, usual.collect_grace_ms, COLLECT_GRACE_MS),
     };
     // A value that was replaced would only confuse when compared with others.
     if problems.0.len() == found {

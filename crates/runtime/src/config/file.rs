@@ -43,13 +43,21 @@ pub(super) struct PeerFile {
 pub(super) struct MountFile {
     pub path: String,
     #[serde(default = "first_volume")]
-    pub volume: u32,
+    pub volume: VolumeFile,
     #[serde(default)]
     pub options: Vec<String>,
 }
 
-fn first_volume() -> u32 {
-    gavel_types::VolumeId::FIRST.0
+/// A volume's number, or its name.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum VolumeFile {
+    Number(u32),
+    Name(String),
+}
+
+fn first_volume() -> VolumeFile {
+    VolumeFile::Number(gavel_types::VolumeId::FIRST.0)
 }
 
 /// Numbers are signed here, so that a negative one is refused by its range and not as "not a number".
@@ -62,6 +70,7 @@ pub(super) struct TuningFile {
     pub inline_bytes_max: Option<i64>,
     pub dial_timeout_ms: Option<i64>,
     pub silence_ms: Option<i64>,
+    pub collect_grace_ms: Option<i64>,
 }
 
 impl ConfigFile {
@@ -74,7 +83,10 @@ impl ConfigFile {
         };
         let mount = |mount: &super::MountConfig| MountFile {
             path: text(&mount.path),
-            volume: mount.volume.0,
+            volume: match &mount.volume {
+                gavel_types::VolumeRef::Number(number) => VolumeFile::Number(number.0),
+                gavel_types::VolumeRef::Name(name) => VolumeFile::Name(name.to_string()),
+            },
             options: mount.options.iter().map(|option| option.name().to_owned()).collect(),
         };
         ConfigFile {
@@ -108,6 +120,7 @@ impl TuningFile {
             inline_bytes_max: changed(tuning.inline_bytes_max, defaults.inline_bytes_max),
             dial_timeout_ms: changed(tuning.dial_timeout_ms, defaults.dial_timeout_ms),
             silence_ms: changed(tuning.silence_ms, defaults.silence_ms),
+            collect_grace_ms: changed(tuning.collect_grace_ms, defaults.collect_grace_ms),
         }
     }
 }

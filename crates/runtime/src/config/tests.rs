@@ -42,7 +42,7 @@ fn a_good_config_is_understood() {
     assert_eq!(config.control_socket, Path::new("/etc/gavel/data/control.sock"));
     assert_eq!(config.trust, TrustPaths::in_dir(Path::new("/etc/gavel/trust")));
     assert_eq!(config.mounts[0].options, [MountOption::ReadOnly, MountOption::Sync]);
-    assert_eq!(config.mounts[0].volume, VolumeId::FIRST);
+    assert_eq!(config.mounts[0].volume, VolumeId::FIRST.into());
     assert_eq!(config.tuning, Tuning::default());
     assert_eq!(config.peer_addresses().len(), 3);
     config.transport_limits().check().unwrap();
@@ -105,6 +105,7 @@ const ABSURD: &[(&str, &str, &str)] = &[
     ),
     ("mount over the data", "/mnt/gavel", "/etc/gavel"),
     ("mount inside the data", "/mnt/gavel", "data/mnt"),
+    ("mount of a volume without a name", "path = \"/mnt/gavel\"", "path = \"/mnt/gavel\"\nvolume = \"a/b\""),
     ("mount of volume 0", "path = \"/mnt/gavel\"", "path = \"/mnt/gavel\"\nvolume = 0"),
     ("unknown mount option", "\"sync\", \"ro\"", "\"sync\", \"rw,fast\""),
     ("one mount point twice", "[tuning]", "[[mounts]]\npath = \"/mnt//gavel/.\"\n[tuning]"),

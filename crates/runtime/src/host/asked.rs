@@ -1,7 +1,8 @@
 //! What people ask of the replicated state beside records, such as snapshots and policies: one request, one outcome.
 
 use crate::host::node::{Input, NodeHandle};
-use gavel_wire::{Outcome, Refusal, RequestBody};
+use gavel_types::Tid;
+use gavel_wire::{Author, Guard, Outcome, Plan, Refusal, RequestBody};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -28,5 +29,31 @@ pub(super) async fn request(node: &NodeHandle, body: RequestBody, patience: Dura
         Ok(Ok(Err(error))) => Err(failed(&error.to_string())),
         Ok(Err(_)) => Err(failed("the node is shutting down")),
         Err(_) => Err(failed(&format!("no quorum answered in time; it may be done yet: {look}"))),
+    }
+}
+
+/// Commits a plan. False if it collided, or a blob that it names has to be stored anew. What it names was stored, or found named, as of `stored_as_of`.
+///
+/// # Errors
+/// What went wrong, in words.
+pub(super) async fn commit(
+    node: &NodeHandle,
+    guards: Vec<Guard>,
+    plan: Plan,
+    author: Author,
+    stored_as_of: Tid,
+    patience: Duration,
+) -> Result<bool, String> {
+    let (reply, outcome) = oneshot::channel();
+    node.inbox.push(Input::Commit { guards, plan, author, stored_as_of, reply });
+    match tokio::time::timeout(patience, outcome).await {
+        Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(true),
+        Ok(Ok(Ok((Some(Outcome::Refused { refusal: Refusal::BadPlan }), _)))) => {
+            Err("the plan was refused; please report this".into())
+        }
+        Ok(Ok(Ok(_))) => Ok(false),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(_)) => Err("the node is shutting down".into()),
+        Err(_) => Err("no quorum answered in time".into()),
     }
 }

@@ -2,32 +2,42 @@
 //!
 //! A blob is stored by a majority of the replicas before the commit that names it is proposed. The others fill it in
 //! later: each replica walks the change scan from where it last knew itself complete, and fetches what it misses.
-//! A blob that is found damaged is fetched from a peer and replaced.
+//! A blob that is found damaged is fetched from a peer and replaced. What is collected is let go of by `collector`; docs/protocols/collection.md says why
+//! nothing is lost by it.
 
 use crate::host::node::NodeHandle;
 use crate::net::{BulkFailure, Sender as Peers};
 use bytes::Bytes;
 use gavel_store::blob::{BlobError, BlobStore};
-use gavel_types::{BlobId, NodeId, Tid};
-use gavel_wire::{Content, Record};
+use gavel_store::engine::Engine;
+use gavel_store::records::Records;
+use gavel_types::{BlobId, KeyParts, NodeId, Tid};
+use gavel_wire::past::{Past, Touched};
+use gavel_wire::{BlobNews, Content, Record, ViewError};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Bulk request: store these bytes; the answer is empty and says that they are durable.
+/// Bulk request: store these bytes; the answer says that they are durable, and which transaction the replica had applied before it looked whether it has them
+/// (8 bytes, big endian).
 pub const PUT: u8 = 1;
 /// Bulk request: the blob of this name; the answer is its bytes.
 pub const GET: u8 = 2;
 /// A peer that has not given a blob by then is left alone, and the next one is asked.
 const GET_PATIENCE: Duration = Duration::from_secs(2);
-/// Most bytes of changes looked at in one step of filling in.
-const FILL_SCAN_BYTES: usize = 256 * 1024;
+/// Most changes looked at in one step of filling in.
+const FILL_CHANGES: usize = 4096;
 /// How often a replica looks for blobs that it lacks.
 const FILL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the position up to which a replica is complete is written down.
 const MARK_EVERY_STEPS: u32 = 64;
+/// A replica that is behind the log is asked so often, with this pause.
+const BEHIND_TRIES: u32 = 50;
+const BEHIND_PAUSE: Duration = Duration::from_millis(100);
 /// The file that holds this position.
 const MARK_FILE: &str = "filled";
 
@@ -69,7 +79,7 @@ impl quick_cache::Weighter<BlobId, Bytes> for ByBytes {
     }
 }
 
-type Durable = oneshot::Sender<Result<(), String>>;
+type Durable = oneshot::Sender<Result<Tid, String>>;
 
 /// The blobs of this node and its peers.
 pub struct Blobs {
@@ -77,6 +87,10 @@ pub struct Blobs {
     peers: Peers,
     others: Vec<NodeId>,
     writer: Sender<(BlobId, Bytes, Durable)>,
+    /// What this node needs, and nothing names.
+    pub in_use: InUse,
+    /// Blobs that are about to be collected, unless a commit names them.
+    condemned: RwLock<BTreeSet<BlobId>>,
     /// Verified blobs: a file is often read in smaller pieces than it was written in.
     cache: quick_cache::sync::Cache<BlobId, Bytes, ByBytes>,
 }
@@ -91,54 +105,126 @@ impl Blobs {
         let written = store.clone();
         std::thread::Builder::new().name("gavel-blobs".into()).spawn(move || write_blobs(&written, &orders))?;
         let cache = quick_cache::sync::Cache::with_weighter(CACHE_BLOBS, CACHE_BYTES, ByBytes);
-        Ok(Arc::new(Blobs { store, peers, others, writer, cache }))
+        let (in_use, condemned) = (InUse::default(), RwLock::default());
+        Ok(Arc::new(Blobs { store, peers, others, writer, in_use, condemned, cache }))
     }
 
-    /// Stores bytes here, durably.
+    /// A life of the node begins behind this state: what it collects up to there was, or never will be, carried out here.
+    ///
+    /// # Errors
+    /// If that can't be written down.
+    pub(super) fn begin(&self, state: &gavel_txn::State) -> Result<(), BlobError> {
+        self.skip(state.tid, state.collection.condemned())?;
+        self.store.applied(state.tid);
+        Ok(())
+    }
+
+    /// The replica has skipped what the log has up to `tid`. To be called before anybody is told of that.
+    ///
+    /// # Errors
+    /// If it can't be written down.
+    pub(super) fn skip(&self, tid: Tid, condemned: &BTreeMap<BlobId, Tid>) -> Result<(), BlobError> {
+        *self.condemned.write() = condemned.keys().copied().collect();
+        self.store.pass_over(tid)
+    }
+
+    /// What an entry has made of blobs. To be called before [`Blobs::applied`].
+    pub(super) fn on_news(&self, news: &BlobNews) {
+        if !news.condemned.is_empty() || !news.released.is_empty() {
+            let mut condemned = self.condemned.write();
+            condemned.extend(&news.condemned);
+            for blob in &news.released {
+                condemned.remove(blob);
+            }
+        }
+        self.store.collect(&news.collected);
+    }
+
+    /// Views see everything up to this transaction from now on.
+    pub(super) fn applied(&self, tid: Tid) {
+        self.store.applied(tid);
+    }
+
+    /// Is the blob about to be collected, unless a commit names it?
+    pub fn is_condemned(&self, blob: BlobId) -> bool {
+        self.condemned.read().contains(&blob)
+    }
+
+    /// How many blobs are about to be collected, and how many were, and are not let go of yet.
+    pub(super) fn leaving(&self) -> (u64, u64) {
+        (self.condemned.read().len() as u64, self.store.unburied() as u64)
+    }
+
+    /// The blobs that are stored here.
+    pub(super) fn store(&self) -> &BlobStore {
+        &self.store
+    }
+
+    /// Stores bytes here, durably. Gives the transaction that this replica had applied before it looked whether it has them.
     ///
     /// # Errors
     /// What went wrong, in words.
-    pub async fn store_here(&self, bytes: Bytes) -> Result<(), String> {
+    pub async fn store_here(&self, bytes: Bytes) -> Result<Tid, String> {
         let (durable, done) = oneshot::channel();
         let stopped = || "the blob store has stopped".to_owned();
         self.writer.send((BlobId::of(&bytes), bytes, durable)).map_err(|_| stopped())?;
         done.await.map_err(|_| stopped())?
     }
 
-    /// Stores bytes on a majority of the replicas; the rest goes on in the background.
+    /// Stores bytes on a majority of the replicas; the rest goes on in the background. Gives a transaction that each of this majority had applied before it
+    /// looked whether it has them.
     ///
     /// # Errors
     /// [`BlobsError::NoMajority`].
-    pub async fn store_on_majority(self: &Arc<Self>, bytes: Bytes) -> Result<(), BlobsError> {
+    pub async fn store_on_majority(self: &Arc<Self>, bytes: Bytes) -> Result<Tid, BlobsError> {
+        self.store_on_majority_since(bytes, Tid::ZERO).await
+    }
+
+    /// The same, by replicas that have applied `since`: those that have not are asked again for a while.
+    ///
+    /// # Errors
+    /// [`BlobsError::NoMajority`].
+    pub async fn store_on_majority_since(self: &Arc<Self>, bytes: Bytes, since: Tid) -> Result<Tid, BlobsError> {
         let replicas = self.others.len() + 1;
         let needed = replicas / 2 + 1;
         let (tell, mut heard) = mpsc::unbounded_channel();
         for peer in std::iter::once(None).chain(self.others.iter().copied().map(Some)) {
             let (blobs, bytes, tell) = (self.clone(), bytes.clone(), tell.clone());
             tokio::spawn(async move {
-                let stored = match peer {
-                    None => blobs.store_here(bytes).await,
-                    Some(peer) => {
-                        let answer = blobs.peers.bulk_request(peer, PUT, bytes).await;
-                        answer.map(drop).map_err(|error| error.to_string())
-                    }
-                };
                 // The majority may have been reached meanwhile: then nobody listens.
-                let _ = tell.send(stored);
+                let _ = tell.send(blobs.store_at(peer, bytes, since).await);
             });
         }
         drop(tell);
-        let (mut stored, mut cause) = (0, String::new());
+        let (mut stored, mut as_of, mut cause) = (0, Tid::MAX, String::new());
         while let Some(result) = heard.recv().await {
             match result {
-                Ok(()) => stored += 1,
+                Ok(tid) => (stored, as_of) = (stored + 1, as_of.min(tid)),
                 Err(error) => cause = error,
             }
             if stored == needed {
-                return Ok(());
+                return Ok(as_of);
             }
         }
         Err(BlobsError::NoMajority { stored, needed, cause })
+    }
+
+    /// Stores bytes at a peer, or here.
+    async fn store_at(&self, peer: Option<NodeId>, bytes: Bytes, since: Tid) -> Result<Tid, String> {
+        for _ in 0..BEHIND_TRIES {
+            let as_of = match peer {
+                None => self.store_here(bytes.clone()).await?,
+                Some(peer) => {
+                    let answer = self.peers.bulk_request(peer, PUT, bytes.clone()).await;
+                    tid_of(&answer.map_err(|error| error.to_string())?)?
+                }
+            };
+            if as_of >= since {
+                return Ok(as_of);
+            }
+            tokio::time::sleep(BEHIND_PAUSE).await;
+        }
+        Err("a replica that has stored them is too far behind the log".into())
     }
 
     /// A blob, from here or from a peer. What was missing or damaged here is stored again.
@@ -184,10 +270,29 @@ impl Blobs {
         Err(BlobsError::Unavailable { id, cause })
     }
 
+    /// A blob that is not here, or does not count any more; it is stored.
+    async fn fetch_missing(&self, id: BlobId) -> Result<(), BlobsError> {
+        let bytes = self.fetch_uncached(id).await?;
+        // It may have been found among what was collected and is still here.
+        self.keep(id, bytes, false).await;
+        Ok(())
+    }
+
     async fn read_here(&self, id: BlobId) -> Result<Option<Bytes>, String> {
         let store = self.store.clone();
         let read = tokio::task::spawn_blocking(move || store.get(id)).await;
         read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// Puts a good copy in place of one that cannot be read.
+    ///
+    /// # Errors
+    /// If no replica that can be reached has one, or it can't be stored.
+    pub(super) async fn repair(&self, id: BlobId) -> Result<(), String> {
+        let bytes = self.fetch_uncached(id).await.map_err(|error| error.to_string())?;
+        let store = self.store.clone();
+        let replaced = tokio::task::spawn_blocking(move || store.replace(id, &bytes).and_then(|()| store.sync())).await;
+        replaced.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
     /// Stores what a peer gave; failing to is no reason not to use it.
@@ -198,7 +303,7 @@ impl Blobs {
                 tokio::task::spawn_blocking(move || store.replace(id, &bytes).and_then(|()| store.sync())).await;
             replaced.map_err(|error| error.to_string()).and_then(|kept| kept.map_err(|error| error.to_string()))
         } else {
-            self.store_here(bytes).await
+            self.store_here(bytes).await.map(drop)
         };
         if let Err(error) = kept {
             tracing::warn!(%id, %error, "a blob fetched from a peer could not be stored here");
@@ -211,7 +316,10 @@ impl Blobs {
     /// What the peer is told.
     pub async fn answer(&self, kind: u8, payload: Bytes) -> Result<Bytes, BulkFailure> {
         match kind {
-            PUT => self.store_here(payload).await.map(|()| Bytes::new()).map_err(BulkFailure),
+            PUT => {
+                let as_of = self.store_here(payload).await.map_err(BulkFailure)?;
+                Ok(Bytes::copy_from_slice(&as_of.0.to_be_bytes()))
+            }
             GET => {
                 let id: [u8; 32] = payload[..].try_into().map_err(|_| BulkFailure("not a blob's name".into()))?;
                 match self.read_here(BlobId(id)).await {
@@ -252,27 +360,50 @@ impl Blobs {
         if upto <= complete {
             return Ok(complete);
         }
-        let (rows, done) =
-            node.records.changes(complete, upto, 0, FILL_SCAN_BYTES).map_err(|error| error.to_string())?;
+        let (blobs, upto) = blobs_made(&node.records, complete, upto).map_err(|error| error.to_string())?;
         if node.records.is_being_copied() {
             return Err("the records are being copied".into());
         }
-        for row in &rows {
-            let Some(Record::Extent(extent)) = row.version.as_ref().map(|version| &version.record) else { continue };
-            let Content::Blob { id, .. } = &extent.content else { continue };
-            if !self.store.contains(*id).map_err(|error| error.to_string())? {
-                self.fetch_uncached(*id).await.map_err(|error| error.to_string())?;
+        for id in blobs {
+            if !self.store.contains(id).map_err(|error| error.to_string())?
+                && let Err(error) = self.fetch_missing(id).await
+                // What others have collected this replica may still have to let go of.
+                && node.records.is_named(id).map_err(|error| error.to_string())?
+            {
+                return Err(error.to_string());
             }
         }
-        // The last commit may go on in the next step, so it does not count yet.
-        let whole = rows.last().map_or(upto, |last| Tid(last.tid.0 - 1));
-        Ok(if done { upto } else { whole.max(complete) })
+        Ok(upto.max(complete))
     }
 
     /// How much is stored here.
     pub fn stats(&self) -> gavel_store::blob::BlobStats {
         self.store.stats()
     }
+}
+
+/// The blobs in extents that the commits behind `after` made, and up to which Tid (`upto` at most) these were looked at. Of most changes only the key is read: it says
+/// whether they made an extent.
+fn blobs_made<E: Engine>(records: &Records<E>, after: Tid, upto: Tid) -> Result<(Vec<BlobId>, Tid), ViewError> {
+    let past = records.past(upto);
+    let (mut blobs, mut last) = (Vec::new(), after);
+    for (looked_at, row) in past.touched(after, upto).enumerate() {
+        let Touched { tid, key, made } = row?;
+        // The next step begins behind a whole commit.
+        if looked_at >= FILL_CHANGES && tid > last {
+            return Ok((blobs, last));
+        }
+        last = tid;
+        if !made || !matches!(key.parts(), KeyParts::Extent { .. }) {
+            continue;
+        }
+        if let Some(Record::Extent(extent)) = past.at(tid).get(&key)?.map(|version| version.record)
+            && let Content::Blob { id, .. } = extent.content
+        {
+            blobs.push(id);
+        }
+    }
+    Ok((blobs, upto))
 }
 
 /// Writes what waits, then one sync makes it durable.
@@ -287,9 +418,41 @@ fn write_blobs(store: &BlobStore, orders: &Receiver<(BlobId, Bytes, Durable)>) {
     }
 }
 
-fn write_all(store: &BlobStore, blobs: &[(BlobId, Bytes)]) -> Result<(), String> {
-    let written: Result<(), BlobError> = store.put_many(blobs).and_then(|()| store.sync());
+fn write_all(store: &BlobStore, blobs: &[(BlobId, Bytes)]) -> Result<Tid, String> {
+    let written = store.put_many(blobs).and_then(|as_of| store.sync().map(|()| as_of));
     written.map_err(|error| error.to_string())
+}
+
+fn tid_of(answer: &[u8]) -> Result<Tid, String> {
+    let bytes = answer.try_into().map_err(|_| "a peer did not say as of when it has stored them".to_owned())?;
+    Ok(Tid(u64::from_be_bytes(bytes)))
+}
+
+/// Blobs that this node needs, and that no version names: its own store does not let go of them. Each use is counted.
+#[derive(Debug, Default)]
+pub struct InUse(Mutex<BTreeMap<BlobId, u32>>);
+
+impl InUse {
+    /// One more use.
+    pub fn hold(&self, blob: BlobId) {
+        *self.0.lock().entry(blob).or_default() += 1;
+    }
+
+    /// One use less.
+    pub fn let_go(&self, blob: BlobId) {
+        let mut held = self.0.lock();
+        if let Some(uses) = held.get_mut(&blob) {
+            *uses -= 1;
+            if *uses == 0 {
+                held.remove(&blob);
+            }
+        }
+    }
+
+    /// Is it used?
+    pub fn has(&self, blob: BlobId) -> bool {
+        self.0.lock().contains_key(&blob)
+    }
 }
 
 fn read_mark(dir: &Path) -> Tid {

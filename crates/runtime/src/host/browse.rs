@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use gavel_client::{NoState, TreeRequest};
 use gavel_history::walk::{self, Place, walk};
-use gavel_types::{At, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_types::{Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Attr, Kind, Record, View, ViewError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -149,7 +149,7 @@ pub async fn browse(daemon: &Arc<Daemon>, ask: BrowseAsk) -> Result<Browsed, Str
     let first = first.ok_or_else(|| format!("there is no volume {volume}"))?;
     let node = daemon.node.clone();
     let looked = tokio::task::spawn_blocking(move || {
-        let then = node.records.at(at);
+        let then = node.records.kept_at(at);
         let now = ask.at.is_some().then(|| node.records.at(node.tid()));
         let looking = Looking { volume, then: &then, now: now.as_ref().map(|now| now as &dyn View) };
         let seen = looking.look(&ask);
@@ -178,7 +178,7 @@ pub async fn read(daemon: &Arc<Daemon>, ask: ReadAsk) -> Result<Piece, String> {
     let node = daemon.node.clone();
     let path = ask.path.clone();
     let found = tokio::task::spawn_blocking(move || {
-        let found = file(&node.records.at(at), volume, &path);
+        let found = file(&node.records.kept_at(at), volume, &path);
         whole(&node, volume, at).and(found)
     });
     let (object, size) = found.await.map_err(|error| error.to_string())??;
@@ -190,11 +190,10 @@ pub async fn read(daemon: &Arc<Daemon>, ask: ReadAsk) -> Result<Piece, String> {
 /// The state that is asked for.
 async fn state(daemon: &Daemon, volume: VolumeId, at: Option<&str>) -> Result<Tid, String> {
     let tree = daemon.tree(volume, false);
-    let Some(text) = at else {
-        return tree.present().await.map_err(|error| error.to_string());
-    };
-    let at: At = text.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
-    tree.state_at(&at).await.map_err(|error| format!("{text}: {error}"))
+    match at {
+        Some(text) => tree.state_named(text).await,
+        None => tree.present().await.map_err(|error| error.to_string()),
+    }
 }
 
 fn no_attributes(object: ObjectId) -> String {

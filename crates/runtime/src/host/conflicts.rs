@@ -12,7 +12,7 @@ pub mod words;
 
 use gavel_client::{Collision, LostPlan};
 use gavel_fs::{Caller, Operation};
-use gavel_types::{Tid, VolumeId};
+use gavel_types::{BlobId, Tid, VolumeId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -79,6 +79,14 @@ impl Conflict {
         };
         let asked = lost.asked;
         Conflict { time: lost.time, volume: asked.volume, caller: asked.caller, operation: asked.operation, why }
+    }
+
+    /// The blob that it needs.
+    pub fn blob(&self) -> Option<BlobId> {
+        match &self.operation {
+            Operation::Write { content: gavel_wire::Content::Blob { id, .. }, .. } => Some(*id),
+            _ => None,
+        }
     }
 
     /// The bytes of its file.

@@ -12,9 +12,12 @@ use crate::host::history::{self, Line, Question, Stream};
 use crate::host::node::Input;
 use crate::host::retention::{self, RetentionAsk, RetentionStatus};
 use crate::host::revert::{self, RevertAsk, RevertDone};
-use crate::host::snapshots::{self, SnapshotChange, SnapshotLine};
+use crate::host::snapshots::{self, ScheduleAsk, ScheduleStatus, SnapshotChange, SnapshotLine};
+use crate::host::space::{self, Space};
 use crate::host::status::NodeStatus;
-use gavel_types::{At, VolumeId};
+use crate::host::txn::{self, TxnAnswer, TxnAsk, TxnBegin, TxnLine};
+use crate::host::volumes::{self, VolumeAsk, VolumeLine};
+use gavel_types::{At, VolumeId, VolumeRef};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Longest request, in bytes.
@@ -43,7 +47,7 @@ pub enum Request {
         /// Where.
         path: PathBuf,
         /// Which.
-        volume: u32,
+        volume: VolumeRef,
         /// Names of options.
         options: Vec<String>,
         /// Which state of it, as it is written.
@@ -104,6 +108,28 @@ pub enum Request {
         /// What about it.
         about: RetentionAsk,
     },
+    /// Which snapshots of a volume are made by themselves?
+    Schedule {
+        /// Of which volume.
+        volume: u32,
+        /// What about it.
+        about: ScheduleAsk,
+    },
+    /// Where are the bytes of a volume?
+    Space {
+        /// Which volume.
+        volume: u32,
+    },
+    /// Which volumes are there, or: make, clone, rename, destroy, restore one.
+    Volume(VolumeAsk),
+    /// Something about transactions of users.
+    Txn {
+        /// What.
+        about: TxnAsk,
+    },
+    /// Begin one that ends with this connection. Answered by [`TxnAnswer::Started`]; the asker then says `commit` or `abort`, each on a line, and is
+    /// told how it ended.
+    TxnRun(TxnBegin),
     /// End all mounts and stop.
     Stop {},
 }
@@ -134,6 +160,14 @@ pub enum Reply {
     Line(Box<Line>),
     /// The answer to [`Request::Retention`].
     Retention(Box<RetentionStatus>),
+    /// The answer to [`Request::Schedule`].
+    Schedule(ScheduleStatus),
+    /// The answer to [`Request::Space`].
+    Space(Box<Space>),
+    /// The answer to [`Request::Volume`]: the volumes that it was about.
+    Volumes(Vec<VolumeLine>),
+    /// The answer to [`Request::Txn`] and [`Request::TxnRun`].
+    Txn(Box<TxnAnswer>),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -161,6 +195,9 @@ pub struct DaemonStatus {
     pub blob_bytes: u64,
     /// Mounts.
     pub mounts: Vec<MountStatus>,
+    /// Transactions of users that are open.
+    #[serde(default)]
+    pub transactions: Vec<TxnLine>,
 }
 
 /// A mount.
@@ -227,7 +264,10 @@ pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
             let daemon = daemon.clone();
             tokio::spawn(async move {
                 match tokio::time::timeout(CLIENT_PATIENCE, serve(&daemon, stream)).await {
-                    Ok(Ok(Some((volume, question, stream)))) => history::answer(daemon, volume, question, stream).await,
+                    Ok(Ok(Some(Long::Past(volume, question, stream)))) => {
+                        history::answer(daemon, volume, question, stream).await;
+                    }
+                    Ok(Ok(Some(Long::Run(begin, read, write)))) => txn::run(daemon, begin, read, write).await,
                     Ok(Err(error)) => tracing::debug!(%error, "control connection"),
                     Ok(Ok(None)) | Err(_) => {}
                 }
@@ -237,8 +277,14 @@ pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Gives back what is answered with many lines, for however long that takes.
-async fn serve(daemon: &Arc<Daemon>, stream: UnixStream) -> std::io::Result<Option<(VolumeId, Question, Stream)>> {
+/// What goes on for however long it takes.
+enum Long {
+    Past(VolumeId, Question, Stream),
+    Run(TxnBegin, OwnedReadHalf, OwnedWriteHalf),
+}
+
+/// Gives back what is more than a question and an answer.
+async fn serve(daemon: &Arc<Daemon>, stream: UnixStream) -> std::io::Result<Option<Long>> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut read = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
@@ -246,8 +292,9 @@ async fn serve(daemon: &Arc<Daemon>, stream: UnixStream) -> std::io::Result<Opti
     let reply = match serde_json::from_str(&line) {
         Ok(Request::Past { volume, question }) => {
             let stream = Stream::new(read.into_inner().into_inner(), write);
-            return Ok(Some((VolumeId(volume), question, stream)));
+            return Ok(Some(Long::Past(VolumeId(volume), question, stream)));
         }
+        Ok(Request::TxnRun(begin)) => return Ok(Some(Long::Run(begin, read.into_inner().into_inner(), write))),
         Ok(request) => answer(daemon, request).await,
         Err(error) => Reply::Error(format!("not a request that this version understands: {error}")),
     };
@@ -287,11 +334,19 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
         },
         Request::Browse(ask) => reply(browse::browse(daemon, ask).await, |browsed| Reply::Browsed(Box::new(browsed))),
         Request::ReadAt(ask) => reply(browse::read(daemon, ask).await, Reply::Piece),
-        Request::Past { .. } => Reply::Error("this is answered with many lines".into()),
+        Request::Past { .. } | Request::TxnRun(_) => Reply::Error("this is answered with many lines".into()),
+        Request::Space { volume } => {
+            reply(space::ask(daemon, VolumeId(volume)).await, |space| Reply::Space(Box::new(space)))
+        }
+        Request::Txn { about } => reply(txn::answer(daemon, about).await, |answer| Reply::Txn(Box::new(answer))),
         Request::Retention { volume, about } => {
             let answer = retention::ask(daemon, VolumeId(volume), about).await;
             reply(answer, |status| Reply::Retention(Box::new(status)))
         }
+        Request::Schedule { volume, about } => {
+            reply(snapshots::schedule(daemon, VolumeId(volume), about).await, Reply::Schedule)
+        }
+        Request::Volume(ask) => reply(volumes::ask(daemon, ask).await, Reply::Volumes),
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done
@@ -311,7 +366,7 @@ async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) ->
     }
 }
 
-fn mount_config(path: PathBuf, volume: u32, names: &[String], at: Option<&str>) -> Result<MountConfig, String> {
+fn mount_config(path: PathBuf, volume: VolumeRef, names: &[String], at: Option<&str>) -> Result<MountConfig, String> {
     let mut options = Vec::new();
     for name in names {
         let known = MountOption::ALL.iter().find(|(_, known)| known == name);
@@ -322,7 +377,12 @@ fn mount_config(path: PathBuf, volume: u32, names: &[String], at: Option<&str>) 
         options.push(*option);
     }
     let at = at.map(str::parse::<At>).transpose().map_err(|error| error.to_string())?;
-    Ok(MountConfig { path, volume: VolumeId(volume), options, at })
+    Ok(MountConfig { path, volume, options, at })
+}
+
+fn mount_status(mount: MountConfig) -> MountStatus {
+    // What is mounted has been found out.
+    MountStatus { path: mount.path, volume: mount.volume.number().map_or(0, |volume| volume.0) }
 }
 
 async fn status(daemon: &Daemon) -> Option<DaemonStatus> {
@@ -341,6 +401,7 @@ async fn status(daemon: &Daemon) -> Option<DaemonStatus> {
         links: serde_json::to_value(daemon.transport.link_state()).unwrap_or_default(),
         blobs: blobs.blobs,
         blob_bytes: blobs.bytes,
-        mounts: mounts.into_iter().map(|mount| MountStatus { path: mount.path, volume: mount.volume.0 }).collect(),
+        mounts: mounts.into_iter().map(mount_status).collect(),
+        transactions: daemon.transactions.list(daemon),
     })
 }

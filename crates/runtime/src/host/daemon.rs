@@ -2,11 +2,13 @@
 
 use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
+use crate::host::collector;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::retention;
 use crate::host::tree::{PastTree, VolumeTree};
-use crate::host::{control, flusher, journal};
+use crate::host::txn::Transactions;
+use crate::host::{control, flusher, journal, volumes};
 use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
 use bytes::Bytes;
 use gavel_client::Tree;
@@ -17,7 +19,7 @@ use gavel_store::disk::RealDisk;
 use gavel_store::engine::{LsmConfig, LsmEngine};
 use gavel_store::log::{Log, LogIdentity, LogOptions};
 use gavel_store::records::{Identity, Records};
-use gavel_types::{At, Moment, NodeId, VolumeId};
+use gavel_types::{At, Moment, NodeId, VolumeId, VolumeRef};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -64,6 +66,15 @@ pub trait Mounter: Send + Sync + 'static {
     /// What went wrong and what to do, in words.
     fn mount(&self, tree: Arc<dyn Tree>, mount: &MountConfig, control: &Path) -> Result<(), String>;
 
+    /// Mounts a tree that nobody changes but through this mount. `control` is what its extended attribute says.
+    ///
+    /// # Errors
+    /// What went wrong and what to do, in words.
+    fn mount_private(&self, tree: Arc<dyn Tree>, mount: &MountConfig, control: &str) -> Result<(), String>;
+
+    /// Takes off what an earlier life of this daemon has left mounted at `dir` and below.
+    fn clear(&self, dir: &Path);
+
     /// Ends the mount at `path`. Programs that use it keep what they have open, as long as the daemon lives.
     ///
     /// # Errors
@@ -83,6 +94,8 @@ pub struct Daemon {
     pub(super) config: Config,
     pub(super) transport: Transport,
     pub(super) mounter: Arc<dyn Mounter>,
+    /// Transactions of users that are open.
+    pub transactions: Transactions,
     pub(super) stop: tokio::sync::watch::Sender<bool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -150,6 +163,7 @@ impl Daemon {
             node.clocks.read(),
         )
         .map_err(failing("taking up the replica"))?;
+        blobs.begin(machine.server.state()).map_err(failing("taking up the blobs"))?;
         let (journal, _) = journal::start(disks.journal, inbox.clone()).map_err(failing("starting a thread"))?;
         let (flusher, _) = flusher::start(records, inbox).map_err(failing("starting a thread"))?;
         let node_thread = NodeThread {
@@ -162,6 +176,7 @@ impl Daemon {
             journal,
             flusher,
             keeper: keeper::start(&node, blobs.clone()),
+            blobs: blobs.clone(),
             preparing: 0,
             collided: false,
             waits: Default::default(),
@@ -172,9 +187,11 @@ impl Daemon {
         // Without a thread to receive it there is a panic in the log already.
         let _ = begin.send(node_thread);
         let thread = std::sync::Mutex::new(Some(thread));
+        collector::start(&blobs, &node).map_err(failing("starting a thread"))?;
         tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join(BLOBS_DIR)));
         let stop = tokio::sync::watch::Sender::new(false);
-        let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, stop, thread });
+        let transactions = Transactions::start(&config, &*mounter).map_err(failing("clearing transactions"))?;
+        let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, transactions, stop, thread });
         daemon.clone().serve().await?;
         Ok(daemon)
     }
@@ -185,6 +202,10 @@ impl Daemon {
         tokio::spawn(retention::keep_pins(Arc::downgrade(&self)));
         for mount in self.config.mounts.clone() {
             let path = mount.path.clone();
+            if mount.volume.number().is_none() {
+                tokio::spawn(self.clone().mount_when_known(mount));
+                continue;
+            }
             if let Err(error) = self.mount(mount).await {
                 self.shut_down().await;
                 return Err(failing(format!("mounting {}", path.display()))(error));
@@ -205,18 +226,50 @@ impl Daemon {
         &self.config
     }
 
+    /// Mounts what the configuration calls by its name, when this node knows which volumes there are. A node that can't mount one serves the others.
+    async fn mount_when_known(self: Arc<Self>, mount: MountConfig) {
+        let mut news = self.node.news.subscribe();
+        while self.node.past.read().last_volume() == VolumeId::default() {
+            if news.changed().await.is_err() || self.node.failure().is_some() {
+                return;
+            }
+        }
+        let (path, volume) = (mount.path.clone(), mount.volume.clone());
+        if let Err(error) = self.mount(mount).await {
+            tracing::error!(path = %path.display(), %volume, %error, "not mounted; `gavel mount` mounts it when that is mended");
+        }
+    }
+
+    /// The volume that a mount means. One that goes by its number is taken as it is before this node knows which volumes there are.
+    fn volume_of(&self, mount: &MountConfig) -> Result<VolumeId, String> {
+        let unknown = self.node.past.read().last_volume() == VolumeId::default();
+        match mount.volume {
+            VolumeRef::Number(number) if unknown => Ok(number),
+            _ => volumes::living(&self.node, &mount.volume),
+        }
+    }
+
     /// Mounts a volume, or a state of it; waits until the kernel has taken it.
     ///
     /// # Errors
     /// What went wrong and what to do, in words.
     pub async fn mount(&self, mut mount: MountConfig) -> Result<(), String> {
-        let tree = self.tree(mount.volume, mount.options.contains(&MountOption::Sync));
+        let volume = match self.volume_of(&mount) {
+            Ok(volume) => volume,
+            Err(_) => {
+                // It may have been made through another node a moment ago.
+                volumes::confirm(&self.node).await;
+                self.volume_of(&mount)?
+            }
+        };
+        mount.volume = volume.into();
+        let tree = self.tree(volume, mount.options.contains(&MountOption::Sync));
         let tree: Arc<dyn Tree> = match &mount.at {
             None => tree,
             Some(at) => {
                 let state = tree.state_at(at).await.map_err(|error| format!("{at}: {error}"))?;
                 mount.at = Some(At::Tid(state));
-                retention::pin(self, mount.volume, state).await.map_err(|error| format!("{state}: {error}"))?;
+                retention::pin(self, volume, state).await.map_err(|error| format!("{state}: {error}"))?;
                 mount.options.push(MountOption::ReadOnly);
                 Arc::new(PastTree::new(tree, state))
             }
@@ -252,6 +305,7 @@ impl Daemon {
 
     /// Ends the mounts, the node and its threads, in this order.
     pub async fn shut_down(&self) {
+        self.transactions.abort_all(self).await;
         for mount in self.mounter.mounts() {
             let mounter = self.mounter.clone();
             let ended = tokio::task::spawn_blocking(move || mounter.umount(&mount.path));
@@ -366,7 +420,8 @@ fn tuned(config: &Config, seed: u64) -> (gavel_server::Config, SessionConfig) {
     quorum.election_timeout_ns = config.tuning.election_ms * MS;
     quorum.heartbeat_ns = config.tuning.heartbeat_ms * MS;
     quorum.retained_bytes_max = LOG_RETAINED_BYTES;
-    let server = gavel_server::Config::new(quorum);
+    let mut server = gavel_server::Config::new(quorum);
+    server.collect_grace_ns = config.tuning.collect_grace_ms * MS;
     let patience_ns = config.tuning.election_ms * MS * 5;
     (server, SessionConfig { term_ns: config.tuning.term_ms * MS, patience_ns })
 }

@@ -141,6 +141,19 @@ impl Fronts {
         self.tell(kept, || {});
     }
 
+    /// The volume is not used any more: names and bytes of it go. Attributes have their times to live.
+    pub fn forget_volume(self: &Arc<Self>, volume: VolumeId) {
+        let within = (volume, ObjectId(0))..=(volume, ObjectId(u64::MAX));
+        let mut files = self.files.lock();
+        let objects: Vec<ObjectId> = files.range(within).map(|((_, object), _)| *object).collect();
+        for object in &objects {
+            files.remove(&(volume, *object));
+        }
+        drop(files);
+        let kept = objects.into_iter().map(Kept::Object).chain([Kept::Names]).collect();
+        self.tell(BTreeMap::from([(volume, kept)]), || {});
+    }
+
     /// Attributes or bytes of this object may have been kept without a right to.
     pub fn forget_object(self: &Arc<Self>, volume: VolumeId, object: ObjectId) {
         self.tell(BTreeMap::from([(volume, vec![Kept::Object(object)])]), || {});

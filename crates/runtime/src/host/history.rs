@@ -13,7 +13,7 @@ use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
 use gavel_history::diff::{DiffLine, End, Way};
 use gavel_history::{HistoryError, HistoryLine, LogLine, RemovedLine, Scope, find};
-use gavel_types::{At, Tid, VolumeId};
+use gavel_types::{Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -187,9 +187,7 @@ impl Answering<'_> {
     }
 
     async fn state(&self, at: &str) -> Result<Tid, String> {
-        let at: At = at.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
-        let found = self.daemon.tree(self.volume, false).state_at(&at).await;
-        found.map_err(|error| format!("{at}: {error}"))
+        self.daemon.tree(self.volume, false).state_named(at).await
     }
 
     /// The state that is asked for.
@@ -292,6 +290,7 @@ impl Answering<'_> {
             Some(from) => self.state(&from).await?,
             None => now,
         };
+        self.is_complete(after)?;
         let scope = self.scope(path, node.tid()).await?;
         self.stream.line(Line::Following { after: after.to_string() }).await?;
         loop {
@@ -303,6 +302,8 @@ impl Answering<'_> {
                     Ok(gavel_history::log::feed(&past, volume, scope, (after, upto), PAGE_LINES)?)
                 };
                 let (lines, reached) = self.ask(question).await?;
+                // What was read may have been swept while it was.
+                self.is_complete(after)?;
                 for line in lines {
                     self.stream.line(Line::Log(line)).await?;
                 }
@@ -316,6 +317,16 @@ impl Answering<'_> {
                 }
                 () = self.stream.gone() => return Err(Ended::Gone),
             }
+        }
+    }
+
+    /// Whoever follows must miss nothing. A state that is kept may be older than transactions that were pruned.
+    fn is_complete(&self, after: Tid) -> Result<(), Ended> {
+        match self.daemon.node.records.is_whole_from(self.volume, after) {
+            true => Ok(()),
+            false => Err(Ended::Failed(format!(
+                "what was done after {after} was pruned, at least in part: begin anew, without --from"
+            ))),
         }
     }
 

@@ -13,17 +13,20 @@
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`browse`]: what the console shows
+//! - [`txn`]: transactions of users
 //! - [`control`]: the socket that the command line talks to
 //! - [`revert`]: undo and restore
 //! - [`history`]: questions about the past, answered line by line
 //! - `asked`: requests about the replicated state beside records, as people make them
 //! - [`snapshots`]: names for states
+//! - [`volumes`]: which volumes there are; making, cloning, destroying them
 //! - [`retention`]: which past states stay, what would go, and states that mounts need
 //! - [`status`]: what a node says of itself
 
 mod asked;
 pub mod blobs;
 pub mod browse;
+mod collector;
 pub mod conflicts;
 pub mod control;
 pub mod daemon;
@@ -35,8 +38,11 @@ pub mod node;
 pub mod retention;
 pub mod revert;
 pub mod snapshots;
+pub mod space;
 pub mod status;
 pub mod tree;
+pub mod txn;
+pub mod volumes;
 
 pub use daemon::{Daemon, DaemonError};
 pub use node::{NodeHandle, NodeView};

@@ -7,6 +7,7 @@ mod locks;
 
 pub use locks::{LockInput, LockWait};
 
+use crate::host::blobs::Blobs;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::fronts::Fronts;
 use crate::host::journal::Order;
@@ -17,9 +18,9 @@ use gavel_lease::range::whole_objects;
 use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
-use gavel_store::records::{LiveView, Records};
-use gavel_txn::{Layered, Past};
-use gavel_types::{KeyRange, Moment, NodeId, ObjectId, Tid, VolumeId};
+use gavel_store::records::{self, Records};
+use gavel_txn::{Layered, Past, VolumePast};
+use gavel_types::{BlobId, KeyRange, Moment, NodeId, ObjectId, Tid, VolumeId};
 use gavel_wire::{Author, Guard, Message, Mode, Outcome, Plan, RequestBody};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +50,7 @@ pub const GATHERED_MAX: u64 = 256;
 const LOST_OBJECTS_MAX: usize = 64 * 1024;
 
 /// This node's replica.
-pub type Replica = LiveView<<LsmEngine as Engine>::Snapshot>;
+pub type Replica = records::Replica<<LsmEngine as Engine>::Snapshot>;
 
 /// A view of this node's replica, and of what it has answered over it.
 pub type NodeView = Layered<Replica>;
@@ -91,6 +92,8 @@ pub enum Input {
         plan: Plan,
         /// For whom.
         author: Author,
+        /// As of when the blobs that it names were stored, or found.
+        stored_as_of: Tid,
         /// Gets the outcome, and a view that holds the commit.
         reply: oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>,
     },
@@ -121,6 +124,10 @@ pub enum Input {
     Lock(LockInput),
     /// What a session lost because of this can be offered again.
     Offer(LostBecause, Vec<LostPlan>),
+    /// The bytes of a lost plan are stored once more.
+    OfferStored(u64, Tid),
+    /// These blobs have been here for long, and no version names them.
+    Unnamed(Vec<BlobId>),
     /// What collided is written down.
     Kept,
     /// Stop.
@@ -226,6 +233,8 @@ pub struct NodeHandle {
     lost_objects: Mutex<BTreeSet<ObjectId>>,
     /// Which past states can be read, and what they are called, as of the last entry that views see or later.
     pub past: RwLock<Past>,
+    /// Some volume there is not used.
+    unused: AtomicBool,
     /// Why the node has stopped, if it has.
     pub stopped: tokio::sync::watch::Sender<Option<String>>,
 }
@@ -254,6 +263,7 @@ impl NodeHandle {
             conflicts,
             lost_objects: Mutex::default(),
             past: RwLock::default(),
+            unused: AtomicBool::new(false),
             stopped,
         }
     }
@@ -267,6 +277,11 @@ impl NodeHandle {
     /// The replica alone. Taken while `pending` is held, it does not hold what was accepted later than that.
     pub fn replica(&self) -> Replica {
         self.records.live(self.tid())
+    }
+
+    /// Is the volume used? Not if it was destroyed.
+    pub fn is_used(&self, volume: VolumeId) -> bool {
+        !self.unused.load(Ordering::Acquire) || self.past.read().of(volume).is_some_and(VolumePast::is_living)
     }
 
     /// Was anything lost that this node had answered about the object? Says so once.
@@ -388,6 +403,8 @@ pub struct NodeThread {
     pub flusher: Sender<()>,
     /// Who keeps what is lost.
     pub keeper: UnboundedSender<keeper::Order>,
+    /// The blobs.
+    pub blobs: Arc<Blobs>,
     /// What was lost and is not offered yet: how often.
     pub preparing: usize,
     /// Some of what is being offered was lost for good.
@@ -608,9 +625,9 @@ impl NodeThread {
             Input::Persisted(ticket) => self.node.server.on_persisted(clock, ticket),
             Input::Flushed(result) => self.node.server.on_flushed(clock, result),
             Input::StorageFailed { cause, .. } => return Err(cause),
-            Input::Commit { guards, plan, author, reply } => {
+            Input::Commit { guards, plan, author, stored_as_of, reply } => {
                 let token = self.waits.add(Wait::Commit(reply));
-                self.node.commit(clock, token, guards, plan, author);
+                self.node.commit(clock, token, guards, plan, author, stored_as_of);
             }
             Input::Request { body, reply } => {
                 let token = self.waits.add(Wait::Commit(reply));
@@ -644,6 +661,8 @@ impl NodeThread {
                 self.preparing -= 1;
                 self.node.offer_again(cause, lost);
             }
+            Input::OfferStored(number, as_of) => self.node.offer_stored(number, as_of),
+            Input::Unnamed(blobs) => self.node.unnamed(clock, blobs),
             Input::Kept => self.end_offering(),
             Input::Stop => return Err("the node was stopped".into()),
         }
@@ -670,6 +689,11 @@ impl NodeThread {
             }
             NodeEffect::TrimLog(index) => self.journal.send(Order::Trim(index)).map_err(|_| gone("journal"))?,
             NodeEffect::Flush => self.flusher.send(()).map_err(|_| gone("flusher"))?,
+            NodeEffect::Blobs(news) => self.blobs.on_news(&news),
+            NodeEffect::BlobsSkipped(tid) => {
+                let condemned = self.node.server.state().collection.condemned();
+                self.blobs.skip(tid, condemned).map_err(|error| error.to_string())?;
+            }
             NodeEffect::Published { tid, .. } => self.publish(tid),
             NodeEffect::Role(role) => {
                 tracing::info!(role = ?role.role, leader = ?role.leader, term = %role.term, "role")
@@ -710,6 +734,9 @@ impl NodeThread {
                 self.handle.recovered.fetch_add(1, Ordering::Relaxed);
             }
             NodeEffect::Offer(OfferEffect::Conflict { lost, why }) => self.on_conflict(lost, why),
+            NodeEffect::Offer(OfferEffect::Store { number, bytes }) => {
+                let _ = self.keeper.send(keeper::Order::Store(number, bytes));
+            }
             // Whoever waits is told when all is written down.
             NodeEffect::Offer(OfferEffect::Done) => drop(self.keeper.send(keeper::Order::Say)),
         }
@@ -719,10 +746,24 @@ impl NodeThread {
     fn publish(&self, tid: Tid) {
         let past = &self.node.server.state().past;
         if self.handle.past.read().revision() != past.revision() {
-            *self.handle.past.write() = past.clone();
+            self.publish_past(past);
         }
+        self.blobs.applied(tid);
         self.handle.published.store(tid.0, Ordering::Release);
         self.handle.news.send_replace(tid);
+    }
+
+    fn publish_past(&self, past: &Past) {
+        let living = |past: &Past| -> BTreeSet<VolumeId> {
+            past.volumes().filter(|(_, past)| past.is_living()).map(|(volume, _)| volume).collect()
+        };
+        let before = living(&self.handle.past.read());
+        let now = living(past);
+        let unused = past.volumes().count() - now.len();
+        *self.handle.past.write() = past.clone();
+        self.handle.unused.store(unused > 0, Ordering::Release);
+        // Nothing is answered there any more, so nothing is handed out behind this.
+        before.difference(&now).for_each(|volume| self.handle.fronts.forget_volume(*volume));
     }
 
     fn fail(&mut self, token: Token, error: WaitError) {

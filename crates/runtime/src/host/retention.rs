@@ -1,12 +1,19 @@
 //! Retention: which past states of a volume stay, what would go, and states that mounts need.
+//!
+//! - [`below`]: directories that keep less than their volume
+
+pub mod below;
 
 use crate::host::asked::{self, Asked};
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
-use gavel_txn::VolumePast;
-use gavel_txn::prune::{Readable, Span};
-use gavel_types::{At, BlobId, Key, Retention, SessionId, Tid, Timestamp, VolumeId};
-use gavel_wire::{Content, Ended, Record, Refusal, RequestBody};
+use gavel_store::engine::Engine;
+use gavel_store::records::Records;
+use gavel_txn::prune::{Keeping, Readable, Span};
+use gavel_txn::{VolumePast, prune_step};
+use gavel_types::retention::CLASSES_MAX;
+use gavel_types::{At, BlobId, Key, ObjectId, Retention, SessionId, Tid, Timestamp, VolumeId};
+use gavel_wire::{Content, Ended, Record, Refusal, RequestBody, Version, ViewError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +51,22 @@ pub enum RetentionAsk {
         /// Only say what would go.
         dry_run: bool,
     },
+    /// How is it of one path?
+    ShowOf {
+        /// The path within the volume, as bytes.
+        path: Vec<u8>,
+    },
+    /// Set the policy of a path, and of all that lies below it.
+    SetOf {
+        /// The path within the volume, as bytes.
+        path: Vec<u8>,
+        /// As it is written; none: that of the volume.
+        policy: Option<String>,
+        /// Only say what would go.
+        dry_run: bool,
+        /// The user.
+        uid: u32,
+    },
 }
 
 /// The retention of a volume, for people and programs.
@@ -57,6 +80,12 @@ pub struct RetentionStatus {
     pub horizon_time: String,
     /// States before the horizon that are kept.
     pub kept: u64,
+    /// Policies that directories of the volume may have, beside its own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub others: Vec<String>,
+    /// Objects whose policy was changed, if that was asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub changed: Option<u64>,
     /// Of all states, those that have a name.
     pub snapshots: u64,
     /// Of all states, those that mounts need.
@@ -80,7 +109,7 @@ pub struct Preview {
     pub versions: u64,
     /// Bytes of their rows on this replica, before compression.
     pub bytes: u64,
-    /// Bytes of the blobs that they name. These are not returned yet: blobs are not collected, and other versions may name them.
+    /// Bytes of the blobs that only they name.
     pub blob_bytes: u64,
     /// There is more than could be looked at in time: at least so much would go.
     pub partial: bool,
@@ -95,8 +124,7 @@ pub async fn ask(daemon: &Daemon, volume: VolumeId, ask: RetentionAsk) -> Result
     match ask {
         RetentionAsk::Show {} => Ok(status(&past)),
         RetentionAsk::Set { policy, dry_run } => {
-            let policy: Retention =
-                policy.parse().map_err(|e: gavel_types::retention::RetentionError| e.to_string())?;
+            let policy = parsed(&policy)?;
             if dry_run {
                 return previewed(daemon, volume, past, policy).await;
             }
@@ -111,7 +139,19 @@ pub async fn ask(daemon: &Daemon, volume: VolumeId, ask: RetentionAsk) -> Result
             request(daemon, RequestBody::Prune { volume }, PATIENCE).await.map_err(said)?;
             Ok(status(&of(daemon, volume)?))
         }
+        RetentionAsk::ShowOf { path } => below::show(daemon, volume, &path),
+        RetentionAsk::SetOf { path, policy, dry_run, uid } => {
+            let policy = policy.as_deref().map(parsed).transpose()?;
+            match dry_run {
+                true => below::preview(daemon, volume, path, policy).await,
+                false => below::set(daemon, volume, &path, policy, uid).await,
+            }
+        }
     }
+}
+
+fn parsed(policy: &str) -> Result<Retention, String> {
+    policy.parse().map_err(|error: gavel_types::retention::RetentionError| error.to_string())
 }
 
 fn of(daemon: &Daemon, volume: VolumeId) -> Result<VolumePast, String> {
@@ -124,6 +164,8 @@ fn status(past: &VolumePast) -> RetentionStatus {
         horizon: past.horizon.to_string(),
         horizon_time: Timestamp::of_tid(past.horizon).to_string(),
         kept: past.kept.len() as u64,
+        others: past.classes.values().map(|class| class.policy.to_string()).collect(),
+        changed: None,
         snapshots: past.snapshots.len() as u64,
         pins: past.pins.len() as u64,
         sweeping: past.pass.is_some(),
@@ -142,45 +184,78 @@ async fn previewed(
         let mut status = status(&past);
         status.policy = policy.to_string();
         let live = node.records.live(node.tid());
-        let (horizon, kept) = past.plan_of(&policy, Tid(node.cluster_ns())).unwrap_or((past.horizon, past.kept));
-        status.preview = Some(preview(&live, volume, Readable { horizon, kept: &kept })?);
+        let pruned = VolumePast { policy, ..past }.pruned(Tid(node.cluster_ns()));
+        let counting = preview(&live, volume, &pruned.keeping())?;
+        status.preview = Some(counting.finish(&node.records).map_err(|error| error.to_string())?);
         Ok(status)
     });
     work.await.map_err(|error| error.to_string())?
 }
 
+/// Counts what would go.
+struct Counting {
+    found: Preview,
+    /// Blobs that versions which would go name: how many of them, and the blob's bytes.
+    blobs: BTreeMap<BlobId, (usize, u32)>,
+}
+
+impl Counting {
+    fn new(readable: Readable<'_>) -> Counting {
+        let horizon_time = Timestamp::of_tid(readable.horizon).to_string();
+        let found = Preview { horizon_time, kept: readable.kept.len() as u64, ..Preview::default() };
+        Counting { found, blobs: BTreeMap::new() }
+    }
+
+    /// A version that has ended.
+    fn count(&mut self, readable: Readable<'_>, key: &Key, delete: Tid, version: &Version) {
+        self.found.looked_at += 1;
+        if readable.shows(Span { create: version.create, delete: Some(delete) }) {
+            return;
+        }
+        self.found.versions += 1;
+        // The version's row, and two rows of the change index.
+        let keys = 3 * (1 + key.as_bytes().len() + size_of::<Tid>());
+        self.found.bytes += (keys + version.encode().len()) as u64;
+        if let Record::Extent(extent) = &version.record
+            && let Content::Blob { id, blob_len, .. } = &extent.content
+            && (self.blobs.len() < PREVIEW_BLOBS_MAX || self.blobs.contains_key(id))
+        {
+            self.blobs.entry(*id).or_insert((0, *blob_len)).0 += 1;
+        }
+    }
+
+    /// All of it: of blobs, those that nothing else names.
+    fn finish<E: Engine>(mut self, records: &Records<E>) -> Result<Preview, ViewError> {
+        for (blob, (gone, bytes)) in self.blobs {
+            if records.names(blob, gone + 1)? == gone {
+                self.found.blob_bytes += u64::from(bytes);
+            }
+        }
+        Ok(self.found)
+    }
+}
+
 /// Looks through the versions that have ended, some at a time.
-fn preview(live: &dyn Ended, volume: VolumeId, readable: Readable<'_>) -> Result<Preview, String> {
+fn preview(live: &dyn Ended, volume: VolumeId, keeping: &Keeping<'_>) -> Result<Counting, String> {
     let begun = Instant::now();
-    let horizon_time = Timestamp::of_tid(readable.horizon).to_string();
-    let mut found = Preview { horizon_time, kept: readable.kept.len() as u64, ..Preview::default() };
-    let mut blobs: BTreeSet<BlobId> = BTreeSet::new();
+    let mut counting = Counting::new(keeping.volume);
+    let mut of_object = (ObjectId::VOLUME, keeping.volume);
     let mut after: Option<(Key, Tid)> = None;
     loop {
         let from = after.as_ref().map(|(key, tid)| (key, *tid));
         let page = live.ended_from(volume, from, PREVIEW_PAGE).map_err(|error| error.to_string())?;
-        found.looked_at += page.len() as u64;
         for (key, delete, version) in &page {
-            if readable.shows(Span { create: version.create, delete: Some(*delete) }) {
-                continue;
+            if of_object.0 != key.object() {
+                let readable = prune_step::readable_of(live, keeping, volume, key.object());
+                of_object = (key.object(), readable.map_err(|error| error.to_string())?);
             }
-            found.versions += 1;
-            // The version's row, and two rows of the change index.
-            let keys = 3 * (1 + key.as_bytes().len() + size_of::<Tid>());
-            found.bytes += (keys + version.encode().len()) as u64;
-            if let Record::Extent(extent) = &version.record
-                && let Content::Blob { id, blob_len, .. } = &extent.content
-                && blobs.len() < PREVIEW_BLOBS_MAX
-                && blobs.insert(*id)
-            {
-                found.blob_bytes += u64::from(*blob_len);
-            }
+            counting.count(of_object.1, key, *delete, version);
         }
         let full = page.len() == PREVIEW_PAGE;
         after = page.into_iter().next_back().map(|(key, delete, _)| (key, delete));
-        found.partial = full && begun.elapsed() > PREVIEW_TIME;
-        if !full || found.partial {
-            return Ok(found);
+        counting.found.partial = full && begun.elapsed() > PREVIEW_TIME;
+        if !full || counting.found.partial {
+            return Ok(counting);
         }
     }
 }
@@ -192,7 +267,12 @@ async fn request(daemon: &Daemon, body: RequestBody, patience: Duration) -> Resu
 fn said(asked: Asked) -> String {
     match asked {
         Asked::Failed(cause) => cause,
-        Asked::Refused(Refusal::BadPolicy) => "this policy keeps too many states".into(),
+        Asked::Refused(Refusal::BadPolicy) => {
+            "this policy keeps too many states, or all policies of the cluster together would".into()
+        }
+        Asked::Refused(Refusal::Full) => format!(
+            "directories of a volume have {CLASSES_MAX} different policies at most; `gavel retention show` lists them: use one of these"
+        ),
         Asked::Refused(Refusal::Missing) => "there is no such volume".into(),
         Asked::Refused(refusal) => format!("refused: {refusal:?}"),
     }
@@ -228,10 +308,11 @@ pub(super) async fn keep_pins(daemon: std::sync::Weak<Daemon>) {
 async fn keep_pins_once(daemon: &Arc<Daemon>, unused: &mut BTreeMap<(VolumeId, Tid), u32>) {
     let mounts = daemon.mounter.mounts();
     let state = |mount: &crate::config::MountConfig| match mount.at {
-        Some(At::Tid(at)) => Some((mount.volume, at)),
+        Some(At::Tid(at)) => Some((mount.volume.number()?, at)),
         _ => None,
     };
-    let needed: BTreeSet<(VolumeId, Tid)> = mounts.iter().filter_map(state).collect();
+    let mut needed: BTreeSet<(VolumeId, Tid)> = mounts.iter().filter_map(state).collect();
+    needed.extend(daemon.transactions.starts());
     if needed.is_empty() && daemon.node.past.read().volumes().all(|(_, past)| past.pins.is_empty()) {
         return;
     }

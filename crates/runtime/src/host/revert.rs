@@ -1,14 +1,17 @@
 //! Undo and restore: a path becomes what it was, or its past gets a name of its own.
 
+use crate::host::asked;
 use crate::host::daemon::Daemon;
 use crate::host::node::Input;
 use gavel_client::TreeError;
 use gavel_fs::{Revert, Reverted, Reverting, Stop};
+use gavel_history::history::kind_name;
 use gavel_history::undo::before_last_version;
 use gavel_history::walk::{self, Place, walk};
+use gavel_store::records::{AheadView, ReadAhead};
 use gavel_types::limits::NAME_BYTES_MAX;
 use gavel_types::{At, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
-use gavel_wire::{Author, Dirent, Guard, Kind, Mutation, Outcome, Plan, Record, Refusal, View};
+use gavel_wire::{AttrDelta, Author, Dirent, Guard, Kind, Mutation, Plan, Record, View};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -59,6 +62,8 @@ pub struct RevertDone {
     pub changed: u64,
     /// Objects and names removed.
     pub removed: u64,
+    /// Objects left as they are: what they were is not kept, though their names are.
+    pub not_kept: u64,
     /// Transactions that it took.
     pub commits: u64,
 }
@@ -82,10 +87,7 @@ pub async fn revert(daemon: &Daemon, ask: RevertAsk) -> Result<RevertDone, Strin
     // The present: what this node and the others have done so far.
     let before = tree.state_at(&At::Age(0)).await.map_err(words)?;
     let at = match &ask.at {
-        Some(text) => {
-            let at: At = text.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
-            tree.state_at(&at).await.map_err(|error| format!("{text}: {error}"))?
-        }
+        Some(text) => tree.state_named(text).await?,
         None => {
             let at = last_version(daemon, volume, before, &ask.path)?;
             tree.state_at(&At::Tid(at)).await.map_err(|error| format!("{at}: {error}"))?
@@ -101,27 +103,22 @@ pub async fn revert(daemon: &Daemon, ask: RevertAsk) -> Result<RevertDone, Strin
         made: 0,
         changed: 0,
         removed: 0,
+        not_kept: 0,
         commits: 0,
     };
     if ask.dry_run {
         return Ok(done);
     }
-    let mut going = Going { daemon, volume, at, author: Author::user(ask.uid), ids: Vec::new(), commits: 0 };
-    let Reverted { made, changed, removed } = going.go(&goal).await?;
-    (done.made, done.changed, done.removed, done.commits) = (made, changed, removed, going.commits);
+    let (author, read) = (Author::user(ask.uid), ReadAhead::default());
+    let mut going = Going { daemon, volume, at, author, read, ids: Vec::new(), commits: 0, begun: at };
+    let Reverted { made, changed, removed, not_kept } = going.go(&goal).await?;
+    (done.made, done.changed, done.removed) = (made, changed, removed);
+    (done.not_kept, done.commits) = (not_kept, going.commits);
     Ok(done)
 }
 
 fn kind(dirent: Option<Dirent>) -> String {
-    let kind = dirent.map(|dirent| match dirent.kind {
-        Kind::File => "file",
-        Kind::Directory => "directory",
-        Kind::Symlink => "symlink",
-        Kind::Fifo => "FIFO",
-        Kind::Socket => "socket",
-        Kind::CharDevice | Kind::BlockDevice => "device",
-    });
-    kind.unwrap_or("nothing").into()
+    dirent.map_or("nothing", |dirent| kind_name(dirent.kind)).into()
 }
 
 /// The last name of a path, and what is before it.
@@ -195,8 +192,12 @@ struct Going<'a> {
     volume: VolumeId,
     at: Tid,
     author: Author,
+    /// What was read of the past so far.
+    read: ReadAhead,
     ids: Vec<ObjectId>,
     commits: u64,
+    /// What this node had applied when the first plan was made.
+    begun: Tid,
 }
 
 /// A plan that was made, and what is left to do behind it.
@@ -234,8 +235,9 @@ impl Going<'_> {
         if name.is_empty() {
             return self.run(Revert::contents(self.volume, ObjectId::ROOT, ObjectId::ROOT), None).await;
         }
-        let revert = Revert::new(self.volume, *parent, name, *was);
-        let first = match self.plan(&revert).await? {
+        let mut revert = Revert::new(self.volume, *parent, name, *was);
+        self.begun = self.daemon.node.tid();
+        let first = match self.plan(&mut revert).await? {
             None => return Ok(revert.reverted()),
             Some(made) => made,
         };
@@ -257,15 +259,18 @@ impl Going<'_> {
 
     /// Goes all the way. `first` is the first plan, if it was made already.
     async fn run(&mut self, mut revert: Revert, mut first: Option<Made>) -> Result<Reverted, String> {
+        let begun = self.begun;
         let mut collisions = 0;
         loop {
+            // What the past names is named as of now, if it can be read.
+            let read_at = first.as_ref().map_or(self.daemon.node.tid(), |_| begun);
             let made = match first.take() {
                 Some(made) => Some(made),
-                None => self.plan(&revert).await?,
+                None => self.plan(&mut revert).await?,
             };
             let Some(Made { rest, guards, plan, taken }) = made else { return Ok(revert.reverted()) };
             let rewritten: Vec<ObjectId> = plan.mutations.iter().filter_map(rewritten).collect();
-            if !self.commit(guards, plan).await? {
+            if !self.commit(guards, plan, read_at).await? {
                 collisions += 1;
                 if collisions > COLLISIONS_MAX {
                     return Err("others change the same files all the time: nothing more was done".into());
@@ -282,18 +287,23 @@ impl Going<'_> {
         }
     }
 
-    /// The next plan; none if nothing is left to do.
-    async fn plan(&mut self, revert: &Revert) -> Result<Option<Made>, String> {
+    /// The next plan; none if nothing is left to do: then `revert` has gone all the way.
+    async fn plan(&mut self, revert: &mut Revert) -> Result<Option<Made>, String> {
         loop {
             let mut rest = revert.clone();
-            let (now, then) = (self.daemon.node.latest(), self.daemon.node.records.at(self.at));
+            let now = self.daemon.node.latest();
+            let then = AheadView::new(self.daemon.node.records.at(self.at), std::mem::take(&mut self.read));
             let step = rest.step(&now, &then, &self.ids);
+            self.read = then.into_read();
             // Asked behind the read: what is removed is announced before.
             if !self.daemon.node.records.is_whole(self.volume, self.at) {
                 return Err("this state was pruned meanwhile; what was done so far stays".into());
             }
             match step {
-                Ok(Reverting::Done) => return Ok(None),
+                Ok(Reverting::Done) => {
+                    *revert = rest;
+                    return Ok(None);
+                }
                 Ok(Reverting::Commit { guards, plan, taken }) => return Ok(Some(Made { rest, guards, plan, taken })),
                 Ok(Reverting::NeedObjectIds) => self.fetch_ids().await?,
                 Err(Stop::Error(error)) => return Err(format!("where it is to come: {error}")),
@@ -317,20 +327,11 @@ impl Going<'_> {
     }
 
     /// Commits a plan. False if it collided.
-    async fn commit(&mut self, guards: Vec<Guard>, plan: Plan) -> Result<bool, String> {
-        let (reply, outcome) = oneshot::channel();
-        self.daemon.node.inbox.push(Input::Commit { guards, plan, author: self.author.clone(), reply });
-        let (outcome, _) = answered(outcome).await?;
-        match outcome {
-            Some(Outcome::Committed { .. }) => {
-                self.commits += 1;
-                Ok(true)
-            }
-            Some(Outcome::Refused { refusal: Refusal::BadPlan }) => {
-                Err("the plan was refused; please report this".into())
-            }
-            _ => Ok(false),
-        }
+    async fn commit(&mut self, guards: Vec<Guard>, plan: Plan, stored_as_of: Tid) -> Result<bool, String> {
+        let author = self.author.clone();
+        let committed = asked::commit(&self.daemon.node, guards, plan, author, stored_as_of, PATIENCE).await?;
+        self.commits += u64::from(committed);
+        Ok(committed)
     }
 
     /// What is whole now takes its name, which must still be free.
@@ -353,8 +354,13 @@ impl Going<'_> {
                 Guard::Firm { key: Key::attr(self.volume, directory), at: view.tid() },
             ];
             let put = Mutation::Put { key: new, record: Record::Dirent(dirent) };
-            let plan = Plan { mutations: vec![Mutation::Delete { key: old }, put] };
-            if self.commit(guards, plan).await? {
+            // Nothing of an object changes without its attributes: who has listed the directory is to notice.
+            let now = Some(Timestamp::COMMIT);
+            let delta = AttrDelta { mtime: now, ctime: now, ..AttrDelta::default() };
+            let adjust = Mutation::Adjust { volume: self.volume, object: directory, delta };
+            let plan = Plan { mutations: vec![Mutation::Delete { key: old }, put, adjust] };
+            let stored_as_of = view.tid();
+            if self.commit(guards, plan, stored_as_of).await? {
                 return Ok(());
             }
         }

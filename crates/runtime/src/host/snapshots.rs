@@ -1,8 +1,9 @@
-//! Snapshots: names for states.
+//! Snapshots: names for states, given by people or by a schedule.
 
 use crate::host::asked::{Asked, request};
 use crate::host::daemon::Daemon;
-use gavel_types::{At, Tid, Timestamp, VolumeId};
+use gavel_txn::{Scheduled, VolumePast};
+use gavel_types::{Schedule, Tid, Timestamp, VolumeId};
 use gavel_wire::{Refusal, RequestBody};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -50,6 +51,47 @@ pub struct SnapshotLine {
     pub named: String,
     /// What for.
     pub note: String,
+    /// A schedule has made it, and takes it away when it has made enough newer ones.
+    pub scheduled: bool,
+}
+
+/// What is asked about the snapshots of a volume that are made by themselves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScheduleAsk {
+    /// When are they made?
+    Show {},
+    /// Make them so.
+    Set {
+        /// As it is written.
+        schedule: String,
+    },
+    /// Make no more.
+    Clear {},
+}
+
+/// The schedule of a volume, for people and programs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    /// As it is written; nothing: there is none.
+    pub schedule: String,
+    /// Its rules.
+    pub rules: Vec<RuleLine>,
+}
+
+/// A rule of a schedule.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleLine {
+    /// As it is written.
+    pub rule: String,
+    /// So many snapshots of it are there.
+    pub made: u64,
+    /// The newest of these.
+    pub newest: Option<String>,
+    /// There was no room for the last one that was due: the cluster has too many snapshots.
+    pub missed: bool,
+    /// When the next one is due, as a time, to the second.
+    pub next: String,
 }
 
 /// The snapshots of a volume, oldest state first.
@@ -72,6 +114,7 @@ fn line(name: &str, snapshot: &gavel_txn::Snapshot) -> SnapshotLine {
         time: time(snapshot.tid),
         named: time(snapshot.named),
         note: snapshot.note.to_string(),
+        scheduled: snapshot.every_ns.is_some(),
     }
 }
 
@@ -87,7 +130,7 @@ pub async fn change(daemon: &Daemon, volume: VolumeId, change: SnapshotChange) -
     match change {
         SnapshotChange::Create { name, note, at } => {
             let at = match at {
-                Some(at) => Some(state(daemon, volume, &at).await?),
+                Some(at) => Some(daemon.tree(volume, false).state_named(&at).await?),
                 None => None,
             };
             // What this node has answered is to be in it.
@@ -110,9 +153,44 @@ pub async fn change(daemon: &Daemon, volume: VolumeId, change: SnapshotChange) -
     }
 }
 
-async fn state(daemon: &Daemon, volume: VolumeId, at: &str) -> Result<Tid, String> {
-    let at: At = at.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
-    daemon.tree(volume, false).state_at(&at).await.map_err(|error| format!("{at}: {error}"))
+/// Answers a question about the schedule of a volume.
+///
+/// # Errors
+/// What went wrong, in words.
+pub async fn schedule(daemon: &Daemon, volume: VolumeId, about: ScheduleAsk) -> Result<ScheduleStatus, String> {
+    let schedule = match about {
+        ScheduleAsk::Show {} => None,
+        ScheduleAsk::Clear {} => Some(Schedule::default()),
+        ScheduleAsk::Set { schedule } => {
+            Some(schedule.parse().map_err(|error: gavel_types::schedule::ScheduleError| error.to_string())?)
+        }
+    };
+    if let Some(schedule) = schedule {
+        let body = RequestBody::SetSchedule { volume, schedule };
+        let asked = request(&daemon.node, body, PATIENCE, "gavel snapshot schedule show").await;
+        asked.map_err(|asked| match asked {
+            Asked::Failed(cause) => cause,
+            Asked::Refused(Refusal::Missing) => no_volume(volume),
+            Asked::Refused(refusal) => format!("refused: {refusal:?}"),
+        })?;
+    }
+    let past = daemon.node.past.read();
+    let past = past.of(volume).ok_or_else(|| no_volume(volume))?;
+    let rules = past.schedule.iter().map(|scheduled| rule_line(past, scheduled)).collect();
+    let all = Schedule { rules: past.schedule.iter().map(|scheduled| scheduled.rule).collect() };
+    Ok(ScheduleStatus { schedule: all.to_string(), rules })
+}
+
+fn rule_line(past: &VolumePast, scheduled: &Scheduled) -> RuleLine {
+    let Scheduled { rule, last, missed } = scheduled;
+    let made = past.snapshots.iter().filter(|(_, snapshot)| snapshot.every_ns == Some(rule.every_ns));
+    RuleLine {
+        rule: Schedule { rules: vec![*rule] }.to_string(),
+        made: made.clone().count() as u64,
+        newest: made.max_by_key(|(_, snapshot)| snapshot.tid).map(|(name, _)| name.to_string()),
+        missed: *missed,
+        next: Timestamp::of_tid(Tid(last.0.saturating_add(rule.every_ns))).to_string(),
+    }
 }
 
 async fn ask(daemon: &Daemon, body: RequestBody) -> Result<(), Asked> {

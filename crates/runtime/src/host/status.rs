@@ -1,10 +1,13 @@
 //! What a node says of itself, for `gavel status`.
 
 use crate::host::node::NodeHandle;
+use crate::host::volumes;
 use gavel_node::Node;
 use gavel_quorum::Role;
 use gavel_server::Clock;
 use gavel_store::engine::Engine;
+use gavel_txn::{VolumeCounts, VolumePast};
+use gavel_types::VolumeId;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 
@@ -144,6 +147,24 @@ pub struct VolumeStatus {
     pub objects: u64,
     /// Bytes of live files.
     pub bytes: u64,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// `living`, `destroyed`, `ended` or `going`.
+    #[serde(default)]
+    pub state: String,
+}
+
+fn volume_status(id: VolumeId, counts: VolumeCounts, past: Option<&VolumePast>) -> VolumeStatus {
+    // While a clone is counted, more may have been taken away than was counted.
+    let shown = |count: u64| if i64::try_from(count).is_ok() { count } else { 0 };
+    VolumeStatus {
+        id: id.0,
+        objects: shown(counts.objects),
+        bytes: shown(counts.bytes),
+        name: past.map_or(String::new(), |past| past.name.to_string()),
+        state: past.map_or("", |past| volumes::state_name(past.stage)).into(),
+    }
 }
 
 impl NodeStatus {
@@ -197,11 +218,7 @@ impl NodeStatus {
                 .iter()
                 .map(|peer| PeerStatus { node: peer.id.0, matched: peer.matched.0, active: peer.recently_active })
                 .collect(),
-            volumes: state
-                .volumes
-                .iter()
-                .map(|(id, counts)| VolumeStatus { id: id.0, objects: counts.objects, bytes: counts.bytes })
-                .collect(),
+            volumes: state.volumes.iter().map(|(id, counts)| volume_status(*id, *counts, state.past.of(*id))).collect(),
             failure: node.server.failure().map(ToString::to_string),
             leases: LeaseStatus {
                 ranges: state.leases.len() as u64,

@@ -78,6 +78,9 @@ impl Tree for VolumeTree {
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        if !self.inner.node.is_used(self.inner.volume) {
+            return answered(Err(FsError::Stale.into()));
+        }
         let asked = match request {
             TreeRequest::Statfs => Asked::Space,
             TreeRequest::Sync { object } => Asked::Sync(object),
@@ -221,7 +224,11 @@ impl Inner {
     ) -> Option<(Asked, Answered)> {
         let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };
         // A second front of this node would have to forget first.
-        if under_way.run.is_fresh_read() || self.sync || self.node.fronts.count(self.volume) > 1 {
+        if under_way.run.is_fresh_read()
+            || self.sync
+            || self.is_condemned(&under_way.run)
+            || self.node.fronts.count(self.volume) > 1
+        {
             return Some((asked, answered));
         }
         under_way.crowded = false;
@@ -264,6 +271,12 @@ impl Inner {
         None
     }
 
+    /// Are the bytes of a write there already, and about to be collected? Then they are committed before it is answered: what is answered must not be
+    /// refused.
+    fn is_condemned(&self, run: &Run) -> bool {
+        run.blob().is_some_and(|blob| self.blobs.is_condemned(blob))
+    }
+
     /// Is there room on the disk, as far as is known?
     fn has_room(&self, now: Moment) -> bool {
         let mut room = self.room.lock();
@@ -293,14 +306,17 @@ impl Inner {
 
     /// Stores the blob of a plan that was accepted, for as long as it takes, or until the plan is lost.
     async fn store_behind(self: Arc<Self>, number: u64, bytes: bytes::Bytes) {
-        while let Err(error) = self.blobs.store_on_majority(bytes.clone()).await {
-            tracing::warn!(%error, "bytes that were answered are not on a majority yet");
+        let as_of = loop {
+            match self.blobs.store_on_majority(bytes.clone()).await {
+                Ok(as_of) => break as_of,
+                Err(error) => tracing::warn!(%error, "bytes that were answered are not on a majority yet"),
+            }
             tokio::time::sleep(STORE_AGAIN).await;
             if self.node.pending.lock().landed() >= number || self.node.failure().is_some() {
                 return;
             }
-        }
-        self.node.pending.lock().stored(number);
+        };
+        self.node.pending.lock().stored(number, as_of);
         self.node.inbox.push(Input::Ship);
     }
 
@@ -354,13 +370,16 @@ impl Inner {
         let UnderWay { caller, mut run, creates, mut opens, mut next, .. } = under_way;
         run.id().filter(|_| creates).into_iter().for_each(|object| pin.hold(object));
         let mut view = self.node.latest();
+        let mut again = false;
         loop {
             let step = next.take().unwrap_or_else(|| run.step(&view));
             match step {
                 Step::Store(bytes) => {
-                    let stored = within(self.blobs.store_on_majority(bytes)).await?;
-                    stored.map_err(|error| self.store_error(error))?;
-                    run.stored();
+                    // If it has to be stored once more, then by those who have applied what was in the way.
+                    let since =
+                        if std::mem::replace(&mut again, true) { self.node.tid() } else { gavel_types::Tid::ZERO };
+                    let stored = within(self.blobs.store_on_majority_since(bytes, since)).await?;
+                    run.stored(stored.map_err(|error| self.store_error(error))?);
                     view = self.node.latest();
                 }
                 Step::Confirm(reads) => {
@@ -374,8 +393,8 @@ impl Inner {
                     }
                     run.fresh_id(object);
                 }
-                Step::Commit { guards, plan, author } => {
-                    let shipped = self.ask(|reply| Input::Commit { guards, plan, author, reply }).await;
+                Step::Commit { guards, plan, author, stored_as_of } => {
+                    let shipped = self.ask(|reply| Input::Commit { guards, plan, author, stored_as_of, reply }).await;
                     let (outcome, newer) = shipped.map_err(outcome_unknown)?;
                     view = newer;
                     run.outcome(outcome)?;

@@ -5,6 +5,7 @@
 //! each with its checksum. The summary is in memory; a look-up reads at most one block, unless names share 64 bits.
 
 use super::BlobError;
+use super::collect::Dead;
 use super::handles::{Handle, Handles};
 use super::segment::{self, Spot, index_name, segment_name};
 use crate::disk::{Disk, SECTOR_BYTES};
@@ -47,6 +48,8 @@ pub(super) struct Sealed {
     pub(super) index_bytes: u64,
     pub(super) data: Arc<Handle>,
     index: Arc<Handle>,
+    /// Which of its copies do not count any more.
+    pub(super) dead: Arc<Dead>,
     /// The first 8 bytes of the first name of every block.
     fences: Vec<u64>,
     filter: Vec<u64>,
@@ -216,6 +219,7 @@ impl Header {
             index_bytes,
             data: Handle::closed(segment_name(self.sequence)),
             index: Handle::closed(index_name(self.sequence)),
+            dead: Arc::default(),
             fences,
             filter,
         }

@@ -2,8 +2,8 @@
 //!
 //! What it is: [`BlobStore::put_many`] takes blobs, [`BlobStore::sync`] makes them durable with one sync for many
 //! writers, [`BlobStore::get`] gives one back, verified. What it is not: it knows no file, no reference and no other
-//! replica, removes nothing (collection is not built), and repairs nothing by itself: it says what is damaged, and
-//! [`BlobStore::replace`] takes the good bytes that somebody fetched. docs/formats/blobs.md has the bytes.
+//! replica, and repairs nothing by itself: it says what is damaged, and [`BlobStore::replace`] takes the good bytes that somebody
+//! fetched. What is collected it is told; [`collect`] lets go of it, and returns the space. docs/formats/blobs.md has the bytes.
 //!
 //! Invariants:
 //! 1. No bytes are given out whose hash is not the name that was asked for.
@@ -11,11 +11,14 @@
 //! 3. What was synced is there after a crash, or is reported as damaged when it is asked for (or is absent, if the
 //!    disk lost the very end of what it had acknowledged).
 //! 4. Memory: the active segment's index, and for all others at most [`INDEX_MEMORY_BITS_MAX`] bits a blob.
-//! 5. No lock that a reader takes is held over a write or a sync; the short ones it takes cover memory only.
+//! 5. Behind [`BlobStore::collect`] nobody who puts or looks for the blob finds a copy that was taken before.
+//! 6. No lock that a reader takes is held over a write or a sync; the short ones it takes cover memory only.
 //!
-//! Locks, in the order in which they may be taken: `writer`, `sync_turn` (held over syncs), `rebuild`, then the leaves
+//! Locks, in the order in which they may be taken: `putting` (of who puts), `moving`, `writer`,
+//! `sync_turn` (held over syncs), `rebuild`, then the leaves
 //! `tip`, `catalog` and those of the handles, none of which is held over I/O.
 
+mod collect;
 mod error;
 mod handles;
 mod index;
@@ -23,13 +26,15 @@ mod scrub;
 mod segment;
 mod writer;
 
+pub use collect::{COMPACT_PART, Compacted, Cursor};
 pub use error::BlobError;
 pub use index::INDEX_MEMORY_BITS_MAX;
 pub use scrub::{DamagedBlob, SCRUB_REPORT_MAX, ScrubReport};
 
 use crate::disk::Disk;
 use bytes::Bytes;
-use gavel_types::BlobId;
+use collect::Collecting;
+use gavel_types::{BlobId, Tid};
 use handles::{Handle, Handles};
 use index::Sealed;
 use parking_lot::{Mutex, RwLock};
@@ -60,6 +65,7 @@ pub struct BlobStore {
     durable: AtomicU64,
     /// One rebuilding of an index at a time.
     rebuild: Mutex<()>,
+    collecting: Collecting,
     /// The first failure that leaves it open what is durable. Reading goes on.
     stopped: OnceLock<String>,
 }
@@ -75,6 +81,20 @@ struct Catalog {
     fresh: BTreeMap<BlobId, Spot>,
 }
 
+/// Where a copy of a blob is.
+#[derive(Clone, Debug)]
+struct Place {
+    handle: Arc<Handle>,
+    sequence: u64,
+    spot: Spot,
+}
+
+impl Place {
+    fn of(segment: &Sealed, spot: Spot) -> Place {
+        Place { handle: Arc::clone(&segment.data), sequence: segment.sequence, spot }
+    }
+}
+
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlobStats {
@@ -84,6 +104,8 @@ pub struct BlobStats {
     pub bytes: u64,
     /// Bytes of all files.
     pub disk_bytes: u64,
+    /// Bytes of files that hold nothing that counts: they are returned when there are enough of them in a segment.
+    pub dead_bytes: u64,
 }
 
 impl BlobStore {
@@ -107,71 +129,103 @@ impl BlobStore {
     /// [`BlobError::Damaged`] if it was here, and no copy is what was written: fetch it from another replica and
     /// [`BlobStore::replace`] it.
     pub fn get(&self, id: BlobId) -> Result<Option<Bytes>, BlobError> {
-        let (fresh, sealed) = {
-            let catalog = self.catalog.read();
-            let fresh =
-                catalog.fresh.get(&id).map(|spot| (Arc::clone(&catalog.active), catalog.active_sequence, *spot));
-            (fresh, Arc::clone(&catalog.sealed))
-        };
+        self.get_taken_since(id, Tid::ZERO)
+    }
+
+    /// A copy that was taken as of `since` or later.
+    fn get_taken_since(&self, id: BlobId, since: Tid) -> Result<Option<Bytes>, BlobError> {
+        loop {
+            let (fresh, sealed) = self.places(id);
+            let found = self.get_from(id, since, fresh, &sealed);
+            // A segment that has gone meanwhile is no damage: what it had is elsewhere.
+            if matches!(found, Ok(Some(_))) || Arc::ptr_eq(&sealed, &self.catalog.read().sealed) {
+                return found;
+            }
+        }
+    }
+
+    /// Where a blob may be.
+    fn places(&self, id: BlobId) -> (Option<Place>, Arc<Vec<Arc<Sealed>>>) {
+        let catalog = self.catalog.read();
+        let fresh = catalog.fresh.get(&id).map(|spot| Place {
+            handle: Arc::clone(&catalog.active),
+            sequence: catalog.active_sequence,
+            spot: *spot,
+        });
+        (fresh, Arc::clone(&catalog.sealed))
+    }
+
+    fn get_from(
+        &self,
+        id: BlobId,
+        since: Tid,
+        fresh: Option<Place>,
+        sealed: &[Arc<Sealed>],
+    ) -> Result<Option<Bytes>, BlobError> {
         let mut damaged = None;
-        if let Some((handle, sequence, spot)) = fresh {
-            match self.read_blob(&handle, sequence, id, spot) {
+        if let Some(place) = fresh {
+            match self.read_blob(&place, id) {
                 Err(error @ BlobError::Damaged { .. }) => damaged = Some(error),
-                other => return other.map(Some),
+                Ok((_, as_of)) if as_of < since => {}
+                other => return other.map(|(bytes, _)| Some(bytes)),
             }
         }
         for segment in sealed.iter().rev() {
             let read = match self.find_in(segment, id) {
                 Ok(None) => continue,
-                Ok(Some(spot)) => self.read_blob(&segment.data, segment.sequence, id, spot),
+                Ok(Some(spot)) => self.read_blob(&Place::of(segment, spot), id),
                 Err(BlobError::IndexDamaged { file }) => Err(BlobError::Damaged { id, file, offset: 0 }),
                 Err(error) => Err(error),
             };
             match read {
                 Err(error @ BlobError::Damaged { .. }) => damaged = damaged.or(Some(error)),
-                other => return other.map(Some),
+                Ok((_, as_of)) if as_of < since => {}
+                other => return other.map(|(bytes, _)| Some(bytes)),
             }
         }
         damaged.map_or(Ok(None), Err)
     }
 
-    /// Whether the blob is listed here. It may be damaged: only [`BlobStore::get`] looks at it.
+    /// Whether the blob is listed here, and was not collected since. It may be damaged: only [`BlobStore::get`] looks at it.
     pub fn contains(&self, id: BlobId) -> Result<bool, BlobError> {
-        let sealed = {
-            let catalog = self.catalog.read();
-            if catalog.fresh.contains_key(&id) {
+        if let Some(since) = self.collecting.since(id) {
+            return Ok(self.get_taken_since(id, since)?.is_some());
+        }
+        loop {
+            let (fresh, sealed) = self.places(id);
+            if fresh.is_some() {
                 return Ok(true);
             }
-            Arc::clone(&catalog.sealed)
-        };
-        for segment in sealed.iter().rev() {
-            if self.find_in(segment, id)?.is_some() {
-                return Ok(true);
+            let found = sealed.iter().rev().find_map(|segment| self.find_in(segment, id).transpose()).transpose();
+            if Arc::ptr_eq(&sealed, &self.catalog.read().sealed) {
+                return found.map(|found| found.is_some());
             }
         }
-        Ok(false)
     }
 
-    /// Takes blobs that are not here yet, or only damaged. They are durable after the next [`BlobStore::sync`].
+    /// Takes blobs that are not here yet, or only damaged. They are durable after the next [`BlobStore::sync`]: then they are here as of the
+    /// transaction that this gives.
     ///
     /// # Errors
     /// [`BlobError::TooLarge`] and [`BlobError::WrongName`]: nothing was done. [`BlobError::Disk`]: some of them may
     /// have been taken; if [`crate::disk::DiskError::is_full`], try again when there is space, otherwise the store has stopped.
-    pub fn put_many<B: AsRef<[u8]>>(&self, blobs: &[(BlobId, B)]) -> Result<(), BlobError> {
+    pub fn put_many<B: AsRef<[u8]>>(&self, blobs: &[(BlobId, B)]) -> Result<Tid, BlobError> {
         for (id, bytes) in blobs {
             check_blob(*id, bytes.as_ref())?;
         }
         self.check_running()?;
+        let putting = self.collecting.put();
         for (id, bytes) in blobs {
+            let since = self.collecting.since(*id);
             // A copy on the disk that does not read back is no reason to drop good bytes.
-            match self.get(*id) {
+            match self.get_taken_since(*id, since.unwrap_or(Tid::ZERO)) {
                 Ok(Some(_)) => {}
-                Ok(None) => self.append(*id, bytes.as_ref(), false)?,
-                Err(BlobError::Damaged { .. }) => self.append(*id, bytes.as_ref(), true)?,
+                Ok(None) => self.append(*id, bytes.as_ref(), since.is_some(), putting.as_of)?,
+                Err(BlobError::Damaged { .. }) => self.append(*id, bytes.as_ref(), true, putting.as_of)?,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(putting.as_of)
     }
 
     /// Puts good bytes in place of a damaged blob. They are durable after the next [`BlobStore::sync`].
@@ -181,7 +235,8 @@ impl BlobStore {
     pub fn replace(&self, id: BlobId, bytes: &[u8]) -> Result<(), BlobError> {
         check_blob(id, bytes)?;
         self.check_running()?;
-        self.append(id, bytes, true)
+        let putting = self.collecting.put();
+        self.append(id, bytes, true, putting.as_of)
     }
 
     /// Makes durable what was put before this call, by any thread. Waiting threads share a sync.
@@ -212,6 +267,7 @@ impl BlobStore {
             stats.blobs += segment.entries;
             stats.bytes += segment.blob_bytes;
             stats.disk_bytes += segment.data_end + segment.index_bytes;
+            stats.dead_bytes += segment.dead_bytes();
         }
         stats.blobs += catalog.fresh.len() as u64;
         stats.bytes += catalog.fresh.values().map(|spot| u64::from(spot.length)).sum::<u64>();
@@ -227,42 +283,56 @@ impl BlobStore {
         }
     }
 
-    /// Reads a blob where it must be, and believes nothing.
-    fn read_blob(&self, handle: &Arc<Handle>, sequence: u64, id: BlobId, spot: Spot) -> Result<Bytes, BlobError> {
+    /// Reads a blob where it must be, and believes nothing. Gives its bytes, and as of which transaction they were taken.
+    fn read_blob(&self, place: &Place, id: BlobId) -> Result<(Bytes, Tid), BlobError> {
+        let Place { handle, sequence, spot } = place;
         let damaged = || BlobError::Damaged { id, file: self.disk.describe(&handle.name), offset: spot.offset };
-        let file = match self.handles.file(&self.disk, handle) {
-            Err(error) if error.is_missing() => return Err(damaged()),
-            other => other?,
-        };
-        let mut bytes = vec![0; RECORD_HEADER_BYTES + spot.length as usize];
-        let count = file.read_at(spot.offset, &mut bytes).map_err(|error| {
-            // A sector that the disk cannot read is damage like any other: other replicas have the blob.
-            tracing::warn!(%error, blob = %id, "a blob cannot be read");
-            damaged()
-        })?;
-        if count < bytes.len() {
-            return Err(damaged());
-        }
-        let header = RecordHeader::decode(&bytes, sequence, spot.offset).ok_or_else(damaged)?;
+        let bytes = self.read_at(place, RECORD_HEADER_BYTES + spot.length as usize)?.ok_or_else(damaged)?;
+        let header = RecordHeader::decode(&bytes, *sequence, spot.offset).ok_or_else(damaged)?;
         let body = Bytes::from(bytes).slice(RECORD_HEADER_BYTES..);
         if header.id != id || header.length != spot.length || BlobId::of(&body) != id {
             return Err(damaged());
         }
-        Ok(body)
+        Ok((body, header.as_of))
     }
 
-    /// Looks a blob up in a sealed segment's index; rebuilds the index if it is damaged.
+    /// So many bytes of a record; none if they are not there, or the disk cannot read them.
+    fn read_at(&self, place: &Place, count: usize) -> Result<Option<Vec<u8>>, BlobError> {
+        let file = match self.handles.file(&self.disk, &place.handle) {
+            Err(error) if error.is_missing() => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = vec![0; count];
+        match file.read_at(place.spot.offset, &mut bytes) {
+            Ok(read) => Ok((read == count).then_some(bytes)),
+            Err(error) => {
+                // A sector that the disk cannot read is damage like any other: other replicas have the blob.
+                tracing::warn!(%error, "a blob cannot be read");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The header of a copy; none if it cannot be read.
+    fn header_of(&self, place: &Place, id: BlobId) -> Result<Option<RecordHeader>, BlobError> {
+        let header = self.read_at(place, RECORD_HEADER_BYTES)?;
+        let header = header.and_then(|bytes| RecordHeader::decode(&bytes, place.sequence, place.spot.offset));
+        Ok(header.filter(|header| header.id == id))
+    }
+
+    /// Looks a blob up in a sealed segment's index; rebuilds the index if it is damaged. Finds nothing that is dead.
     fn find_in(&self, segment: &Arc<Sealed>, id: BlobId) -> Result<Option<Spot>, BlobError> {
         if !segment.may_have(id) {
             return Ok(None);
         }
-        match segment.find(&self.disk, &self.handles, id) {
+        let found = match segment.find(&self.disk, &self.handles, id) {
             Err(BlobError::IndexDamaged { .. }) => {
                 let rebuilt = self.rebuild_index(segment)?;
-                rebuilt.find(&self.disk, &self.handles, id)
+                rebuilt.find(&self.disk, &self.handles, id)?
             }
-            other => other,
-        }
+            other => other?,
+        };
+        Ok(found.filter(|spot| !segment.dead.has(*spot)))
     }
 
     /// The index of a segment, made anew from the segment; or by another thread, meanwhile.
@@ -274,7 +344,9 @@ impl BlobStore {
         if !Arc::ptr_eq(&current[at], damaged) {
             return Ok(Arc::clone(&current[at]));
         }
-        let rebuilt = Arc::new(index::rebuild(&self.disk, damaged.sequence)?);
+        let mut rebuilt = index::rebuild(&self.disk, damaged.sequence)?;
+        rebuilt.dead = Arc::clone(&damaged.dead);
+        let rebuilt = Arc::new(rebuilt);
         let mut catalog = self.catalog.write();
         let mut sealed = Vec::clone(&catalog.sealed);
         for segment in &mut sealed {

@@ -6,13 +6,13 @@ use super::BlobError;
 use super::SEGMENT_BYTES;
 use crate::disk::{Disk, DiskFile, SECTOR_BYTES};
 use crc_fast::{CrcAlgorithm, Digest};
-use gavel_types::BlobId;
 use gavel_types::limits::BLOB_BYTES_MAX;
+use gavel_types::{BlobId, Tid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the segments' format. What is written with another one is refused.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// A segment's header fills one sector.
 pub(super) const HEADER_BYTES: usize = SECTOR_BYTES;
 /// The fixed part in front of a blob.
@@ -35,6 +35,11 @@ pub(super) struct Spot {
 }
 
 impl Spot {
+    /// Bytes of the record, with what follows up to the next one.
+    pub(super) fn record_bytes(self) -> u64 {
+        self.end() - self.offset
+    }
+
     /// Where the next record begins.
     pub(super) fn end(self) -> u64 {
         (self.offset + RECORD_HEADER_BYTES as u64 + u64::from(self.length)).next_multiple_of(RECORD_ALIGN)
@@ -48,6 +53,8 @@ pub(super) struct RecordHeader {
     pub(super) length: u32,
     /// Up to here the segment was durable when the record was made.
     pub(super) synced_to: u64,
+    /// The last transaction that the replica had applied when it took this copy.
+    pub(super) as_of: Tid,
 }
 
 impl RecordHeader {
@@ -55,6 +62,7 @@ impl RecordHeader {
         let mut bytes = [0; RECORD_HEADER_BYTES];
         bytes[0..4].copy_from_slice(&RECORD_MAGIC);
         bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.as_of.0.to_le_bytes());
         bytes[16..48].copy_from_slice(&self.id.0);
         bytes[48..56].copy_from_slice(&self.synced_to.to_le_bytes());
         let sum = record_sum(&bytes[..56], sequence, offset);
@@ -62,11 +70,10 @@ impl RecordHeader {
         bytes
     }
 
-    /// The header at the start of `bytes`, if it was written for this segment and offset. Flags that this
-    /// version does not know make it none.
+    /// The header at the start of `bytes`, if it was written for this segment and offset.
     pub(super) fn decode(bytes: &[u8], sequence: u64, offset: u64) -> Option<RecordHeader> {
         let bytes: &[u8; RECORD_HEADER_BYTES] = bytes.first_chunk()?;
-        if bytes[0..4] != RECORD_MAGIC || bytes[8..16] != [0; 8] {
+        if bytes[0..4] != RECORD_MAGIC {
             return None;
         }
         let sum = u64::from_le_bytes(*bytes[56..].first_chunk()?);
@@ -76,7 +83,8 @@ impl RecordHeader {
         let length = u32::from_le_bytes(*bytes[4..].first_chunk()?);
         let id = BlobId(*bytes[16..].first_chunk()?);
         let synced_to = u64::from_le_bytes(*bytes[48..].first_chunk()?);
-        (length as usize <= BLOB_BYTES_MAX).then_some(RecordHeader { id, length, synced_to })
+        let as_of = Tid(u64::from_le_bytes(*bytes[8..].first_chunk()?));
+        (length as usize <= BLOB_BYTES_MAX).then_some(RecordHeader { id, length, synced_to, as_of })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Blobs on a disk that loses, tears and flips. `crash` runs whole lives of a node; here are the single faults.
 
+mod collect;
 mod crash;
 mod damage;
 mod real;
@@ -46,21 +47,22 @@ fn golden_bytes_of_a_segment() {
     let disk = SimDisk::new(1);
     let store = open(&disk);
     let bytes = b"gavel".to_vec();
+    store.applied(Tid(0x0102));
     store.put_many(&[(BlobId::of(&bytes), bytes)]).unwrap();
     store.sync().unwrap();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let file = disk.contents("0000000000000001.blob").unwrap();
     assert_eq!(file.len(), HEADER_BYTES + RECORD_HEADER_BYTES + 5);
-    assert_eq!(hex(&file[..24]), "474156454c424c4201000000000200000100000000000000");
+    assert_eq!(hex(&file[..24]), "474156454c424c4202000000000200000100000000000000");
     assert!(file[24..504].iter().all(|byte| *byte == 0));
-    assert_eq!(hex(&file[504..512]), "8f7b5953dd5c56fe");
-    let golden_record = "47424c31050000000000000000000000\
+    assert_eq!(hex(&file[504..512]), "ae31b3b8157e595a");
+    let golden_record = "47424c31050000000201000000000000\
                          2008726219768ed20754e3f9e748eddc\
                          0cf3b711c1b8e48ff245855de6307b42\
-                         00020000000000007a24c399c81077d6\
+                         00020000000000007a4d11a7f3a5c38d\
                          676176656c";
     assert_eq!(hex(&file[512..]), golden_record);
-    assert_eq!(segment::VERSION, 1);
+    assert_eq!(segment::VERSION, 2);
 }
 
 #[test]
@@ -174,7 +176,7 @@ fn a_full_disk_refuses_blobs_until_there_is_space() {
     let mut number = 0;
     let error = loop {
         match store.put_many(&[blob(number)]) {
-            Ok(()) => number += 1,
+            Ok(_) => number += 1,
             Err(error) => break error,
         }
     };
@@ -316,7 +318,7 @@ proptest! {
         // A good header in front of anything.
         let offset = 512 + 64 * at.index(30);
         if offset + RECORD_HEADER_BYTES <= bytes.len() {
-            let header = RecordHeader { id: BlobId::of(b"x"), length, synced_to: u64::from(length) << 20 };
+            let header = RecordHeader { id: BlobId::of(b"x"), length, synced_to: u64::from(length) << 20, as_of: Tid(7) };
             bytes[offset..offset + RECORD_HEADER_BYTES].copy_from_slice(&header.encode(1, offset as u64));
             let scan = segment::scan(&bytes, 1);
             prop_assert!(scan.spots.len() <= 1);

@@ -1,11 +1,12 @@
 //! Opening a store, appending to the active segment, sealing it when it is full.
 
+use super::collect::{self, Collecting};
 use super::handles::{Handle, Handles};
 use super::index::{self, Contents, Sealed};
 use super::segment::{self, HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader, Scan, Spot, segment_name};
 use super::{BlobError, BlobStore, Catalog};
 use crate::disk::{Disk, DiskError, DiskFile};
-use gavel_types::BlobId;
+use gavel_types::{BlobId, Tid};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +60,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore,
         if active { open_active(&disk, sequence)? } else { (create_segment(&disk, sequence)?, Scan::empty()) };
     let handle = Handle::opened(segment_name(sequence), Arc::clone(&file));
     let tip = Tip { file: Arc::clone(&file), sequence, end: scan.end, synced_to: scan.end, appended: 0 };
+    let passed = collect::read_passed(&disk)?;
     Ok(BlobStore {
         disk,
         segment_bytes,
@@ -74,6 +76,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore,
         sync_turn: Mutex::new(()),
         durable: AtomicU64::new(0),
         rebuild: Mutex::new(()),
+        collecting: Collecting::new(passed),
         stopped: OnceLock::new(),
     })
 }
@@ -127,7 +130,7 @@ fn create_segment(disk: &Arc<dyn Disk>, sequence: u64) -> Result<Arc<dyn DiskFil
 
 impl BlobStore {
     /// Writes a blob at the end of the active segment; without `again`, only if it is not there.
-    pub(super) fn append(&self, id: BlobId, bytes: &[u8], again: bool) -> Result<(), BlobError> {
+    pub(super) fn append(&self, id: BlobId, bytes: &[u8], again: bool, as_of: Tid) -> Result<(), BlobError> {
         let mut writer = self.writer.lock();
         self.check_running()?;
         if !again && self.catalog.read().fresh.contains_key(&id) {
@@ -139,7 +142,7 @@ impl BlobStore {
             self.seal(&mut writer)?;
             spot.offset = writer.end;
         }
-        let header = RecordHeader { id, length: spot.length, synced_to: self.tip.lock().synced_to };
+        let header = RecordHeader { id, length: spot.length, synced_to: self.tip.lock().synced_to, as_of };
         let written = writer
             .file
             .write_at(spot.offset, &header.encode(writer.sequence, spot.offset))
@@ -177,7 +180,7 @@ impl BlobStore {
     }
 
     /// Writes the index of the active segment, and begins the next one.
-    fn seal(&self, writer: &mut Writer) -> Result<(), BlobError> {
+    pub(super) fn seal(&self, writer: &mut Writer) -> Result<(), BlobError> {
         writer.full = true;
         {
             let _turn = self.sync_turn.lock();
@@ -211,7 +214,7 @@ impl BlobStore {
 
     /// A full disk leaves the store as it was, for a write to the same place can be tried again; any other
     /// failure of a write stops it.
-    fn stop_unless_full<T, E: Into<BlobError>>(&self, result: Result<T, E>) -> Result<T, BlobError> {
+    pub(super) fn stop_unless_full<T, E: Into<BlobError>>(&self, result: Result<T, E>) -> Result<T, BlobError> {
         result.map_err(|error| {
             let error = error.into();
             if !matches!(&error, BlobError::Disk(disk) if disk.is_full()) {

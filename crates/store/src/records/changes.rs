@@ -3,7 +3,7 @@
 use super::rows::Indexed;
 use super::{Records, RecordsError, live, past, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{Domain, Key, KeyRange, Tid};
+use gavel_types::{Domain, Key, KeyParts, KeyRange, Tid};
 use gavel_wire::{Change, ChangeRow, Record, Version};
 use std::collections::BTreeMap;
 
@@ -146,6 +146,8 @@ pub(super) fn fits(key: &Key, record: &Record) -> bool {
         Record::Target(_) => Domain::Target,
         Record::Orphan(_) => Domain::Orphan,
         Record::Commit(_) => Domain::Commit,
+        // In a clone, in place of any record of an object.
+        Record::Gone => return !matches!(key.parts(), KeyParts::Orphan { .. } | KeyParts::Commit { .. }),
     };
     // The byte behind volume and object; see the table of the key's format.
     key.as_bytes().get(12) == Some(&(domain as u8))

@@ -2,9 +2,9 @@
 //! repairs.
 
 use super::changes::{fits, index, made_at};
-use super::{Records, RecordsError, live, past, rows};
+use super::{Records, RecordsError, live, names, past, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{Key, Tid};
+use gavel_types::{Key, ObjectId, Tid, VolumeId};
 use gavel_wire::Version;
 
 /// Most problems that a check lists; it stops behind them.
@@ -19,6 +19,8 @@ pub struct CheckReport {
     pub history: u64,
     /// Rows of the change index seen.
     pub changes: u64,
+    /// Rows that say which versions name a blob.
+    pub names: u64,
     /// What is wrong, in words; at most [`CHECK_PROBLEMS_MAX`].
     pub problems: Vec<String>,
 }
@@ -58,18 +60,21 @@ impl<E: Engine> Records<E> {
         check_live(&snapshot, &mut report)?;
         check_history(&snapshot, &mut report)?;
         check_changes(&snapshot, &mut report)?;
+        check_names(&snapshot, &mut report)?;
         Ok(report)
     }
 }
 
 fn check_live<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(), RecordsError> {
     let (start, end) = rows::table(rows::LIVE);
+    let mut attributes = Attributes::new(snapshot);
     for row in snapshot.range(&start, &end) {
         let (row, value) = row?;
         report.live += 1;
         let parsed = rows::parse_live(&row).and_then(|key| Ok((rows::parse_version(&key, &value)?, key)));
         if let Some((version, key)) = report.note_damage(parsed)? {
             check_version(snapshot, report, &key, &version)?;
+            attributes.check(report, &key, version.create)?;
         }
         if report.is_full() {
             break;
@@ -81,6 +86,7 @@ fn check_live<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(),
 fn check_history<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(), RecordsError> {
     let (start, end) = rows::table(rows::HISTORY);
     let mut last: Option<(Key, Tid)> = None;
+    let mut attributes = Attributes::new(snapshot);
     for row in snapshot.range(&start, &end) {
         let (row, value) = row?;
         report.history += 1;
@@ -88,6 +94,7 @@ fn check_history<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<
             rows::parse_history(&row).and_then(|(key, delete)| Ok((rows::parse_version(&key, &value)?, key, delete)));
         let Some((version, key, delete)) = report.note_damage(parsed)? else { continue };
         check_version(snapshot, report, &key, &version)?;
+        attributes.check(report, &key, delete)?;
         if version.create >= delete {
             report.note(format!("{key:?} ended at {delete}, before it began at {}", version.create));
         }
@@ -112,6 +119,35 @@ fn check_history<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<
     Ok(())
 }
 
+/// Since when the attributes of objects live, which are asked for in order.
+struct Attributes<'s, S> {
+    snapshot: &'s S,
+    last: Option<((VolumeId, ObjectId), Option<Tid>)>,
+}
+
+impl<'s, S: Snapshot> Attributes<'s, S> {
+    fn new(snapshot: &'s S) -> Attributes<'s, S> {
+        Attributes { snapshot, last: None }
+    }
+
+    /// Notes if `key` changed at `tid`, and the attributes of its object did not, then or later.
+    fn check(&mut self, report: &mut CheckReport, key: &Key, tid: Tid) -> Result<(), RecordsError> {
+        let object = (key.volume(), key.object());
+        let since = match self.last {
+            Some((last, since)) if last == object => since,
+            _ => {
+                let found = report.note_damage(live::get(self.snapshot, &Key::attr(object.0, object.1)))?;
+                found.flatten().map(|version| version.create)
+            }
+        };
+        self.last = Some((object, since));
+        if since.is_some_and(|since| tid > since) {
+            report.note(format!("{key:?} changed at {tid}, and the attributes of its object did not"));
+        }
+        Ok(())
+    }
+}
+
 fn check_version<S: Snapshot>(
     snapshot: &S,
     report: &mut CheckReport,
@@ -121,6 +157,11 @@ fn check_version<S: Snapshot>(
     let create = version.create;
     if version.firm > create {
         report.note(format!("{key:?} of {create} changed firmly at {}, later than it was made", version.firm));
+    }
+    if let Some(blob) = version.blob()
+        && snapshot.get(&rows::name(blob, key, create))?.is_none()
+    {
+        report.note(format!("{key:?} of {create} names blob {blob}, whose rows do not know it"));
     }
     if !fits(key, &version.record) {
         report.note(format!("{key:?} of {create} holds a record of another kind"));
@@ -136,6 +177,25 @@ fn check_changes<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<
         report.changes += 1;
         if let Some(change) = report.note_damage(row)? {
             report.note_damage(made_at(snapshot, &change))?;
+        }
+        if report.is_full() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn check_names<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(), RecordsError> {
+    let (start, end) = rows::table(rows::BLOB);
+    for row in snapshot.range(&start, &end) {
+        report.names += 1;
+        let (row, value) = row?;
+        let Some((blob, key, create)) = report.note_damage(rows::parse_name(&row))? else { continue };
+        if !value.is_empty() {
+            report.note(format!("the row that says that {key:?} of {create} names blob {blob} says more"));
+        }
+        if report.note_damage(names::names(snapshot, blob, &key, create))? == Some(false) {
+            report.note(format!("blob {blob} is said to be named by {key:?} of {create}, and is not"));
         }
         if report.is_full() {
             break;

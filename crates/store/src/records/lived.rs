@@ -1,23 +1,29 @@
 //! The whole past of a replica: all versions of keys, and what transactions changed.
 
-use super::{PastView, Records, RecordsError, changes, live, rows};
+use super::prune::WholeStates;
+use super::{Inheriting, PastView, Records, RecordsError, changes, live, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{Key, KeyRange, Tid};
+use gavel_types::{Key, KeyRange, Tid, VolumeId};
 use gavel_wire::past::{Lived, Past, Rows, Touched};
 use gavel_wire::{ChangeRow, Version, View, ViewError};
 use std::iter::Peekable;
+use std::sync::Arc;
 
 /// The past as it was when this was taken.
 #[derive(Clone, Debug)]
 pub struct WholePast<S> {
     snapshot: S,
     tid: Tid,
+    whole: Arc<WholeStates>,
 }
 
 impl<E: Engine> Records<E> {
     /// The whole past; `tid` is that of the last transaction that was applied, which the caller knows.
-    pub fn past(&self, tid: Tid) -> WholePast<E::Snapshot> {
-        WholePast { snapshot: self.engine.snapshot(), tid }
+    pub fn past(&self, tid: Tid) -> Inheriting<WholePast<E::Snapshot>, E::Snapshot> {
+        // In this order: what goes is announced before it goes.
+        let snapshot = self.engine.snapshot();
+        let own = WholePast { snapshot: snapshot.clone(), tid, whole: self.whole.read().clone() };
+        Inheriting::new(own, snapshot, self.origins.read().clone())
     }
 }
 
@@ -56,6 +62,10 @@ fn touched(row: Result<rows::Indexed, RecordsError>) -> Result<Touched, ViewErro
 impl<S: Snapshot> Past for WholePast<S> {
     fn tid(&self) -> Tid {
         self.tid
+    }
+
+    fn has_all(&self, volume: VolumeId, tid: Tid) -> bool {
+        !self.whole.keeping_less(tid).contains(&volume)
     }
 
     fn at(&self, tid: Tid) -> Box<dyn View + '_> {

@@ -8,21 +8,31 @@
 //!    than the next one begins (its create Tid), and begins before it ends.
 //! 2. The versions of a key and its rows in the change index imply each other: one "made" at each create Tid, one "ended" at each
 //!    delete Tid that is no create Tid. (Between two versions there may be a gap, where others were pruned.)
-//! 3. All rows of one log entry become visible together, and a cut holds whole entries and the owner's state behind
+//! 3. Each version that names a blob, live or ended, has a row among the names of that blob, and there are no others.
+//! 4. All rows of one log entry become visible together, and a cut holds whole entries and the owner's state behind
 //!    the last of them.
+//! 4. Nothing of an object changes without its attributes: no row of it, live or ended, begins or ends later than its live attributes begin. (Whoever applies
+//!    changes sees to that; every operation does.)
 //!
 //! - [`live`]: the newest state
-//! - [`past`]: the state as of an earlier Tid
+//! - [`past`]: the state as of an earlier Tid; [`ahead`]: the same, for whoever reads much of it
+//! - [`kept`]: the same, where some objects keep less than others
+//! - [`clones`]: these views, with what clones inherit
 //! - [`lived`]: all versions, and what transactions changed
 //! - [`changes`]: the change scan, and installing its rows on a replica that lags
+//! - [`names`]: which versions name a blob
 //! - [`prune`]: what a sweep reads and removes, and which states are whole
 //! - [`check`]: fsck of the structure
 //! - [`rows`]: bytes of the rows
 
+pub mod ahead;
 pub mod changes;
 pub mod check;
+pub mod clones;
+pub mod kept;
 pub mod live;
 pub mod lived;
+pub mod names;
 pub mod past;
 pub mod prune;
 pub mod rows;
@@ -31,11 +41,16 @@ use crate::engine::{Batch, Engine, EngineError, Snapshot, Stats};
 use gavel_types::{ClusterId, Key, NodeId, Tid};
 use gavel_wire::{Change, Removal, ViewError};
 use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
 
+pub use ahead::{AheadView, ReadAhead};
 pub use check::CheckReport;
+pub use clones::Inheriting;
+pub use kept::KeptView;
 pub use live::LiveView;
 pub use lived::WholePast;
 pub use past::PastView;
+pub use prune::{Whole, WholeFrom};
 pub use rows::RECORDS_LAYOUT;
 
 /// Whose records these are.
@@ -110,8 +125,13 @@ pub struct Records<E> {
     /// Orders what writes: a seal's state row and its cut belong together, and an install reads what it replaces.
     writing: Mutex<()>,
     /// Which past states are whole.
-    whole: RwLock<prune::WholeStates>,
+    whole: RwLock<Arc<prune::WholeStates>>,
+    /// Which volumes are clones.
+    origins: RwLock<clones::Origins>,
 }
+
+/// The newest state, as it is read.
+pub type Replica<S> = Inheriting<LiveView<S>, S>;
 
 impl<E: Engine> Records<E> {
     /// Opens the records in `engine`; the second value is the state that was given to [`Records::seal`] for the cut
@@ -137,7 +157,8 @@ impl<E: Engine> Records<E> {
                 None
             }
         };
-        Ok((Records { engine, identity, writing: Mutex::new(()), whole: RwLock::default() }, state))
+        let (whole, origins) = (RwLock::default(), RwLock::default());
+        Ok((Records { engine, identity, writing: Mutex::new(()), whole, origins }, state))
     }
 
     /// Applies the changes of one log entry, in their order, and takes away what its sweep removes, in one batch.
@@ -164,6 +185,9 @@ impl<E: Engine> Records<E> {
             match new {
                 Some(new) => {
                     assert_eq!(new.create, *tid, "a version of {key:?} has its transaction's Tid");
+                    if let Some(blob) = new.blob() {
+                        batch.put(rows::name(blob, key, *tid), Vec::new());
+                    }
                     batch.put(rows::live(key), new.encode());
                 }
                 None => batch.delete(rows::live(key)),
@@ -209,19 +233,21 @@ impl<E: Engine> Records<E> {
     /// The engine's; see [`Engine::wipe`].
     pub fn clear_all(&self) -> Result<(), RecordsError> {
         let _writing = self.writing.lock();
-        *self.whole.write() = prune::WholeStates::None;
+        *self.whole.write() = Arc::new(prune::WholeStates::None);
         self.engine.wipe()?;
         Ok(self.engine.write(birth_certificate(self.identity))?)
     }
 
     /// The newest state; `tid` is that of the last transaction that was applied, which the caller knows.
-    pub fn live(&self, tid: Tid) -> LiveView<E::Snapshot> {
-        LiveView::new(self.engine.snapshot(), tid)
+    pub fn live(&self, tid: Tid) -> Replica<E::Snapshot> {
+        let snapshot = self.engine.snapshot();
+        Inheriting::new(LiveView::new(snapshot.clone(), tid), snapshot, self.origins.read().clone())
     }
 
     /// The state as of `tid`, which is not later than the last transaction that was applied.
-    pub fn at(&self, tid: Tid) -> PastView<E::Snapshot> {
-        PastView::new(self.engine.snapshot(), tid)
+    pub fn at(&self, tid: Tid) -> Inheriting<PastView<E::Snapshot>, E::Snapshot> {
+        let snapshot = self.engine.snapshot();
+        Inheriting::new(PastView::new(snapshot.clone(), tid), snapshot, self.origins.read().clone())
     }
 
     /// What the engine occupies.

@@ -1,12 +1,16 @@
 //! The state as of an earlier Tid: a version is visible at T when `create <= T < delete`.
+//!
+//! What is found out about history is found by opening ranges, and each costs as much as stepping over 10 to 20 rows or several look-ups of points.
+//! So a scan of an object whose attributes have not changed since does without (invariant 4 of the [records](super)), and one of history steps over
+//! a few rows that it has no use for, before it opens a range behind them.
 
 use super::{RecordsError, live, rows};
 use crate::engine::Snapshot;
-use gavel_types::{Key, KeyRange, Tid};
+use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::{Version, View, ViewError};
 
-/// Rows of one key's history that ended too early, after which a scan looks the right row up instead of stepping on.
-/// A look-up costs about as much as 10 to 20 steps over small rows.
+/// Rows of one key's history that a scan has no use for, after which it opens a range behind them instead of stepping on.
+/// That costs about as much as 10 to 20 steps over small rows.
 const STEPS_MAX: usize = 16;
 /// A row with a value of so many bytes counts as one step more: rows of 4 KiB have a block each, and a step to the next block costs about as
 /// much as 6 steps within one.
@@ -31,6 +35,13 @@ impl<S: Snapshot> PastView<S> {
         }
     }
 
+    /// Is everything in the range as it was? The attributes of the object that it is of say so.
+    fn is_as_it_was(&self, range: &KeyRange) -> Result<bool, RecordsError> {
+        let Some((volume, object)) = only_object(range) else { return Ok(false) };
+        let attributes = live::get(&self.snapshot, &Key::attr(volume, object))?;
+        Ok(attributes.is_some_and(|version| version.create <= self.tid))
+    }
+
     /// The live versions that were there at the Tid already.
     fn still_live(&self, range: &KeyRange) -> impl Iterator<Item = Result<(Key, Version), RecordsError>> {
         let tid = self.tid;
@@ -39,6 +50,9 @@ impl<S: Snapshot> PastView<S> {
     }
 
     fn scan_visible(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, RecordsError> {
+        if self.is_as_it_was(range)? {
+            return self.still_live(range).take(limit).collect();
+        }
         let mut live = self.still_live(range).peekable();
         let mut ended = Ended::new(&self.snapshot, range, self.tid);
         let mut next_ended = ended.next_visible()?;
@@ -64,6 +78,14 @@ impl<S: Snapshot> PastView<S> {
     }
 }
 
+/// The object that everything in the range is filed under, if it is one.
+pub(super) fn only_object(range: &KeyRange) -> Option<(VolumeId, ObjectId)> {
+    let (volume, rest) = range.start.split_first_chunk()?;
+    let (object, _) = rest.split_first_chunk()?;
+    let (volume, object) = (VolumeId(u32::from_be_bytes(*volume)), ObjectId(u64::from_be_bytes(*object)));
+    (range.end <= KeyRange::object(volume, object).end).then_some((volume, object))
+}
+
 /// The first version of `key` that ended after `at`, and when it ended.
 pub(super) fn ended_after<S: Snapshot>(
     snapshot: &S,
@@ -84,6 +106,8 @@ struct Ended<'s, S: Snapshot> {
     tid: Tid,
     end: Vec<u8>,
     rows: HistoryRows<'s, S>,
+    /// The key of the last row.
+    place: Option<Place>,
     /// Steps that the next key is given: keys of a range tend to have equally long histories.
     patience: usize,
 }
@@ -91,15 +115,23 @@ struct Ended<'s, S: Snapshot> {
 type HistoryRows<'s, S> = Box<dyn Iterator<Item = EngineRow<S>> + 's>;
 type EngineRow<S> = Result<(<S as Snapshot>::Bytes, <S as Snapshot>::Bytes), crate::engine::EngineError>;
 
+/// Where a walk is among the rows of a key.
+struct Place {
+    key: Key,
+    /// The rows that follow are of no use: the visible one was seen, or one that began later.
+    is_behind: bool,
+    /// Steps over rows that were of no use, since the last one that was.
+    steps: usize,
+}
+
 impl<'s, S: Snapshot> Ended<'s, S> {
     fn new(snapshot: &'s S, range: &'s KeyRange, tid: Tid) -> Ended<'s, S> {
         let (start, end) = rows::history_within(range);
         let rows = Box::new(snapshot.range(&start, &end));
-        Ended { snapshot, range, tid, end, rows, patience: STEPS_MAX }
+        Ended { snapshot, range, tid, end, rows, place: None, patience: STEPS_MAX }
     }
 
     fn next_visible(&mut self) -> Result<Option<(Key, Version)>, RecordsError> {
-        let mut stepping: Option<(Key, usize)> = None;
         while let Some(row) = self.rows.next() {
             let (row, value) = row?;
             let (key, delete) = rows::parse_history(&row)?;
@@ -107,33 +139,41 @@ impl<'s, S: Snapshot> Ended<'s, S> {
                 self.skip_to(rows::history_after(&key, Tid::MAX).1);
                 continue;
             }
-            if delete > self.tid {
+            let (was_behind, steps) = self.arrive(&key);
+            let mut is_behind = was_behind;
+            if delete > self.tid && !was_behind {
                 let version = rows::parse_version(&key, &value)?;
                 if version.create <= self.tid {
+                    self.place = Some(Place { key: key.clone(), is_behind: true, steps: 0 });
                     return Ok(Some((key, version)));
                 }
                 // This version began later, and all that follow of the key still later.
-                self.skip_to(rows::history_after(&key, Tid::MAX).1);
-                continue;
+                is_behind = true;
             }
-            let before = match stepping.take() {
-                Some((last, steps)) if last == key => steps,
-                // The steps over the key before were enough.
-                Some(_) => {
-                    self.patience = (self.patience * 2).min(STEPS_MAX);
-                    0
-                }
-                None => 0,
-            };
-            let steps = before + 1 + value.len() / STEP_BYTES;
+            let steps = steps + 1 + value.len() / STEP_BYTES;
             if steps >= self.patience {
                 self.patience = (self.patience / 2).max(1);
-                self.skip_to(rows::history_after(&key, self.tid).0);
-            } else {
-                stepping = Some((key, steps));
+                let (after, behind) = rows::history_after(&key, self.tid);
+                self.skip_to(if is_behind { behind } else { after });
             }
+            self.place = Some(Place { key, is_behind, steps });
         }
         Ok(None)
+    }
+
+    /// Comes to a row of `key`: is it behind what is of use, and how many steps over such rows were made?
+    fn arrive(&mut self, key: &Key) -> (bool, usize) {
+        match self.place.take() {
+            Some(place) if place.key == *key => (place.is_behind, place.steps),
+            Some(place) => {
+                // The steps over the key before were enough.
+                if place.steps < self.patience {
+                    self.patience = (self.patience * 2).min(STEPS_MAX);
+                }
+                (false, 0)
+            }
+            None => (false, 0),
+        }
     }
 
     fn skip_to(&mut self, start: Vec<u8>) {

@@ -1,11 +1,11 @@
 //! Bytes of the rows: tables by key prefix, over the one key space of the engine. See `docs/formats/records.md`.
 
 use super::RecordsError;
-use gavel_types::{ClusterId, Key, KeyRange, NodeId, Tid};
+use gavel_types::{BlobId, ClusterId, Key, KeyRange, NodeId, Tid};
 use gavel_wire::Version;
 
 /// Layout of all rows below. It changes when the meaning of any of their bytes changes.
-pub const RECORDS_LAYOUT: u32 = 1;
+pub const RECORDS_LAYOUT: u32 = 2;
 
 /// Newest versions: prefix, key.
 pub(super) const LIVE: u8 = b'L';
@@ -13,10 +13,13 @@ pub(super) const LIVE: u8 = b'L';
 pub(super) const HISTORY: u8 = b'H';
 /// What each transaction changed: prefix, Tid, key. The value is [`MADE`] or [`ENDED`].
 pub(super) const CHANGE: u8 = b'C';
+/// Which versions name a blob: prefix, blob (32 bytes), key, create Tid. The value is empty.
+pub(super) const BLOB: u8 = b'B';
 /// Facts about the store.
 const META: u8 = b'M';
 
 const TID_BYTES: usize = 8;
+const BLOB_ID_BYTES: usize = 32;
 
 /// The transaction made a version (and may have ended one).
 const MADE: u8 = 1;
@@ -100,6 +103,25 @@ pub(super) fn changes_within(tid: Tid, range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
     (bound(&range.start), bound(&range.end))
 }
 
+/// The row that says that the version of `key` which `create` made names `blob`.
+pub(super) fn name(blob: BlobId, key: &Key, create: Tid) -> Vec<u8> {
+    [&[BLOB], &blob.0[..], key.as_bytes(), &create.0.to_be_bytes()].concat()
+}
+
+/// The rows of all versions that name `blob`.
+pub(super) fn names_of(blob: BlobId) -> (Vec<u8>, Vec<u8>) {
+    let start = prefixed(BLOB, &blob.0);
+    let mut end = start.clone();
+    // The next name, in the order of bytes; behind the last one, the next table.
+    for byte in end.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte > 0 {
+            break;
+        }
+    }
+    (start, end)
+}
+
 /// The live rows of the keys in `range`.
 pub(super) fn live_within(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
     (prefixed(LIVE, &range.start), prefixed(LIVE, &range.end))
@@ -158,6 +180,17 @@ pub(super) fn parse_change(row: &[u8], value: &[u8]) -> Result<Indexed, RecordsE
     parse().ok_or_else(|| unreadable("change row", row))
 }
 
+/// A row that says that a version names a blob: the blob, the record, and the transaction that made the version.
+pub(super) fn parse_name(row: &[u8]) -> Result<(BlobId, Key, Tid), RecordsError> {
+    let parse = || {
+        let (blob, rest) = row.strip_prefix(&[BLOB])?.split_at_checked(BLOB_ID_BYTES)?;
+        let (key, tid) = rest.split_at_checked(rest.len().checked_sub(TID_BYTES)?)?;
+        let tid = Tid(u64::from_be_bytes(tid.try_into().ok()?));
+        Some((BlobId(blob.try_into().ok()?), Key::from_bytes(key).ok()?, tid))
+    };
+    parse().ok_or_else(|| unreadable("row of a blob's name", row))
+}
+
 /// The version in a live or history row.
 pub(super) fn parse_version(key: &Key, value: &[u8]) -> Result<Version, RecordsError> {
     Version::decode(value).map_err(|e| RecordsError::Damaged { what: format!("{key:?} ({e})") })
@@ -182,12 +215,16 @@ mod tests {
         assert_eq!(live(&key), [b"L", &k[..]].concat());
         assert_eq!(history(&key, Tid(0x0102)), [b"H", &k[..], &t].concat());
         assert_eq!(change(Tid(0x0102), &key), [b"C", &t[..], &k].concat());
+        let blob = BlobId([5; 32]);
+        assert_eq!(name(blob, &key, Tid(0x0102)), [b"B", &[5; 32][..], &k, &t].concat());
+        assert_eq!(names_of(blob), ([b"B", &[5; 32][..]].concat(), [b"B", &[5; 31][..], &[6]].concat()));
+        assert_eq!(names_of(BlobId([255; 32])).1, [b"C", &[0; 32][..]].concat());
         assert_eq!([change_value(false), change_value(true)], [[0], [1]]);
         assert_eq!([layout(), identity(), state()], [b"M\x00", b"M\x01", b"M\x02"]);
         let id = identity_value(ClusterId([7; 16]), NodeId(0x0102));
         assert_eq!(id, [&[7; 16][..], &t].concat());
         assert_eq!(parse_identity(&id), Some((ClusterId([7; 16]), NodeId(0x0102))));
-        assert_eq!(RECORDS_LAYOUT, 1, "a new layout needs new golden bytes, and a way to open the old one");
+        assert_eq!(RECORDS_LAYOUT, 2, "a new layout needs new golden bytes, and a way to open the old one");
     }
 
     #[test]
@@ -195,6 +232,7 @@ mod tests {
         for key in [Key::attr(V, ObjectId(9)), Key::dirent(V, ObjectId(9), b"x"), Key::extent(V, ObjectId(9), 5)] {
             assert_eq!(parse_live(&live(&key)), Ok(key.clone()));
             assert_eq!(parse_history(&history(&key, Tid(5))), Ok((key.clone(), Tid(5))));
+            assert_eq!(parse_name(&name(BlobId([9; 32]), &key, Tid(5))), Ok((BlobId([9; 32]), key.clone(), Tid(5))));
             for made in [false, true] {
                 let indexed = Indexed { tid: Tid(5), key: key.clone(), made };
                 assert_eq!(parse_change(&change(Tid(5), &key), &change_value(made)), Ok(indexed));
@@ -202,7 +240,8 @@ mod tests {
             assert!(parse_change(&change(Tid(5), &key), &[2]).is_err());
             assert!(parse_change(&change(Tid(5), &key), &[]).is_err());
         }
-        for row in [&b""[..], b"L", b"H", b"C", b"C1234567", b"H1234567", b"Lx", b"X"] {
+        for row in [&b""[..], b"L", b"H", b"C", b"C1234567", b"H1234567", b"Lx", b"X", b"B", b"B12345678"] {
+            assert!(parse_name(row).is_err());
             assert!(parse_live(row).is_err() && parse_history(row).is_err() && parse_change(row, &[MADE]).is_err());
         }
     }

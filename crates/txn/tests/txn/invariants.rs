@@ -1,9 +1,9 @@
 //! What must hold after each entry: the invariants of the crate.
 
 use super::memory::Memory;
-use gavel_txn::{Digest, State, VolumeCounts};
-use gavel_types::{Key, KeyParts, ObjectId, Tid, VolumeId};
-use gavel_wire::{Attr, Record};
+use gavel_txn::{Digest, Stage, State, VolumeCounts};
+use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_wire::{Attr, Record, View};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
@@ -27,14 +27,20 @@ pub fn check(state: &State, memory: &Memory) {
     }
     assert_eq!(digest, state.records, "the digest is that of all changes");
     let objects = gather(state, memory);
-    let mut counts: BTreeMap<VolumeId, VolumeCounts> = state.volumes.keys().map(|v| (*v, Default::default())).collect();
+    let whole = |volume: &VolumeId| {
+        let past = state.past.of(*volume).unwrap();
+        !past.is_being_counted() && matches!(past.stage, Stage::Living | Stage::Destroyed { .. })
+    };
+    let known: BTreeMap<VolumeId, VolumeCounts> =
+        state.volumes.iter().filter(|(volume, _)| whole(volume)).map(|(volume, counts)| (*volume, *counts)).collect();
+    let mut counts: BTreeMap<VolumeId, VolumeCounts> = known.keys().map(|v| (*v, Default::default())).collect();
     for ((volume, id), object) in &objects {
-        let counts = counts.get_mut(volume).unwrap_or_else(|| panic!("records in volume {volume}, which is none"));
+        let Some(counts) = counts.get_mut(volume) else { continue };
         counts.bytes += object.bytes;
         counts.objects += u64::from(object.attr.is_some());
         check_object(*id, object);
     }
-    assert_eq!(counts, state.volumes);
+    assert_eq!(counts, known);
 }
 
 fn check_object(id: ObjectId, object: &Object) {
@@ -52,6 +58,14 @@ fn check_object(id: ObjectId, object: &Object) {
 fn gather(state: &State, memory: &Memory) -> BTreeMap<(VolumeId, ObjectId), Object> {
     let mut objects: BTreeMap<(VolumeId, ObjectId), Object> = BTreeMap::new();
     for (key, version) in memory.live() {
+        let stored_in = state.past.of(key.volume());
+        let past = stored_in.unwrap_or_else(|| panic!("records in volume {}, which is none", key.volume()));
+        assert!(!version.is_gone() || past.origin.is_some(), "{key:?} says that nothing is inherited, in no clone");
+    }
+    let view = memory.at(state.tid);
+    let rows = |volume: &VolumeId| view.scan(&KeyRange::volume(*volume), usize::MAX).unwrap();
+    let mut all = state.volumes.keys().filter(|volume| state.past.of(**volume).unwrap().stage != Stage::Going);
+    for (key, version) in all.by_ref().flat_map(rows) {
         assert!(version.firm <= version.create && version.create <= state.tid, "{key:?}: {version:?}");
         let id = match key.parts() {
             KeyParts::Orphan { object } => object,

@@ -244,8 +244,15 @@ impl Judge {
             RequestBody::Snapshot { .. } | RequestBody::DropSnapshot { .. } | RequestBody::RenameSnapshot { .. } => {
                 before.clone()
             }
-            RequestBody::SetRetention { .. } | RequestBody::Prune { .. } => before.clone(),
+            RequestBody::SetRetention { .. } | RequestBody::DefineClass { .. } | RequestBody::SetSchedule { .. } => {
+                before.clone()
+            }
+            RequestBody::Prune { .. } => before.clone(),
             RequestBody::Pin { .. } | RequestBody::Unpin { .. } => before.clone(),
+            RequestBody::CreateVolume { .. } | RequestBody::CloneVolume { .. } => before.clone(),
+            RequestBody::RenameVolume { .. }
+            | RequestBody::DestroyVolume { .. }
+            | RequestBody::RestoreVolume { .. } => before.clone(),
             RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();

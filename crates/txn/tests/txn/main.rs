@@ -5,6 +5,7 @@
 //! - `invariants`: what must hold of the records and the state after each entry
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
 //! - `snapshots`: names for states
+//! - `scheduled`: names that states get by themselves
 //! - `prune`: which past states go, and what goes with them
 //! - `leases`: what other sessions hold
 //! - `locks`: requests for locks
@@ -16,6 +17,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod collect;
 mod guards;
 mod invariants;
 mod leases;
@@ -28,8 +30,10 @@ mod mutations;
 mod orphans;
 mod prune;
 mod refusals;
+mod scheduled;
 mod serial;
 mod sessions;
 mod snapshots;
 mod trace;
+mod volumes;
 mod world;

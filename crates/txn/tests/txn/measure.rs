@@ -3,7 +3,7 @@
 use super::world::{ROOT, V, commit, file, put, put_attr, put_name};
 use gavel_txn::expand::Expansion;
 use gavel_txn::{Digest, Overlay, State, apply};
-use gavel_types::{Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{
     AttrDelta, Change, Ended, Entry, Guard, Item, Live, Mutation, Outcome, Record, Request, RequestBody, Version, View,
     ViewError,
@@ -47,12 +47,32 @@ impl Ended for Plain {
         Ok(Vec::new())
     }
 
+    fn last_ended(&self, _: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(None)
+    }
+
     fn ended_at(&self, _: &Key, _: Tid) -> Result<Option<Version>, ViewError> {
         Ok(None)
     }
 
     fn changed_beside(&self, _: VolumeId, _: Tid, _: &Key) -> Result<bool, ViewError> {
         Ok(false)
+    }
+
+    fn names(&self, _: BlobId) -> Result<bool, ViewError> {
+        Ok(true)
+    }
+
+    fn own(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        self.get(key)
+    }
+
+    fn own_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        self.scan(range, limit)
+    }
+
+    fn past(&self, _: Tid) -> Box<dyn View + '_> {
+        Box::new(self)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every version that ever was. Nothing is fast; everything is plain.
 
-use gavel_types::{Key, KeyRange, Tid, VolumeId};
+use gavel_types::{BlobId, Key, KeyRange, Origin, Tid, VolumeId};
+use gavel_wire::inherit;
 use gavel_wire::{Change, ChangeRow, Ended, Live, Removal, Version, View, ViewError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -9,6 +10,8 @@ use std::ops::Bound;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Memory {
     rows: BTreeMap<Key, BTreeMap<Tid, Option<Version>>>,
+    /// Where clones come from.
+    pub origins: BTreeMap<VolumeId, Origin>,
 }
 
 /// The state as of a Tid.
@@ -17,6 +20,10 @@ pub struct At<'m> {
     memory: &'m Memory,
     tid: Tid,
 }
+
+/// The rows of a state as they are stored.
+#[derive(Clone, Copy)]
+pub struct Rows<'m>(At<'m>);
 
 impl Memory {
     pub fn at(&self, tid: Tid) -> At<'_> {
@@ -62,6 +69,12 @@ impl Memory {
                     let step = self.rows.get_mut(key).and_then(|steps| steps.remove(tid));
                     assert!(step.is_some(), "{key:?} did not change at {tid}");
                 }
+                Removal::Name { blob, key, create } => {
+                    let named = before.iter().any(|(of, _, version)| {
+                        of == key && version.create == *create && version.blob() == Some(*blob)
+                    });
+                    assert!(named, "{key:?} of {create} does not name {blob}");
+                }
                 Removal::Made { tid, key } => {
                     let step = self.rows.get_mut(key).and_then(|steps| steps.insert(*tid, None));
                     assert!(matches!(step, Some(Some(_))), "{key:?} was not made at {tid}");
@@ -95,6 +108,7 @@ impl Memory {
         rows
     }
 
+    /// The live rows, as they are stored.
     pub fn live(&self) -> BTreeMap<Key, Version> {
         let newest = |(key, versions)| Some((Key::clone(key), newest(Some(versions), Tid::MAX)?));
         self.rows.iter().filter_map(newest).collect()
@@ -112,18 +126,42 @@ impl At<'_> {
     }
 }
 
+impl View for Rows<'_> {
+    fn tid(&self) -> Tid {
+        self.0.tid
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(newest(self.0.memory.rows.get(key), self.0.tid))
+    }
+
+    fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        let visible = |(key, versions)| Some((Key::clone(key), newest(Some(versions), self.0.tid)?));
+        Ok(self.0.within(range).filter_map(visible).take(limit).collect())
+    }
+}
+
 impl View for At<'_> {
     fn tid(&self) -> Tid {
         self.tid
     }
 
     fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
-        Ok(newest(self.memory.rows.get(key), self.tid))
+        match self.memory.origins.get(&key.volume()) {
+            None => Rows(*self).get(key),
+            Some(origin) => inherit::get(&Rows(*self), key, *origin, || Box::new(self.memory.at(origin.at))),
+        }
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
-        let visible = |(key, versions)| Some((Key::clone(key), newest(Some(versions), self.tid)?));
-        Ok(self.within(range).filter_map(visible).take(limit).collect())
+        let volume = VolumeId(u32::from_be_bytes(*range.start.first_chunk().unwrap()));
+        match self.memory.origins.get(&volume) {
+            None => Rows(*self).scan(range, limit),
+            Some(origin) => {
+                let inherited = || -> Box<dyn View + '_> { Box::new(self.memory.at(origin.at)) };
+                inherit::scan(&Rows(*self), (volume, range), limit, *origin, inherited)
+            }
+        }
     }
 }
 
@@ -144,6 +182,10 @@ impl Ended for At<'_> {
         Ok(ended.filter(|(key, delete, _)| after.is_none_or(|after| (key, *delete) > after)).take(limit).collect())
     }
 
+    fn last_ended(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Ok(self.memory.ended().into_iter().rfind(|(of, ..)| of == key).map(|(.., version)| version))
+    }
+
     fn ended_at(&self, key: &Key, delete: Tid) -> Result<Option<Version>, ViewError> {
         Ok(self.memory.ended().into_iter().find(|(of, at, _)| of == key && *at == delete).map(|(.., version)| version))
     }
@@ -151,5 +193,22 @@ impl Ended for At<'_> {
     fn changed_beside(&self, volume: VolumeId, tid: Tid, key: &Key) -> Result<bool, ViewError> {
         let others = self.memory.rows.iter().filter(|(of, _)| of.volume() == volume && *of != key);
         Ok(others.into_iter().any(|(_, steps)| steps.contains_key(&tid)))
+    }
+
+    fn names(&self, blob: BlobId) -> Result<bool, ViewError> {
+        let mut versions = self.memory.rows.values().flat_map(|steps| steps.values());
+        Ok(versions.any(|version| version.as_ref().and_then(Version::blob) == Some(blob)))
+    }
+
+    fn own(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+        Rows(*self).get(key)
+    }
+
+    fn own_scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        Rows(*self).scan(range, limit)
+    }
+
+    fn past(&self, tid: Tid) -> Box<dyn View + '_> {
+        Box::new(self.memory.at(tid))
     }
 }

@@ -111,6 +111,7 @@ impl Trace {
                 let holders = orphan.holders.iter().map(|holder| self.session(*holder)).collect::<Vec<_>>();
                 format!("held by [{}]", holders.join(" "))
             }
+            Record::Gone => "nothing, though it would be inherited".into(),
             Record::Commit(committed) => format!("by user {} of node {}", committed.uid, committed.node),
         };
         let firm =

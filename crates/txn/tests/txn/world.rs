@@ -3,7 +3,7 @@
 use super::invariants;
 use super::memory::Memory;
 use gavel_txn::{Applied, State, apply};
-use gavel_types::{BlobId, Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
+use gavel_types::{BlobId, Class, Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::Author;
 use gavel_wire::{
     Attr, Content, Dirent, Entry, Extent, Firm, Guard, Item, Kind, Mutation, Outcome, Plan, Record, Refusal, Request,
@@ -57,6 +57,7 @@ impl World {
         assert!(applied.changes.iter().all(|change| change.tid > before), "invariant 1");
         self.memory.remove(&applied.removals);
         self.memory.absorb(&applied.changes);
+        self.memory.origins = self.state.past.origins().collect();
         invariants::check(&self.state, &self.memory);
         applied
     }
@@ -163,14 +164,23 @@ pub fn text(content: &Content) -> String {
 }
 
 pub fn commit(guards: Vec<Guard>, mutations: Vec<Mutation>) -> RequestBody {
-    RequestBody::Commit { guards, plan: Plan { mutations }, author: Author::user(1000) }
+    RequestBody::Commit { guards, plan: Plan { mutations }, author: Author::user(1000), stored_as_of: Tid::MAX }
 }
 
 /// Attributes of a file with so many links.
 pub fn file(nlink: u32) -> Attr {
     let (uid, gid) = (1000, 1000);
     let birth = Timestamp::COMMIT;
-    let firm = Firm { kind: Kind::File, mode: 0o644, uid, gid, rdev: 0, parent: ObjectId::VOLUME, birth };
+    let firm = Firm {
+        kind: Kind::File,
+        mode: 0o644,
+        uid,
+        gid,
+        rdev: 0,
+        parent: ObjectId::VOLUME,
+        birth,
+        class: Class::VOLUME,
+    };
     let now = Timestamp::COMMIT;
     Attr { firm, nlink, size: 0, allocated: 0, atime: now, mtime: now, ctime: now }
 }

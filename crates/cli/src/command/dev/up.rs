@@ -85,7 +85,7 @@ impl Up {
         let mut planned = Vec::new();
         for (node, door) in cluster.nodes().zip(&doors) {
             std::fs::create_dir_all(&node.mount)?;
-            let mount = MountConfig { path: node.mount, volume: VolumeId::FIRST, options: Vec::new(), at: None };
+            let mount = MountConfig { path: node.mount, volume: VolumeId::FIRST.into(), options: Vec::new(), at: None };
             let address = door.local_addr()?.to_string();
             planned.push(Planned { name: format!("dev{}", node.id), address, mounts: vec![mount] });
         }

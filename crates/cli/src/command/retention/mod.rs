@@ -5,18 +5,22 @@ use crate::target::Target;
 use clap::{Args, Subcommand};
 use gavel_runtime::host::control::{Reply, Request};
 use gavel_runtime::host::retention::{Preview, RetentionAsk, RetentionStatus};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// What says that a path keeps what its volume keeps.
+const AS_THE_VOLUME: &str = "volume";
 
 /// Which past states of a volume stay. By default all do, for ever.
 #[derive(Subcommand)]
 #[command(
     after_help = "A policy is `keep everything AGE`, and what stays of what is older: the last state of each hour,\n\
 day or week (`hourly AGE`, `daily AGE`, `weekly AGE`, or a period such as `15m AGE`). Snapshots always stay.\n\
-`nohistory` keeps nothing else, `keep everything` all.\n\n\
+`nohistory` keeps nothing else, `keep everything` all. With --dir, it is about a directory (or file) and all that lies\n\
+below it, which may keep less than the volume; what is made there later goes on like that. `volume` takes that back.\n\n\
 Exit status: 0 done; 1 could not be done; 2 wrong command line.\n\n\
 Example:\n  gavel retention set /srv/shared 'keep everything 24h; hourly 7d; daily 60d; snapshots' --dry-run\n  \
-gavel retention set /srv/shared 'keep everything 24h; hourly 7d; daily 60d; snapshots'\n  gavel retention show /srv/shared"
+gavel retention set /srv/shared 'keep everything 24h; hourly 7d; daily 60d; snapshots'\n  gavel retention show /srv/shared\n  gavel retention set --dir /srv/shared/build nohistory"
 )]
 pub enum Retention {
     /// Say what stays
@@ -32,6 +36,9 @@ pub enum Retention {
 pub struct Show {
     /// The mount of the volume, or any path in it
     path: PathBuf,
+    /// Only of this path
+    #[arg(long)]
+    dir: bool,
     /// For programs: everything, as JSON
     #[arg(long)]
     json: bool,
@@ -42,8 +49,11 @@ pub struct Show {
 pub struct Set {
     /// The mount of the volume, or any path in it
     path: PathBuf,
-    /// The policy
+    /// The policy; with --dir also `volume`
     policy: String,
+    /// Only of this path and what lies below it
+    #[arg(long)]
+    dir: bool,
     /// Only say how much would go
     #[arg(long)]
     dry_run: bool,
@@ -69,12 +79,25 @@ impl Retention {
     /// # Errors
     /// Why it could not be done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let (path, about, json) = match self {
-            Retention::Show(Show { path, json }) => (path, RetentionAsk::Show {}, json),
-            Retention::Set(Set { path, policy, dry_run, json }) => (path, RetentionAsk::Set { policy, dry_run }, json),
-            Retention::Prune(Prune { path, dry_run, json }) => (path, RetentionAsk::Prune { dry_run }, json),
+        let (path, json) = match &self {
+            Retention::Show(Show { path, json, .. })
+            | Retention::Set(Set { path, json, .. })
+            | Retention::Prune(Prune { path, json, .. }) => (path, *json),
         };
-        let status = ask(&path, about)?;
+        let target = Target::of(path)?;
+        let within = target.path.clone();
+        let about = match self {
+            Retention::Show(Show { dir: true, .. }) => RetentionAsk::ShowOf { path: within },
+            Retention::Show(_) => RetentionAsk::Show {},
+            Retention::Set(Set { dir: true, policy, dry_run, .. }) => {
+                let policy = Some(policy).filter(|policy| policy != AS_THE_VOLUME);
+                let uid = rustix::process::geteuid().as_raw();
+                RetentionAsk::SetOf { path: within, policy, dry_run, uid }
+            }
+            Retention::Set(Set { policy, dry_run, .. }) => RetentionAsk::Set { policy, dry_run },
+            Retention::Prune(Prune { dry_run, .. }) => RetentionAsk::Prune { dry_run },
+        };
+        let status = ask(&target, about)?;
         if json {
             print_json(&status)?;
         } else {
@@ -84,8 +107,7 @@ impl Retention {
     }
 }
 
-fn ask(path: &Path, about: RetentionAsk) -> anyhow::Result<RetentionStatus> {
-    let target = Target::of(path)?;
+fn ask(target: &Target, about: RetentionAsk) -> anyhow::Result<RetentionStatus> {
     match target.ask(&Request::Retention { volume: target.volume, about })? {
         Reply::Retention(status) => Ok(*status),
         _ => Err(anyhow::anyhow!("the daemon did not say what stays")),
@@ -96,6 +118,10 @@ fn tell(status: &RetentionStatus) {
     println!("policy:    {}", status.policy);
     println!("whole:     every state since {} ({})", status.horizon_time, status.horizon);
     println!("kept:      {} before that", count(status.kept, "state"));
+    status.others.iter().for_each(|policy| println!("some keep: {policy}"));
+    if let Some(changed) = status.changed {
+        println!("changed:   {}", count(changed, "object"));
+    }
     println!("needed:    {}, {} by mounts", count(status.snapshots, "snapshot"), count(status.pins, "state"));
     match &status.preview {
         Some(preview) => tell_preview(preview),
@@ -113,7 +139,7 @@ fn tell_preview(preview: &Preview) {
         preview.looked_at,
         preview.bytes
     );
-    println!("not yet:   {} bytes in blobs that these name, which are not collected yet", preview.blob_bytes);
+    println!("in blobs:  {} bytes that only these name: they come back a few minutes later", preview.blob_bytes);
     println!("Nothing was changed.");
 }
 

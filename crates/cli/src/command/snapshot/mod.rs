@@ -1,5 +1,7 @@
 //! `gavel snapshot`: names for states of a volume.
 
+mod schedule;
+
 use crate::output::{print_json, table};
 use crate::target::Target;
 use clap::{Args, Subcommand};
@@ -22,6 +24,9 @@ pub enum Snapshot {
     Rename(Rename),
     /// Take a name away; what only it kept may be pruned
     Delete(Delete),
+    /// Have the cluster make some by itself
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
 }
 
 /// Names a state.
@@ -80,6 +85,7 @@ impl Snapshot {
                 }
             }
             Snapshot::List(list) => list.run()?,
+            Snapshot::Schedule(schedule) => schedule.run()?,
             Snapshot::Rename(Rename { path, from, to }) => {
                 change(&path, SnapshotChange::Rename { from, to })?;
             }

@@ -93,13 +93,9 @@ pub async fn show(daemon: &Arc<Daemon>, id: ConflictId) -> Result<ConflictDetail
 /// Runs the operation of a conflict anew, on the present state, as the user who asked for it. It is dropped if that succeeds.
 pub async fn replay(daemon: &Arc<Daemon>, id: ConflictId) -> Result<(), String> {
     let conflict = one(daemon, id).await?;
-    if let Some(Content::Blob { id, .. }) = words::content(&conflict.operation) {
-        let bytes = daemon.blobs.fetch(*id).await.map_err(|error| error.to_string())?;
-        daemon.blobs.store_on_majority(bytes).await.map_err(|error| error.to_string())?;
-    }
+    let request = request_of(daemon, conflict.operation).await?;
     let (tell, told) = tokio::sync::oneshot::channel::<Result<Answer, TreeError>>();
     let tree = daemon.tree(conflict.volume, true);
-    let request = TreeRequest::Operation(conflict.operation);
     tree.submit(conflict.caller, request, Box::new(move |answer| drop(tell.send(answer))));
     match told.await {
         Ok(Ok(_)) => {}
@@ -122,10 +118,25 @@ pub async fn drop_some(daemon: &Arc<Daemon>, ids: Vec<ConflictId>) -> Result<(),
     Ok(())
 }
 
+/// The operation, as a program would ask for it: bytes in a blob are stored on a majority anew.
+async fn request_of(daemon: &Daemon, operation: Operation) -> Result<TreeRequest, String> {
+    match operation {
+        Operation::Write { object, offset, append, content: Content::Blob { id, .. }, kill_suidgid, .. } => {
+            let data = daemon.blobs.fetch(id).await.map_err(|error| error.to_string())?.to_vec();
+            Ok(TreeRequest::Write { object, offset, append, data, kill_suidgid })
+        }
+        operation => Ok(TreeRequest::Operation(operation)),
+    }
+}
+
 async fn drop_one(daemon: &Arc<Daemon>, id: ConflictId) -> Result<(), String> {
     let daemon = daemon.clone();
+    let held = daemon.node.conflicts.get(id).ok().flatten().and_then(|conflict| conflict.blob());
     run(move || match daemon.node.conflicts.forget(id) {
-        Ok(true) => Ok(()),
+        Ok(true) => {
+            held.into_iter().for_each(|blob| daemon.blobs.in_use.let_go(blob));
+            Ok(())
+        }
         Ok(false) => Err(none(id)),
         Err(error) => Err(error.to_string()),
     })

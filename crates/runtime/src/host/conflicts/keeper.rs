@@ -5,6 +5,7 @@ use crate::host::blobs::Blobs;
 use crate::host::conflicts::{Conflict, Conflicts};
 use crate::host::node::{Inbox, Input, NodeHandle};
 use gavel_client::{Collision, LostBecause, LostPlan};
+use gavel_types::Tid;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -21,6 +22,8 @@ pub enum Order {
     Keep(Box<LostPlan>, Collision),
     /// Say [`Input::Kept`] when all that was told before is done.
     Say,
+    /// The bytes of the lost plan of this number may have been collected: store them once more, then say so with [`Input::OfferStored`].
+    Store(u64, bytes::Bytes),
 }
 
 /// Starts the task on the runtime of the caller. It ends when its sender is dropped.
@@ -48,6 +51,11 @@ async fn run(
                 }
                 inbox.push(Input::Offer(cause, lost));
             }
+            Order::Store(number, bytes) => {
+                if let Some(as_of) = store_one(&stopped, &blobs, &bytes).await {
+                    inbox.push(Input::OfferStored(number, as_of));
+                }
+            }
             Order::Keep(lost, why) => keep(&blobs, &conflicts, *lost, why).await,
             Order::Say => inbox.push(Input::Kept),
         }
@@ -57,26 +65,32 @@ async fn run(
 /// Stores the bytes of plans on a majority, for as long as it takes.
 async fn store(stopped: &Stopped, blobs: &Arc<Blobs>, lost: &mut [LostPlan]) {
     for plan in lost {
-        while let Some((_, bytes)) = &plan.blob {
-            match blobs.store_on_majority(bytes.clone()).await {
-                Ok(()) => plan.blob = None,
-                Err(error) => {
-                    tracing::warn!(%error, "bytes that were answered and lost are not on a majority yet");
-                    tokio::time::sleep(STORE_AGAIN).await;
-                }
-            }
-            if stopped.borrow().is_some() {
-                return;
-            }
+        if let Some((_, bytes)) = &plan.blob {
+            plan.stored_as_of = store_one(stopped, blobs, bytes).await;
         }
     }
 }
 
+/// As of when they are stored; none if the node has stopped.
+async fn store_one(stopped: &Stopped, blobs: &Arc<Blobs>, bytes: &bytes::Bytes) -> Option<Tid> {
+    while stopped.borrow().is_none() {
+        match blobs.store_on_majority(bytes.clone()).await {
+            Ok(as_of) => return Some(as_of),
+            Err(error) => {
+                tracing::warn!(%error, "bytes that were answered and lost are not on a majority yet");
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+        }
+    }
+    None
+}
+
 async fn keep(blobs: &Blobs, conflicts: &Arc<Conflicts>, lost: LostPlan, why: Collision) {
-    if let Some((id, bytes)) = &lost.blob
-        && let Err(error) = blobs.store_here(bytes.clone()).await
-    {
-        tracing::error!(%id, %error, "the bytes of a change that collided could not be stored");
+    if let Some((id, bytes)) = &lost.blob {
+        blobs.in_use.hold(*id);
+        if let Err(error) = blobs.store_here(bytes.clone()).await {
+            tracing::error!(%id, %error, "the bytes of a change that collided could not be stored");
+        }
     }
     let conflict = Conflict::new(lost, why);
     let conflicts = conflicts.clone();

@@ -1,6 +1,6 @@
 use super::words::{Paths, what};
 use super::*;
-use gavel_types::{Key, KeyRange, ObjectId};
+use gavel_types::{Class, Key, KeyRange, ObjectId};
 use gavel_wire::{Attr, Content, Dirent, Firm, Kind, Record, Version, View, ViewError};
 use std::collections::BTreeMap;
 
@@ -86,7 +86,16 @@ impl View for Tree {
 
 fn named(tree: &mut Tree, parent: u64, name: &[u8], object: u64, kind: Kind) {
     let time = gavel_types::Timestamp::COMMIT;
-    let firm = Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent: ObjectId(parent), birth: time };
+    let firm = Firm {
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        parent: ObjectId(parent),
+        birth: time,
+        class: Class::VOLUME,
+    };
     let attr = Attr { firm, nlink: 1, size: 0, allocated: 0, atime: time, mtime: time, ctime: time };
     tree.0.insert(Key::attr(V, ObjectId(object)), Record::Attr(attr));
     let dirent = Dirent { object: ObjectId(object), kind };

@@ -18,11 +18,14 @@ impl VolumeTree {
     /// Reads as of a past state: on this thread, unless blobs are to be fetched.
     pub(super) fn past(&self, caller: Caller, at: Tid, request: TreeRequest, answered: Answered) {
         let inner = self.inner.clone();
+        if !inner.node.is_used(inner.volume) {
+            return answered(Err(FsError::Stale.into()));
+        }
         let mut run = match inner.past_run(caller, at, request) {
             Ok(run) => run,
             Err(error) => return answered(Err(error)),
         };
-        let mut step = run.step_past(&inner.node.records.at(at));
+        let mut step = run.step_past(&inner.node.records.kept_at(at));
         if let Step::Fetch(ids) = &step
             && let Some(found) = inner.at_hand(ids)
         {
@@ -66,6 +69,15 @@ impl VolumeTree {
         self.inner.resolve(at).await
     }
 
+    /// The same, as a person has written it.
+    ///
+    /// # Errors
+    /// What is wrong, in words that begin with what was written.
+    pub async fn state_named(&self, text: &str) -> Result<Tid, String> {
+        let at: At = text.parse().map_err(|error: gavel_types::at::AtError| error.to_string())?;
+        self.state_at(&at).await.map_err(|error| format!("{text}: {error}"))
+    }
+
     /// The present: what is committed now, with what this node has answered; without a quorum, what is known here.
     ///
     /// # Errors
@@ -75,6 +87,14 @@ impl VolumeTree {
             Err(TreeError::NoQuorum { .. }) => Ok(self.inner.node.tid()),
             state => state,
         }
+    }
+
+    /// The last transaction of the cluster, which holds all that this node has answered, and which this node has applied.
+    ///
+    /// # Errors
+    /// [`TreeError::NoQuorum`].
+    pub async fn last(&self) -> Result<Tid, TreeError> {
+        self.inner.confirm_all().await
     }
 
     /// Reads as of a past state, and waits for the answer.
@@ -182,6 +202,7 @@ impl NodeHandle {
         match past.of(volume) {
             Some(past) if past.can_read(state) => Ok(()),
             Some(past) if state >= past.made => Err(NoState::Pruned),
+            Some(past) if past.origin.is_some() => Err(NoState::BeforeClone),
             _ => Err(NoState::BeforeVolume),
         }
     }

@@ -151,13 +151,13 @@ fn a_scrub_can_be_stopped() {
 #[test]
 fn segments_of_another_version_are_refused() {
     let mut header = segment::encode_header(1);
-    header[8] = 2;
+    header[8] = 3;
     let sum = crc_fast::crc64_nvme(&header[..504]);
     header[504..].copy_from_slice(&sum.to_le_bytes());
     let disk = SimDisk::new(1);
     disk.tamper(&segment_name(1), Some(&header));
     let error = BlobStore::open(disk.mount().unwrap()).unwrap_err();
-    assert!(matches!(error, BlobError::Version { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, BlobError::Version { found: 3, known: 2, .. }), "{error}");
 }
 
 #[test]

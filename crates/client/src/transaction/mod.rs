@@ -1,0 +1,398 @@
+//! Transactions for users: many operations that become one commit, or nothing. `docs/protocols/transactions.md` has the protocol.
+//!
+//! A transaction: open -> folded -> (its host commits that); or dropped. It does no I/O: its host gives it a view of its start, object ids and the
+//! time, stores bytes, and commits what it folds to.
+//!
+//! - `step`: one operation of it ([`Run::step_transaction`](crate::Run::step_transaction))
+//! - [`guards`]: what it depends on
+//! - [`fold`]: what it comes to: one plan
+//! - [`pack`]: small contents of files go to blobs together
+//!
+//! Invariants:
+//! 1. The layer holds what its operations left behind of each record that they changed, and nothing else.
+//! 2. If all its guards hold, then each of its operations would read just before the commit what it has read, but for counters and times of
+//!    directories that it has only looked at.
+//! 3. What it folds to, applied to the base at its start, gives what the layer shows (but for objects that have no name any more).
+//! 4. What it folds to is no larger than a request may be.
+
+pub mod fold;
+pub mod guards;
+pub mod pack;
+mod runs;
+mod step;
+
+pub use fold::Folded;
+pub use guards::Guards;
+pub use step::Stepped;
+
+use self::runs::Runs;
+use gavel_txn::apply::GUARDS_MAX;
+use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
+use gavel_txn::{Layer, Layered};
+use gavel_types::limits::{NOTE_BYTES_MAX, REQUEST_BYTES_MAX};
+use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_wire::{AttrDelta, Change, Content, Extent, Mutation, Plan, Record, Version, View};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most bytes that guards and plan of a transaction take in its request: what is left holds the author and what is around them.
+pub const COMMIT_BYTES_MAX: usize = REQUEST_BYTES_MAX - 16 * 1024;
+/// Most bytes of small contents (up to 16 KiB each) that a transaction holds in memory.
+pub const INLINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most records that a transaction changes, and runs of bytes that it writes to files that were there: each is a mutation at most.
+pub const CHANGES_MAX: usize = PLAN_MUTATIONS_MAX - 1024;
+/// What a change weighs beside what it holds: the key's length, and what tells mutations apart.
+const CHANGE_BYTES: usize = 8;
+/// Attributes in a plan, no fewer than they take.
+const ATTR_BYTES: usize = 112;
+/// A run of bytes that is cut out.
+const RUN_BYTES: usize = 32;
+/// An extent in a plan, beside its key and its content.
+const EXTENT_BYTES: usize = 56;
+
+const _: () = assert!(COMMIT_BYTES_MAX + NOTE_BYTES_MAX < REQUEST_BYTES_MAX);
+
+/// Why an operation could not become a part of a transaction. Nothing of it was done.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TransactionError {
+    /// The transaction would be too large.
+    #[error("the transaction is full: {0}")]
+    Full(String),
+    /// The plan can't be applied, or the records could not be read.
+    #[error(transparent)]
+    Expand(#[from] ExpandError),
+}
+
+impl From<gavel_wire::ViewError> for TransactionError {
+    fn from(error: gavel_wire::ViewError) -> TransactionError {
+        ExpandError::View(error).into()
+    }
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    volume: VolumeId,
+    at: Tid,
+    layer: Layer,
+    /// Plans that were accepted.
+    plans: u64,
+    guards: Guards,
+    /// Objects that it made.
+    made: BTreeSet<ObjectId>,
+    /// Which bytes it wrote to files that were there.
+    written: BTreeMap<ObjectId, Runs>,
+    runs: usize,
+    /// Which times it set of objects that were there, as operations say it (what is to be the commit's time is not settled), and how long its writes
+    /// make them at least.
+    merging: BTreeMap<ObjectId, AttrDelta>,
+    /// The last time that was given out.
+    time: Tid,
+    /// Records that the layer holds, and what they take in a request, no fewer than they do.
+    changes: usize,
+    change_bytes: usize,
+    /// Small contents that the layer holds.
+    inline_bytes: usize,
+}
+
+impl Transaction {
+    /// A transaction that begins at the state `at` of the volume.
+    pub fn new(volume: VolumeId, at: Tid) -> Transaction {
+        Transaction {
+            volume,
+            at,
+            layer: Layer::default(),
+            plans: 0,
+            guards: Guards::new(volume),
+            made: BTreeSet::new(),
+            written: BTreeMap::new(),
+            runs: 0,
+            merging: BTreeMap::new(),
+            time: at,
+            changes: 0,
+            change_bytes: 0,
+            inline_bytes: 0,
+        }
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// The state that it began at.
+    pub fn at(&self) -> Tid {
+        self.at
+    }
+
+    /// Its own changes, to be laid over a view of its start.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// What it depends on.
+    pub fn guards(&self) -> &Guards {
+        &self.guards
+    }
+
+    /// Has it changed nothing?
+    pub fn is_unchanged(&self) -> bool {
+        self.layer.is_empty()
+    }
+
+    /// Records that it has changed.
+    pub fn changes(&self) -> usize {
+        self.changes
+    }
+
+    /// How much of the room that a commit has it takes, in bytes, no less than it does.
+    pub fn bytes(&self) -> usize {
+        self.guards.bytes() + self.change_bytes + self.runs * RUN_BYTES
+    }
+
+    /// Bytes of small contents that it holds in memory.
+    pub fn inline_bytes(&self) -> usize {
+        self.inline_bytes
+    }
+
+    /// Takes in the plan of an operation that was run on `base` with the layer over it. `now_ns` is the cluster's clock.
+    ///
+    /// # Errors
+    /// [`TransactionError`]. Nothing has changed then.
+    pub fn accept(&mut self, base: &dyn View, mut plan: Plan, now_ns: u64) -> Result<(), TransactionError> {
+        let time = self.time.max(self.at).advance(now_ns);
+        let (asked, mut runs) = (plan.clone(), self.written.clone_of(&plan));
+        plan.settle_times(time);
+        let view = Layered::new(base, self.layer.clone());
+        let mut expansion = Expansion::new(&view, time);
+        for mutation in &plan.mutations {
+            expansion.mutate(mutation, &[])?;
+        }
+        expansion.check_plan()?;
+        let (changes, _) = expansion.finish()?;
+        let mut weighed = self.weigh(&changes);
+        for mutation in &asked.mutations {
+            if let Some((object, start, end)) = bytes_of(mutation)
+                && !self.is_fresh(base, object)?
+            {
+                runs.entry(object).or_default().add(start, end);
+            }
+        }
+        let before: usize = runs.keys().filter_map(|object| self.written.get(object)).map(Runs::len).sum();
+        weighed.runs = self.runs - before + runs.values().map(Runs::len).sum::<usize>();
+        self.make_room(&weighed);
+        self.check_room(&weighed)?;
+        let mut made = Vec::new();
+        for change in &changes {
+            let object = change.key.object();
+            if matches!(change.key.parts(), KeyParts::Attr) && self.is_fresh(base, object)? {
+                made.push(object);
+            }
+        }
+        let times = asked.mutations.iter().filter_map(|mutation| times_of(mutation, &view));
+        let times: Vec<(ObjectId, AttrDelta)> = times.collect();
+        self.made.extend(made);
+        for (object, set) in times.into_iter().filter(|(object, _)| !self.made.contains(object)) {
+            let merging = self.merging.entry(object).or_default();
+            merging.size_min = merging.size_min.max(set.size_min);
+            merging.atime = set.atime.or(merging.atime);
+            merging.mtime = set.mtime.or(merging.mtime);
+            merging.ctime = set.ctime.or(merging.ctime);
+        }
+        self.plans += 1;
+        self.layer.lay(self.plans, changes);
+        self.written.extend(runs);
+        self.runs = weighed.runs;
+        (self.changes, self.change_bytes, self.inline_bytes) = (weighed.changes, weighed.bytes, weighed.inline);
+        self.time = time;
+        Ok(())
+    }
+
+    /// Is there no such object at the start?
+    fn is_fresh(&self, base: &dyn View, object: ObjectId) -> Result<bool, TransactionError> {
+        Ok(self.made.contains(&object) || base.get(&Key::attr(self.volume, object))?.is_none())
+    }
+
+    /// What it would weigh with these changes.
+    fn weigh(&self, changes: &[Change]) -> Weighed {
+        let mut weighed =
+            Weighed { changes: self.changes, bytes: self.change_bytes, inline: self.inline_bytes, runs: self.runs };
+        for Change { key, new, .. } in changes {
+            if let Some(laid) = self.layer.get(key) {
+                weighed.changes -= 1;
+                weighed.bytes -= weight(key, laid);
+                weighed.inline -= inline(laid);
+            }
+            weighed.changes += 1;
+            weighed.bytes += weight(key, new.as_ref());
+            weighed.inline += inline(new.as_ref());
+        }
+        weighed
+    }
+
+    /// If what it changes and what it has read would not fit into a request together: what it has read takes less when it is told more coarsely.
+    fn make_room(&mut self, weighed: &Weighed) {
+        let room = COMMIT_BYTES_MAX.saturating_sub(weighed.bytes + weighed.runs * RUN_BYTES);
+        if self.guards.bytes() > room && !self.guards.shrink(GUARDS_MAX, room / 4 * 3) {
+            self.guards.shrink(GUARDS_MAX, room);
+        }
+    }
+
+    fn check_room(&self, weighed: &Weighed) -> Result<(), TransactionError> {
+        let full = |what: String| Err(TransactionError::Full(what));
+        if weighed.inline > INLINE_BYTES_MAX {
+            return full(format!("it holds {INLINE_BYTES_MAX} bytes of small files"));
+        }
+        if weighed.changes + weighed.runs > CHANGES_MAX {
+            return full(format!("it changes {CHANGES_MAX} records"));
+        }
+        let bytes = self.guards.bytes() + weighed.bytes + weighed.runs * RUN_BYTES;
+        if bytes > COMMIT_BYTES_MAX {
+            return full(format!(
+                "what it changes and what it has read would take {bytes} bytes of {COMMIT_BYTES_MAX}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes in what an operation has read.
+    ///
+    /// # Errors
+    /// [`TransactionError::Full`]: the answer must not be given.
+    fn depend(&mut self, base: &dyn View, guards: &[gavel_wire::Guard]) -> Result<(), TransactionError> {
+        for guard in guards {
+            self.guards.add(guard, base, &self.made)?;
+        }
+        let room = COMMIT_BYTES_MAX.saturating_sub(self.change_bytes + self.runs * RUN_BYTES);
+        if self.guards.len() <= GUARDS_MAX && self.guards.bytes() <= room {
+            return Ok(());
+        }
+        // To less than there is room for: or the next read would make it shrink again.
+        if self.guards.shrink(GUARDS_MAX / 4 * 3, room / 4 * 3) || self.guards.shrink(GUARDS_MAX, room) {
+            return Ok(());
+        }
+        Err(TransactionError::Full(format!("it has read {} records that are not in one directory", self.guards.len())))
+    }
+
+    /// Forgets an object that it made and that has no name any more, when nobody has it open.
+    pub fn forget_nameless(&mut self, object: ObjectId) {
+        let attr = Key::attr(self.volume, object);
+        let nameless = |version: Option<&Version>| matches!(version, Some(Version { record: Record::Attr(attr), .. }) if attr.nlink == 0);
+        if !self.made.contains(&object) || !self.layer.get(&attr).is_some_and(nameless) {
+            return;
+        }
+        let mark = KeyRange::one(&Key::orphan(self.volume, object));
+        for range in [KeyRange::object(self.volume, object), mark] {
+            let laid =
+                self.layer.laid(&range).map(|(key, version)| (key.clone(), weight(key, version), inline(version)));
+            for (key, bytes, inline) in laid.collect::<Vec<_>>() {
+                self.changes -= 1;
+                self.change_bytes -= bytes;
+                self.inline_bytes -= inline;
+                self.layer.lift(self.plans, [&key]);
+            }
+        }
+    }
+
+    /// Goes on from a later state, in which all that it depends on is as it was: `base` is the view at its start, `later` that of the later state.
+    ///
+    /// # Errors
+    /// [`TransactionError`]: nothing has changed.
+    pub fn rebased(&self, base: &dyn View, later: &dyn View, now_ns: u64) -> Result<Transaction, TransactionError> {
+        let folded = self.fold(base)?;
+        let mut moved = Transaction::new(self.volume, later.tid());
+        moved.time = self.time;
+        moved.guards = self.guards.clone();
+        moved.made = self.made.clone();
+        moved.accept(later, folded.plan, now_ns)?;
+        moved.made = self.made.clone();
+        moved.written = self.written.clone();
+        moved.runs = self.runs;
+        moved.merging = self.merging.clone();
+        // What has no name any more is not in the plan, and may still be open.
+        let nameless = self.nameless();
+        let kept: Vec<Change> = self
+            .layer
+            .laid(&KeyRange::volume(self.volume))
+            .filter(|(key, _)| nameless.contains(&guards::owner(key)))
+            .map(|(key, version)| Change { tid: moved.time, key: key.clone(), old: None, new: version.cloned() })
+            .collect();
+        let weighed = moved.weigh(&kept);
+        moved.check_room(&weighed)?;
+        (moved.changes, moved.change_bytes, moved.inline_bytes) = (weighed.changes, weighed.bytes, weighed.inline);
+        moved.plans += 1;
+        moved.layer.lay(moved.plans, kept);
+        Ok(moved)
+    }
+}
+
+struct Weighed {
+    changes: usize,
+    bytes: usize,
+    inline: usize,
+    runs: usize,
+}
+
+/// The bytes of a file that a mutation writes, or cuts out.
+fn bytes_of(mutation: &Mutation) -> Option<(ObjectId, u64, u64)> {
+    match mutation {
+        Mutation::Carve { object, start, end, .. } => Some((*object, *start, *end)),
+        Mutation::Put { key, record: Record::Extent(extent) } => match key.parts() {
+            KeyParts::Extent { end } => Some((key.object(), end.saturating_sub(extent.len), end)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The times of an object that a mutation sets.
+fn times_of(mutation: &Mutation, before: &dyn View) -> Option<(ObjectId, AttrDelta)> {
+    match mutation {
+        Mutation::Adjust { object, delta, .. } => Some((*object, *delta)),
+        Mutation::Put { key, record: Record::Attr(attr) } => {
+            let Record::Attr(was) = before.get(key).ok()??.record else { return None };
+            let set = |was, is| (was != is).then_some(is);
+            let delta = AttrDelta {
+                atime: set(was.atime, attr.atime),
+                mtime: set(was.mtime, attr.mtime),
+                ctime: set(was.ctime, attr.ctime),
+                ..AttrDelta::default()
+            };
+            Some((key.object(), delta))
+        }
+        _ => None,
+    }
+}
+
+trait CloneOf {
+    /// What was written so far to the files that a plan writes.
+    fn clone_of(&self, plan: &Plan) -> BTreeMap<ObjectId, Runs>;
+}
+
+impl CloneOf for BTreeMap<ObjectId, Runs> {
+    fn clone_of(&self, plan: &Plan) -> BTreeMap<ObjectId, Runs> {
+        let objects = plan.mutations.iter().filter_map(|mutation| Some(bytes_of(mutation)?.0));
+        objects.filter_map(|object| Some((object, self.get(&object)?.clone()))).collect()
+    }
+}
+
+/// What a change takes in a request, no less than it does. Contents that are large enough go to blobs before it is made.
+fn weight(key: &Key, version: Option<&Version>) -> usize {
+    let record = version.map_or(0, |version| match &version.record {
+        Record::Attr(_) => ATTR_BYTES,
+        Record::Dirent(_) => 12,
+        Record::Extent(_) => EXTENT_BYTES + inline(Some(version)).min(pack::PACK_BYTES_MIN),
+        Record::Xattr(value) | Record::Target(value) => value.len() + 4,
+        Record::Orphan(_) | Record::Commit(_) | Record::Gone => 0,
+    });
+    key.as_bytes().len() + CHANGE_BYTES + record
+}
+
+fn inline(version: Option<&Version>) -> usize {
+    match version {
+        Some(Version { record: Record::Extent(Extent { content: Content::Inline(bytes), .. }), .. }) => bytes.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! What was removed and pruned gives its space back, on every node, and what stays is as it was (docs/protocols/collection.md).
+
+use anyhow::{Context, Result, ensure};
+use gavel_conformance::cluster::{Cluster, with_cluster};
+use gavel_conformance::command::{self, Ran};
+use gavel_conformance::{trees, wait};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the space may take to come back: a horizon of 15 s at most, sweeps, the grace, and rewriting, on a busy machine.
+const SPACE_PATIENCE: Duration = Duration::from_secs(180);
+const MIB: u64 = 1 << 20;
+/// Files that are written, of so many bytes; one in five stays.
+const FILES: u64 = 25;
+const FILE_BYTES: u64 = 4 * MIB;
+/// Bytes of one write that are kept in a record, at most.
+const INLINE_BYTES_MAX: u64 = 16 * 1024;
+
+fn gavel<S: AsRef<OsStr>>(cluster: &Cluster, words: &[S]) -> Result<Ran> {
+    command::run(cluster.gavel().command(words), PATIENCE)
+}
+
+/// Bytes that no two files have alike.
+fn bytes_of(number: u64) -> Vec<u8> {
+    trees::noise(number + 1, FILE_BYTES as usize)
+}
+
+fn path_of(mount: &Path, number: u64) -> PathBuf {
+    mount.join(format!("file-{number}"))
+}
+
+/// Are these the bytes of the blobs of so many files? A kernel cuts a write where its pages end, so the last bytes of a file may be in its records.
+fn are_of(bytes: u64, files: u64) -> bool {
+    bytes <= files * FILE_BYTES && bytes + files * INLINE_BYTES_MAX >= files * FILE_BYTES
+}
+
+fn kept() -> u64 {
+    (0..FILES).filter(|number| stays(*number)).count() as u64
+}
+
+fn stays(number: u64) -> bool {
+    number.is_multiple_of(5)
+}
+
+/// What the files of a node's blobs hold on its disk, in bytes: what `du` says.
+fn blob_bytes(cluster: &Cluster, node: u64) -> Result<u64> {
+    let dir = cluster.home(node).join("data/blobs");
+    let ran = command::shell(&dir, "du -s -B1 . | cut -f1", PATIENCE)?;
+    ran.trim().parse().with_context(|| format!("du says {ran:?}"))
+}
+
+/// A cluster that collects after a second instead of a minute.
+fn with_short_grace(body: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
+    with_cluster(3, |cluster| {
+        cluster.halt()?;
+        for node in cluster.ids() {
+            let mut config = std::fs::OpenOptions::new().append(true).open(cluster.config(node))?;
+            let text = std::fs::read_to_string(cluster.config(node))?;
+            let section = if text.contains("[tuning]") { "" } else { "\n[tuning]" };
+            writeln!(config, "{section}\ncollect_grace_ms = 1000")?;
+        }
+        cluster.start()?;
+        body(cluster)
+    })
+}
+
+/// Writes the files through one mount, and removes most of them through another.
+fn write_and_remove(cluster: &Cluster) -> Result<()> {
+    let (mount, other) = (cluster.mount(1), cluster.mount(2));
+    for number in 0..FILES {
+        std::fs::write(path_of(&mount, number), bytes_of(number))?;
+    }
+    File::open(&mount)?.sync_all()?;
+    for node in cluster.ids() {
+        let held = || blob_bytes(cluster, node).is_ok_and(|bytes| bytes >= FILES * (FILE_BYTES - INLINE_BYTES_MAX));
+        wait::until("every node holds all bytes", PATIENCE, held)?;
+    }
+    for number in (0..FILES).filter(|number| !stays(*number)) {
+        std::fs::remove_file(path_of(&other, number))?;
+    }
+    Ok(File::open(&other)?.sync_all()?)
+}
+
+/// From now on, nothing of the past is kept.
+fn keep_no_history(cluster: &Cluster) -> Result<()> {
+    let mount = cluster.mount(1);
+    gavel(cluster, &[OsStr::new("retention"), OsStr::new("set"), mount.as_os_str(), OsStr::new("nohistory")])?.ok()?;
+    Ok(())
+}
+
+/// Asks to prune until every node's disk holds little more than what stays.
+fn wait_for_space(cluster: &Cluster) -> Result<()> {
+    let kept = kept() * FILE_BYTES;
+    // A quarter of a segment may be dead, and so may the newest one.
+    let most = kept * 2 + 8 * MIB;
+    let mut last = Vec::new();
+    let came = wait::until("the space of what was removed comes back on every node", SPACE_PATIENCE, || {
+        let mount = cluster.mount(1);
+        let _ = gavel(cluster, &[OsStr::new("retention"), OsStr::new("prune"), mount.as_os_str()]);
+        last = cluster.ids().map(|node| blob_bytes(cluster, node).unwrap_or(u64::MAX)).collect();
+        last.iter().all(|bytes| *bytes <= most)
+    });
+    came.with_context(|| format!("{last:?} bytes, and {most} are allowed"))
+}
+
+fn check_what_stays(cluster: &Cluster) -> Result<()> {
+    for mount in cluster.all_mounts() {
+        for number in (0..FILES).filter(|number| stays(*number)) {
+            let found = std::fs::read(path_of(&mount, number))?;
+            ensure!(found == bytes_of(number), "{} is not what was written", path_of(&mount, number).display());
+        }
+    }
+    Ok(())
+}
+
+fn space(cluster: &Cluster) -> Result<Value> {
+    let mount = cluster.mount(1);
+    let ran = gavel(cluster, &[OsStr::new("space"), OsStr::new("--json"), mount.as_os_str()])?;
+    Ok(serde_json::from_str(&ran.ok()?)?)
+}
+
+fn number(value: &Value, path: &str) -> Result<u64> {
+    value.pointer(path).and_then(Value::as_u64).with_context(|| format!("{path} in {value}"))
+}
+
+#[test]
+fn what_was_removed_and_pruned_gives_its_space_back() -> Result<()> {
+    with_short_grace(|cluster| {
+        write_and_remove(cluster)?;
+        let before = space(cluster)?;
+        ensure!(are_of(number(&before, "/total/blob_bytes")?, FILES), "{before}");
+        ensure!(are_of(number(&before, "/live/blob_bytes")?, kept()), "{before}");
+        keep_no_history(cluster)?;
+        wait_for_space(cluster)?;
+        check_what_stays(cluster)?;
+        let after = space(cluster)?;
+        ensure!(are_of(number(&after, "/total/blob_bytes")?, kept()), "nothing else is named: {after}");
+        // What was collected can be written again.
+        std::fs::write(path_of(&cluster.mount(2), 1), bytes_of(1))?;
+        File::open(cluster.mount(2))?.sync_all()?;
+        ensure!(std::fs::read(path_of(&cluster.mount(3), 1))? == bytes_of(1), "written again");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_is_killed_while_space_comes_back_and_what_stays_is_whole() -> Result<()> {
+    with_short_grace(|cluster| {
+        write_and_remove(cluster)?;
+        keep_no_history(cluster)?;
+        let all = FILES * FILE_BYTES - 8 * MIB;
+        let victim = cluster.follower()?;
+        wait::until("the first space comes back", SPACE_PATIENCE, || {
+            let mount = cluster.mount(1);
+            let _ = gavel(cluster, &[OsStr::new("retention"), OsStr::new("prune"), mount.as_os_str()]);
+            cluster.ids().any(|node| blob_bytes(cluster, node).is_ok_and(|bytes| bytes < all))
+        })?;
+        cluster.kill(victim)?;
+        cluster.start()?;
+        cluster.settle()?;
+        check_what_stays(cluster)?;
+        let kept = kept() * FILE_BYTES;
+        let others = || cluster.ids().filter(|node| *node != victim);
+        wait::until("the space comes back where nobody was killed", SPACE_PATIENCE, || {
+            others().all(|node| blob_bytes(cluster, node).is_ok_and(|bytes| bytes <= kept * 2 + 8 * MIB))
+        })?;
+        check_what_stays(cluster)
+    })
+}

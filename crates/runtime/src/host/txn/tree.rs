@@ -1,0 +1,268 @@
+//! What a transaction's mount shows: the volume as of its start, with its own changes over it.
+
+use super::Open;
+use crate::host::node::Input;
+use gavel_client::tree::Answered;
+use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Stepped, Tree, TreeError, TreeRequest};
+use gavel_fs::operation::Caller;
+use gavel_fs::{Operation, Reply};
+use gavel_txn::Layered;
+use gavel_types::limits::INLINE_BYTES_MAX;
+use gavel_types::{BlobId, Key, ObjectId, Tid, VolumeId};
+use gavel_wire::{Record, View};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// How long an operation waits for the quorum before its caller gets an error.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a transaction that are not on a majority yet; who writes beyond waits.
+const STORING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that could not be stored on a majority are stored again after this.
+const STORE_AGAIN: Duration = Duration::from_millis(200);
+
+/// A transaction as a tree, for a mount of its own.
+pub(super) struct TxnTree {
+    pub(super) open: Arc<Open>,
+    pub(super) tokio: Handle,
+}
+
+impl Tree for TxnTree {
+    fn attach(&self, front: Weak<dyn Forget>) {
+        *self.open.front.lock() = Some(front);
+    }
+
+    fn volume(&self) -> VolumeId {
+        self.open.volume
+    }
+
+    fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        match request {
+            TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
+                return self.open.tree.submit(caller, request, answered);
+            }
+            // Nothing of it is durable before it is committed.
+            TreeRequest::Sync { .. } => return answered(self.open.check_open().map(|()| Answer::of(Reply::Empty))),
+            _ => {}
+        }
+        let large = matches!(&request, TreeRequest::Write { data, .. } if data.len() > INLINE_BYTES_MAX);
+        let run = match Run::new(self.open.volume, caller, request) {
+            Ok(run) => run,
+            Err(error) => return answered(Err(error)),
+        };
+        let crowded = large && self.open.state.lock().storing_bytes > STORING_BYTES_MAX;
+        match (crowded, self.open.step(run)) {
+            (false, Next::Done(result, store)) => {
+                answered(result);
+                if let Some((id, bytes)) = store {
+                    self.tokio.spawn(self.open.clone().store(id, bytes));
+                }
+            }
+            // What was found while it was crowded is done and answered late: that holds its program back.
+            (true, Next::Done(result, store)) => {
+                let open = self.open.clone();
+                if let Some((id, bytes)) = store {
+                    self.tokio.spawn(self.open.clone().store(id, bytes));
+                }
+                self.tokio.spawn(async move {
+                    open.wait_for_room().await;
+                    answered(result);
+                });
+            }
+            (_, next) => {
+                let open = self.open.clone();
+                self.tokio.spawn(async move { answered(open.go_on(next).await) });
+            }
+        }
+    }
+
+    fn opened(&self, object: ObjectId) {
+        *self.open.state.lock().opens.entry(object).or_default() += 1;
+    }
+
+    fn closed(&self, object: ObjectId) {
+        let mut state = self.open.state.lock();
+        if let Some(count) = state.opens.get_mut(&object) {
+            *count -= 1;
+            if *count == 0 {
+                state.opens.remove(&object);
+                state.transaction.forget_nameless(object);
+            }
+        }
+    }
+}
+
+/// What an operation needs.
+pub(super) enum Next {
+    Done(Result<Answer, TreeError>, Option<(BlobId, bytes::Bytes)>),
+    ObjectId(Run),
+    Blobs(Run, Vec<BlobId>),
+}
+
+impl Open {
+    pub(super) fn check_open(&self) -> Result<(), TreeError> {
+        match self.state.lock().phase {
+            super::Phase::Open => Ok(()),
+            super::Phase::Committing | super::Phase::Ended => Err(TreeError::Closed),
+        }
+    }
+
+    fn step(&self, mut run: Run) -> Next {
+        let mut state = self.state.lock();
+        if state.phase != super::Phase::Open {
+            return Next::Done(Err(TreeError::Closed), None);
+        }
+        let base = self.node.records.at(state.transaction.at());
+        let loses = loses_name(&run, &Layered::new(&base, state.transaction.layer().clone()));
+        let now_ns = self.node.cluster_ns();
+        let mut stepped = run.step_transaction(&mut state.transaction, &base, now_ns);
+        if matches!(stepped.step, Step::NeedObjectId) {
+            let Some(id) = self.node.pending.lock().take_id(|_| true) else { return Next::ObjectId(run) };
+            run.fresh_id(id);
+            stepped = run.step_transaction(&mut state.transaction, &base, now_ns);
+        }
+        if let Some(object) = loses.filter(|object| !state.opens.contains_key(object)) {
+            state.transaction.forget_nameless(object);
+        }
+        let Stepped { step, store } = stepped;
+        if let Some((id, bytes)) = &store {
+            let place = state.storing.entry(*id).or_insert((bytes.clone(), 0));
+            place.1 += 1;
+            state.storing_bytes += bytes.len();
+            self.hold(&mut state, *id);
+        }
+        if let Step::Done(Err(TreeError::Storage { full: true, cause })) = &step {
+            state.full = Some(cause.clone());
+        }
+        // Asked behind the read: what is removed is announced before.
+        if !self.node.records.is_whole(self.volume, state.transaction.at()) {
+            return Next::Done(Err(NoState::Pruned.into()), store);
+        }
+        match step {
+            Step::Done(result) => Next::Done(result, store),
+            Step::Fetch(ids) => {
+                let found = ids.iter().map(|id| {
+                    let storing = || state.storing.get(id).map(|(bytes, _)| bytes.clone());
+                    Some((*id, storing().or_else(|| self.blobs.in_memory(id))?))
+                });
+                match found.collect::<Option<Blobs>>() {
+                    Some(found) => match run.fetched(&found) {
+                        Step::Done(result) => Next::Done(result, store),
+                        other => unreachable!("a run that has its blobs is done, not {other:?}"),
+                    },
+                    None => Next::Blobs(run, ids),
+                }
+            }
+            other => unreachable!("an operation of a transaction needs no {other:?}"),
+        }
+    }
+
+    /// Does what the operation needs, until it has its answer.
+    async fn go_on(self: Arc<Self>, mut next: Next) -> Result<Answer, TreeError> {
+        loop {
+            next = match next {
+                Next::Done(result, store) => {
+                    if let Some((id, bytes)) = store {
+                        tokio::spawn(self.clone().store(id, bytes));
+                    }
+                    return result;
+                }
+                Next::ObjectId(mut run) => {
+                    let (reply, answer) = oneshot::channel();
+                    self.node.inbox.push(Input::ObjectId(reply));
+                    let late = || TreeError::NoQuorum { cause: "no object id could be had in time".into() };
+                    let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| late())?;
+                    run.fresh_id(answer.map_err(|_| TreeError::Closed)?.map_err(|_| late())?);
+                    self.step(run)
+                }
+                Next::Blobs(mut run, ids) => {
+                    let found = self.fetch(ids).await?;
+                    match run.fetched(&found) {
+                        Step::Done(result) => return result,
+                        other => unreachable!("a run that has its blobs is done, not {other:?}"),
+                    }
+                }
+            };
+        }
+    }
+
+    async fn fetch(&self, ids: Vec<BlobId>) -> Result<Blobs, TreeError> {
+        let mut found = Blobs::new();
+        for id in ids {
+            let storing = self.state.lock().storing.get(&id).map(|(bytes, _)| bytes.clone());
+            let bytes = match storing {
+                Some(bytes) => bytes,
+                None => {
+                    let late = |_| TreeError::NoQuorum { cause: format!("blob {id} could not be had in time") };
+                    let fetched = tokio::time::timeout(PATIENCE, self.blobs.fetch(id)).await.map_err(late)?;
+                    fetched.map_err(|error| TreeError::Storage { cause: error.to_string(), full: false })?
+                }
+            };
+            found.insert(id, bytes);
+        }
+        Ok(found)
+    }
+
+    /// Stores bytes on a majority, for as long as it takes, or until the transaction has ended.
+    async fn store(self: Arc<Self>, id: BlobId, bytes: bytes::Bytes) {
+        let as_of = loop {
+            match self.blobs.store_on_majority(bytes.clone()).await {
+                Ok(as_of) => break as_of,
+                Err(error) => {
+                    tracing::warn!(transaction = %self.id, %error, "bytes of a transaction are not on a majority yet");
+                }
+            }
+            tokio::time::sleep(STORE_AGAIN).await;
+            if self.state.lock().phase == super::Phase::Ended || self.node.failure().is_some() {
+                break Tid::ZERO;
+            }
+        };
+        let mut state = self.state.lock();
+        state.stored_as_of = state.stored_as_of.min(as_of);
+        state.storing_bytes -= bytes.len();
+        if let Some((_, times)) = state.storing.get_mut(&id) {
+            *times -= 1;
+            if *times == 0 {
+                state.storing.remove(&id);
+            }
+        }
+        drop(state);
+        self.stored.notify_waiters();
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let stored = self.stored.notified();
+            if self.state.lock().storing_bytes <= STORING_BYTES_MAX || self.check_open().is_err() {
+                return;
+            }
+            stored.await;
+        }
+    }
+
+    /// Returns when all bytes that were written are on a majority.
+    pub(super) async fn all_stored(&self) {
+        loop {
+            let stored = self.stored.notified();
+            if self.state.lock().storing.is_empty() {
+                return;
+            }
+            stored.await;
+        }
+    }
+}
+
+/// The object that an operation takes a name from, if it does.
+fn loses_name(run: &Run, view: &dyn View) -> Option<ObjectId> {
+    let (volume, operation) = run.what();
+    let (parent, name) = match operation {
+        Operation::Unlink { parent, name } | Operation::Rmdir { parent, name } => (*parent, name),
+        Operation::Rename { new_parent, new_name, .. } => (*new_parent, new_name),
+        _ => return None,
+    };
+    match view.get(&Key::dirent(volume, parent, name)).ok()??.record {
+        Record::Dirent(dirent) => Some(dirent.object),
+        _ => None,
+    }
+}

@@ -1,0 +1,71 @@
+//! Which versions name a blob: "is it named?" is one look at the rows of its name.
+//!
+//! The rows follow from the versions: they come and go in the same batches.
+
+use super::{Records, RecordsError, live, past, rows};
+use crate::engine::{Engine, Snapshot};
+use gavel_types::{BlobId, Key, Tid};
+use gavel_wire::past::Lived;
+
+/// Does a version name the blob, live or ended?
+pub(super) fn is_named<S: Snapshot>(snapshot: &S, blob: BlobId) -> Result<bool, RecordsError> {
+    let (start, end) = rows::names_of(blob);
+    Ok(snapshot.range(&start, &end).next().transpose()?.is_some())
+}
+
+/// Does the version of `key` that `create` made name the blob?
+pub(super) fn names<S: Snapshot>(snapshot: &S, blob: BlobId, key: &Key, create: Tid) -> Result<bool, RecordsError> {
+    let is_it = |version: &gavel_wire::Version| version.create == create && version.blob() == Some(blob);
+    if live::get(snapshot, key)?.as_ref().is_some_and(is_it) {
+        return Ok(true);
+    }
+    Ok(past::ended_after(snapshot, key, create)?.is_some_and(|(_, version)| is_it(&version)))
+}
+
+impl<E: Engine> Records<E> {
+    /// Does a version name the blob, live or ended?
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn is_named(&self, blob: BlobId) -> Result<bool, RecordsError> {
+        is_named(&self.engine.snapshot(), blob)
+    }
+
+    /// How many versions name the blob, up to `most`.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn names(&self, blob: BlobId, most: usize) -> Result<usize, RecordsError> {
+        let snapshot = self.engine.snapshot();
+        let (start, end) = rows::names_of(blob);
+        let mut found = 0;
+        for row in snapshot.range(&start, &end).take(most) {
+            row?;
+            found += 1;
+        }
+        Ok(found)
+    }
+
+    /// Every version that names a blob, in the order of blobs, then of keys; `each` ends it with `false`. Reads as it goes, from one state.
+    ///
+    /// # Errors
+    /// [`RecordsError::Damaged`], the engine's.
+    pub fn each_name(&self, mut each: impl FnMut(BlobId, Lived) -> bool) -> Result<(), RecordsError> {
+        let snapshot = self.engine.snapshot();
+        let (start, end) = rows::table(rows::BLOB);
+        for row in snapshot.range(&start, &end) {
+            let (blob, key, create) = rows::parse_name(&row?.0)?;
+            let lived = match live::get(&snapshot, &key)?.filter(|version| version.create == create) {
+                Some(version) => Lived { key, version, delete: None },
+                None => match past::ended_after(&snapshot, &key, create)? {
+                    Some((delete, version)) => Lived { key, version, delete: Some(delete) },
+                    None => return Err(RecordsError::Damaged { what: format!("{key:?} of {create} (it is lost)") }),
+                },
+            };
+            if !each(blob, lived) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
