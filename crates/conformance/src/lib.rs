@@ -18,6 +18,9 @@
 //! | `tests/past.rs` | it is changed, and every mount must show each state as it was; also a node that is cut off |
 //! | `tests/model_past.rs` | it is changed at random, and pruned; nodes are killed and away; each state must be what a model says it was |
 //! | `tests/pruning.rs` | states are pruned, and mounted, and named by schedule |
+//! | `tests/keeping_less.rs` | directories keep less of their past than the rest |
+//! | `tests/space.rs` | large files go, and their room comes back, also while a node is killed |
+//! | `tests/volumes.rs` | volumes are made, cloned, destroyed and restored |
 //! | `tests/transactions.rs` | many changes are made at once, or none, beside others and while what does them is killed |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!

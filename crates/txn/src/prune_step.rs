@@ -235,8 +235,9 @@ fn commits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gavel_types::Timestamp;
     use gavel_types::{BlobId, ObjectId};
-    use gavel_wire::{Live, Orphan, Record, View};
+    use gavel_wire::{Attr, Firm, Kind, Live, Orphan, View};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -416,6 +417,77 @@ mod tests {
                     readable.shows(Span { create: version.create, delete: Some(*delete) })
                 };
                 prop_assert!(store.ended.iter().all(shown));
+            }
+        }
+    }
+
+    /// The attributes of an object, of this class.
+    fn attr(create: Tid, class: Class) -> Version {
+        let time = Timestamp::of_tid(create);
+        let (kind, parent) = (Kind::File, ObjectId::VOLUME);
+        let firm = Firm { kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, parent, birth: time, class };
+        let attr = Attr { firm, nlink: 1, size: 0, allocated: 0, atime: time, mtime: time, ctime: time };
+        Version { create, firm: create, record: Record::Attr(attr) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Of an object that keeps less, a state shows all or nothing, wherever its sweep has come to and whatever becomes of its class; and it
+        /// shows what its class keeps.
+        #[test]
+        fn an_object_that_keeps_less_is_there_as_a_whole_or_not(
+            bounds in prop::collection::btree_set(1u64..60, 2..20),
+            of_others in prop::collection::vec(prop::collection::vec(any::<bool>(), 20), 1..4),
+            lives in any::<bool>(),
+            horizons in (0u64..40, 0u64..30),
+            kept in prop::collection::btree_set(0u64..60, 0..4),
+            rows_max in 1usize..8,
+            flips in prop::collection::vec(any::<bool>(), 40),
+        ) {
+            let (object, less) = (ObjectId(9), Class(1));
+            let key = Key::attr(V, object);
+            let mut store = Store::default();
+            store.add(&key, &bounds, lives);
+            // Nothing else of it changes without its attributes.
+            for (number, changes) in of_others.iter().enumerate() {
+                let changed = bounds.iter().zip(changes).filter(|(_, changes)| **changes);
+                let bounds = changed.map(|(tid, _)| *tid).collect();
+                store.add(&Key::extent(V, object, number as u64 + 1), &bounds, false);
+            }
+            let of_attr = store.ended.iter_mut().filter(|((of, _), _)| *of == key);
+            of_attr.for_each(|(_, version)| *version = attr(version.create, less));
+            store.live.values_mut().for_each(|version| *version = attr(version.create, less));
+            let kept: Vec<Tid> = kept.into_iter().filter(|at| *at < horizons.0).map(Tid).collect();
+            let readable = Readable { horizon: Tid(horizons.0 + horizons.1), kept: &kept };
+            let volume = Readable { horizon: Tid(horizons.0), kept: &kept };
+            let keeping = Keeping { volume, classes: [(less, readable)].into() };
+            let (before, mut digest) = (store.clone(), store.digest());
+            let others = |store: &Store, at| -> Vec<Option<Tid>> {
+                let others = (1..=of_others.len() as u64).map(|end| Key::extent(V, object, end));
+                others.map(|key| store.seen(&key, at)).collect()
+            };
+            let (mut pass, mut flips) = (Some(Pass::BEGIN), flips.into_iter());
+            while let Some(Pass::Versions { after, class }) = pass {
+                let step = versions(&keeping, (after.as_ref(), class), (V, rows_max), &store, &mut digest).unwrap();
+                store.remove(step.removals);
+                pass = step.next;
+                // Somebody gives it another class.
+                if flips.next() == Some(true) {
+                    let flip = |version: &mut Version| if let Record::Attr(attr) = &mut version.record {
+                        attr.firm.class = if attr.firm.class == less { Class::VOLUME } else { less };
+                    };
+                    store.live.values_mut().for_each(flip);
+                    digest = store.digest();
+                }
+                prop_assert_eq!(&store.changes, &store.implied());
+                for at in (0..61).map(Tid) {
+                    match (store.seen(&key, at), before.seen(&key, at)) {
+                        (Some(_), _) => prop_assert_eq!(others(&store, at), others(&before, at), "{}", at),
+                        (None, Some(_)) => prop_assert!(!readable.has(at), "{}", at),
+                        (None, None) => {}
+                    }
+                }
             }
         }
     }
