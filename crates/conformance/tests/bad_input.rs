@@ -127,7 +127,7 @@ fn garbage_on_the_control_socket() -> Result<()> {
             ("an unknown request", b"{\"ask\":\"explode\"}\n"),
             ("an unknown field", b"{\"ask\":\"umount\",\"path\":\"/nowhere\",\"loudly\":true}\n"),
             ("an unknown field where none is known", b"{\"ask\":\"status\",\"loudly\":true}\n"),
-            ("a field of another type", b"{\"ask\":\"mount\",\"path\":1,\"volume\":1,\"options\":[]}\n"),
+            ("a field of another type", b"{\"ask\":\"mount\",\"path\":1,\"volume\":\"1\",\"options\":[]}\n"),
             ("deeply nested", &[b'['; 5_000]),
         ];
         for (what, line) in lines {
@@ -145,12 +145,12 @@ fn garbage_on_the_control_socket() -> Result<()> {
         }
         let mount = ask(
             &socket,
-            b"{\"ask\":\"mount\",\"path\":\"/nowhere/at/all\",\"volume\":1,\"options\":[\"fast\"]}\n",
+            b"{\"ask\":\"mount\",\"path\":\"/nowhere/at/all\",\"volume\":\"1\",\"options\":[\"fast\"]}\n",
             true,
         )?;
         ensure!(mount.contains("fast"), "an unknown option: {mount}");
         let mount =
-            ask(&socket, b"{\"ask\":\"mount\",\"path\":\"/nowhere/at/all\",\"volume\":1,\"options\":[]}\n", true)?;
+            ask(&socket, b"{\"ask\":\"mount\",\"path\":\"/nowhere/at/all\",\"volume\":\"1\",\"options\":[]}\n", true)?;
         ensure!(mount.contains("/nowhere/at/all"), "a directory that is not there: {mount}");
         ensure!(cluster.pid(1)? == before, "the node has been started anew");
         std::fs::write(cluster.mount(1).join("still"), "there")?;
