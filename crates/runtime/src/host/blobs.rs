@@ -13,7 +13,7 @@ use gavel_store::engine::Engine;
 use gavel_store::records::Records;
 use gavel_types::{BlobId, KeyParts, NodeId, Tid};
 use gavel_wire::past::{Past, Touched};
-use gavel_wire::{BlobNews, Content, Record, ViewError};
+use gavel_wire::{BlobNews, ViewError};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -78,6 +78,9 @@ impl quick_cache::Weighter<BlobId, Bytes> for ByBytes {
         bytes.len() as u64
     }
 }
+
+/// Bytes that could not be stored on a majority are stored again after this.
+const STORE_AGAIN: Duration = Duration::from_millis(200);
 
 type Durable = oneshot::Sender<Result<Tid, String>>;
 
@@ -178,6 +181,23 @@ impl Blobs {
     /// [`BlobsError::NoMajority`].
     pub async fn store_on_majority(self: &Arc<Self>, bytes: Bytes) -> Result<Tid, BlobsError> {
         self.store_on_majority_since(bytes, Tid::ZERO).await
+    }
+
+    /// The same, for as long as it takes. None if it was given up, which is asked before each time. `whose` is told to who reads the log.
+    pub(super) async fn store_until(
+        self: &Arc<Self>,
+        bytes: Bytes,
+        whose: &str,
+        given_up: impl Fn() -> bool,
+    ) -> Option<Tid> {
+        while !given_up() {
+            match self.store_on_majority(bytes.clone()).await {
+                Ok(as_of) => return Some(as_of),
+                Err(error) => tracing::warn!(%error, "bytes {whose} are not on a majority yet"),
+            }
+            tokio::time::sleep(STORE_AGAIN).await;
+        }
+        None
     }
 
     /// The same, by replicas that have applied `since`: those that have not are asked again for a while.
@@ -397,11 +417,7 @@ fn blobs_made<E: Engine>(records: &Records<E>, after: Tid, upto: Tid) -> Result<
         if !made || !matches!(key.parts(), KeyParts::Extent { .. }) {
             continue;
         }
-        if let Some(Record::Extent(extent)) = past.at(tid).get(&key)?.map(|version| version.record)
-            && let Content::Blob { id, .. } = extent.content
-        {
-            blobs.push(id);
-        }
+        blobs.extend(past.at(tid).get(&key)?.and_then(|version| version.blob()));
     }
     Ok((blobs, upto))
 }

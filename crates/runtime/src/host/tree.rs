@@ -12,7 +12,7 @@ use gavel_client::tree::Answered;
 use gavel_client::{Answer, Behind, Forget, Keep, Leased, Run, Space, Step, Taken, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
-use gavel_types::{BlobId, KeyRange, Moment, ObjectId, VolumeId};
+use gavel_types::{BlobId, KeyRange, Moment, ObjectId, Tid, VolumeId};
 use gavel_wire::Mode;
 use parking_lot::Mutex;
 use std::future::Future;
@@ -25,9 +25,6 @@ use tokio::sync::oneshot;
 
 /// How long an operation waits for the quorum before its caller gets an error.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Bytes that could not be stored on a majority are stored again after this.
-const STORE_AGAIN: Duration = Duration::from_millis(200);
 
 /// With less room than this on the disk nothing is answered before it is committed: whoever writes is to be told that there is no room.
 const ROOM_MIN_BYTES: u64 = 64 << 20;
@@ -306,16 +303,8 @@ impl Inner {
 
     /// Stores the blob of a plan that was accepted, for as long as it takes, or until the plan is lost.
     async fn store_behind(self: Arc<Self>, number: u64, bytes: bytes::Bytes) {
-        let as_of = loop {
-            match self.blobs.store_on_majority(bytes.clone()).await {
-                Ok(as_of) => break as_of,
-                Err(error) => tracing::warn!(%error, "bytes that were answered are not on a majority yet"),
-            }
-            tokio::time::sleep(STORE_AGAIN).await;
-            if self.node.pending.lock().landed() >= number || self.node.failure().is_some() {
-                return;
-            }
-        };
+        let given_up = || self.node.pending.lock().landed() >= number || self.node.failure().is_some();
+        let Some(as_of) = self.blobs.store_until(bytes, "that were answered", given_up).await else { return };
         self.node.pending.lock().stored(number, as_of);
         self.node.inbox.push(Input::Ship);
     }
@@ -376,8 +365,7 @@ impl Inner {
             match step {
                 Step::Store(bytes) => {
                     // If it has to be stored once more, then by those who have applied what was in the way.
-                    let since =
-                        if std::mem::replace(&mut again, true) { self.node.tid() } else { gavel_types::Tid::ZERO };
+                    let since = if std::mem::replace(&mut again, true) { self.node.tid() } else { Tid::ZERO };
                     let stored = within(self.blobs.store_on_majority_since(bytes, since)).await?;
                     run.stored(stored.map_err(|error| self.store_error(error))?);
                     view = self.node.latest();

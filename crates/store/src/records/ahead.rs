@@ -72,7 +72,7 @@ impl<V: View> AheadView<V> {
 
     /// Answers from the rows of the block that `range` is in; none if it is to be looked up.
     fn answer<T>(&self, range: &KeyRange, of: impl FnOnce(&[Row]) -> T) -> Result<Option<T>, ViewError> {
-        let Some((volume, object)) = super::past::only_object(range) else { return Ok(None) };
+        let Some((volume, object)) = range.of_object() else { return Ok(None) };
         let name = (volume, object.0 / BLOCK_OBJECTS);
         let mut read = self.read.borrow_mut();
         if read.is_due(name) {

@@ -6,7 +6,7 @@
 
 use super::{RecordsError, live, rows};
 use crate::engine::Snapshot;
-use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_types::{Key, KeyRange, Tid};
 use gavel_wire::{Version, View, ViewError};
 
 /// Rows of one key's history that a scan has no use for, after which it opens a range behind them instead of stepping on.
@@ -37,7 +37,7 @@ impl<S: Snapshot> PastView<S> {
 
     /// Is everything in the range as it was? The attributes of the object that it is of say so.
     fn is_as_it_was(&self, range: &KeyRange) -> Result<bool, RecordsError> {
-        let Some((volume, object)) = only_object(range) else { return Ok(false) };
+        let Some((volume, object)) = range.of_object() else { return Ok(false) };
         let attributes = live::get(&self.snapshot, &Key::attr(volume, object))?;
         Ok(attributes.is_some_and(|version| version.create <= self.tid))
     }
@@ -76,14 +76,6 @@ impl<S: Snapshot> PastView<S> {
         }
         Ok(found)
     }
-}
-
-/// The object that everything in the range is filed under, if it is one.
-pub(super) fn only_object(range: &KeyRange) -> Option<(VolumeId, ObjectId)> {
-    let (volume, rest) = range.start.split_first_chunk()?;
-    let (object, _) = rest.split_first_chunk()?;
-    let (volume, object) = (VolumeId(u32::from_be_bytes(*volume)), ObjectId(u64::from_be_bytes(*object)));
-    (range.end <= KeyRange::object(volume, object).end).then_some((volume, object))
 }
 
 /// The first version of `key` that ended after `at`, and when it ended.

@@ -7,11 +7,7 @@ use crate::host::node::{Inbox, Input, NodeHandle};
 use gavel_client::{Collision, LostBecause, LostPlan};
 use gavel_types::Tid;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
-/// Bytes that could not be stored are stored again after this.
-const STORE_AGAIN: Duration = Duration::from_millis(200);
 
 /// What the node's thread tells the keeper. As many wait as plans can be lost.
 #[derive(Debug)]
@@ -73,16 +69,7 @@ async fn store(stopped: &Stopped, blobs: &Arc<Blobs>, lost: &mut [LostPlan]) {
 
 /// As of when they are stored; none if the node has stopped.
 async fn store_one(stopped: &Stopped, blobs: &Arc<Blobs>, bytes: &bytes::Bytes) -> Option<Tid> {
-    while stopped.borrow().is_none() {
-        match blobs.store_on_majority(bytes.clone()).await {
-            Ok(as_of) => return Some(as_of),
-            Err(error) => {
-                tracing::warn!(%error, "bytes that were answered and lost are not on a majority yet");
-                tokio::time::sleep(STORE_AGAIN).await;
-            }
-        }
-    }
-    None
+    blobs.store_until(bytes.clone(), "that were answered and lost", || stopped.borrow().is_some()).await
 }
 
 async fn keep(blobs: &Blobs, conflicts: &Arc<Conflicts>, lost: LostPlan, why: Collision) {

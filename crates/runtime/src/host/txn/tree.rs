@@ -19,8 +19,6 @@ use tokio::sync::oneshot;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a transaction that are not on a majority yet; who writes beyond waits.
 const STORING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes that could not be stored on a majority are stored again after this.
-const STORE_AGAIN: Duration = Duration::from_millis(200);
 
 /// A transaction as a tree, for a mount of its own.
 pub(super) struct TxnTree {
@@ -206,18 +204,9 @@ impl Open {
 
     /// Stores bytes on a majority, for as long as it takes, or until the transaction has ended.
     async fn store(self: Arc<Self>, id: BlobId, bytes: bytes::Bytes) {
-        let as_of = loop {
-            match self.blobs.store_on_majority(bytes.clone()).await {
-                Ok(as_of) => break as_of,
-                Err(error) => {
-                    tracing::warn!(transaction = %self.id, %error, "bytes of a transaction are not on a majority yet");
-                }
-            }
-            tokio::time::sleep(STORE_AGAIN).await;
-            if self.state.lock().phase == super::Phase::Ended || self.node.failure().is_some() {
-                break Tid::ZERO;
-            }
-        };
+        let whose = format!("of transaction {}", self.id);
+        let given_up = || self.state.lock().phase == super::Phase::Ended || self.node.failure().is_some();
+        let as_of = self.blobs.store_until(bytes.clone(), &whose, given_up).await.unwrap_or(Tid::ZERO);
         let mut state = self.state.lock();
         state.stored_as_of = state.stored_as_of.min(as_of);
         state.storing_bytes -= bytes.len();
