@@ -22,6 +22,8 @@
 //! | `tests/space.rs` | large files go, and their room comes back, also while a node is killed |
 //! | `tests/volumes.rs` | volumes are made, cloned, destroyed and restored |
 //! | `tests/transactions.rs` | many changes are made at once, or none, beside others and while what does them is killed |
+//! | `tests/transactions_programs.rs` | what people build and install with runs in transactions, and is killed in them |
+//! | `tests/transactions_agents.rs` | many agents change one source tree, each change checked in a transaction |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:
@@ -52,6 +54,7 @@ pub mod scene;
 pub mod serving;
 pub mod trees;
 pub mod turn;
+pub mod txn;
 pub mod verify;
 pub mod wait;
 pub mod wired;

@@ -3,21 +3,16 @@
 use anyhow::{Context, Result, ensure};
 use gavel_conformance::cluster::{Cluster, with_cluster};
 use gavel_conformance::command::Ran;
+use gavel_conformance::txn::{COLLIDED, FAILED, no_trace, run_command};
 use gavel_conformance::{command, mounts, process, trees, wait};
 use rustix::process::Signal;
-use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Collided; nothing was written.
-const COLLIDED: i32 = 75;
-/// Gavel could not do it; nothing was written.
-const FAILED: i32 = 125;
-
 fn settle(mount: &Path) -> Result<()> {
     Ok(File::open(mount)?.sync_all()?)
 }
@@ -34,15 +29,8 @@ fn gavel<S: AsRef<OsStr>>(cluster: &Cluster, words: &[S]) -> Result<Ran> {
     command::run(cluster.gavel().command(words), PATIENCE)
 }
 
-/// `gavel txn run` of a shell script, in the mount of a node.
-fn txn_run(cluster: &Cluster, node: u64, words: &[&str], script: &str) -> Command {
-    let mut command = cluster.gavel().command(["txn", "run"]);
-    command.args(words).args(["--", "sh", "-euc", script]).current_dir(cluster.mount(node));
-    command
-}
-
 fn run(cluster: &Cluster, node: u64, script: &str) -> Result<Ran> {
-    command::run(txn_run(cluster, node, &[], script), PATIENCE)
+    command::run(run_command(cluster, node, &[], script), PATIENCE)
 }
 
 /// A run that is under way: its script says `ready` in the scratch directory, and waits until it may go on.
@@ -57,7 +45,7 @@ impl Running {
         let (ready, go) = (gate.with_extension("ready"), gate.with_extension("go"));
         let (ready, go) = (ready.display(), go.display());
         let script = format!("{before}\ntouch {ready}\nwhile [ ! -e {go} ]; do sleep 0.02; done\n{after}");
-        let mut command = txn_run(cluster, node, &[], &script);
+        let mut command = run_command(cluster, node, &[], &script);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let running = Running { child: command.spawn()?, gate };
         wait::until("the script is ready", PATIENCE, || running.gate.with_extension("ready").exists())?;
@@ -77,23 +65,6 @@ impl Running {
         }
         Ok((ended.and_then(|status| status.code()), complaint))
     }
-}
-
-/// Nothing of a transaction is left on a node.
-fn no_trace(cluster: &Cluster, node: u64) -> Result<()> {
-    let places = cluster.home(node).join("data/transactions");
-    wait::until("no mount of a transaction is left", PATIENCE, || mounts::under(&places).is_empty())?;
-    wait::until("no place of a transaction is left", PATIENCE, || {
-        std::fs::read_dir(&places).is_ok_and(|mut left| left.next().is_none())
-    })?;
-    let config = cluster.config(node);
-    let listed = gavel(
-        cluster,
-        &[OsStr::new("txn"), "list".as_ref(), "--json".as_ref(), "--config".as_ref(), config.as_os_str()],
-    )?;
-    let listed: Value = serde_json::from_str(&listed.ok()?)?;
-    ensure!(listed == Value::Array(vec![]), "{listed}");
-    Ok(())
 }
 
 #[test]
@@ -144,10 +115,10 @@ fn a_command_commits_all_that_it_did_or_nothing() -> Result<()> {
         let inner = cluster.gavel().program().display().to_string();
         let ran = run(cluster, 1, &format!("touch y; {inner} txn run -- true"))?;
         ensure!(ran.code == Some(FAILED) && ran.stderr.contains("already"), "{:?} {}", ran.code, ran.stderr);
-        let ran = command::run(txn_run(cluster, 1, &["--volume", "77"], "true"), PATIENCE)?;
+        let ran = command::run(run_command(cluster, 1, &["--volume", "77"], "true"), PATIENCE)?;
         ensure!(ran.code == Some(FAILED) && ran.stderr.contains("no volume"), "{:?} {}", ran.code, ran.stderr);
         // The note, and what it costs to do nothing.
-        let ran = command::run(txn_run(cluster, 1, &["--message", "why it was done"], "touch noted"), PATIENCE)?;
+        let ran = command::run(run_command(cluster, 1, &["--message", "why it was done"], "touch noted"), PATIENCE)?;
         ensure!(ran.code == Some(0), "{}", ran.stderr);
         let log = gavel(cluster, &[OsStr::new("log"), here.as_os_str()])?.ok()?;
         ensure!(log.contains("why it was done"), "{log}");
@@ -221,7 +192,7 @@ fn what_others_have_changed_meanwhile_collides() -> Result<()> {
             tries.display(),
             other.display()
         );
-        let ran = command::run(txn_run(cluster, 1, &["--retry", "3"], &script), PATIENCE)?;
+        let ran = command::run(run_command(cluster, 1, &["--retry", "3"], &script), PATIENCE)?;
         ensure!(ran.code == Some(0), "{:?} {}", ran.code, ran.stderr);
         ensure!(read(&here, "counter")? == "101" && content(&tries)?.lines().count() == 2, "{}", ran.stderr);
         no_trace(cluster, 1)

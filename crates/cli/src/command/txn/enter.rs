@@ -4,7 +4,7 @@ use super::which::ask_txn;
 use crate::output::print_error;
 use anyhow::{Context, ensure};
 use clap::Args;
-use gavel_runtime::host::txn::{TxnAsk, namespace};
+use gavel_runtime::host::txn::TxnAsk;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::Signal;
@@ -64,8 +64,7 @@ impl Enter {
         own_namespace().context("a mount namespace of its own")?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("keeping mounts to itself")?;
-        let namespace = namespace::of("self").context("/proc/self/ns/mnt")?;
-        ask_txn(&self.socket, TxnAsk::Entered { id: self.id.clone(), namespace })?;
+        ask_txn(&self.socket, TxnAsk::Entered { id: self.id.clone(), pid: std::process::id() })?;
         for over in &self.over {
             let bound = mount(Some(&self.place), over, None::<&str>, MsFlags::MS_BIND, None::<&str>);
             bound.with_context(|| format!("covering {}", over.display()))?;

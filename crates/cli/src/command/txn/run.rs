@@ -8,7 +8,8 @@ use crate::target::ASK_HINT;
 use anyhow::Context;
 use clap::Args;
 use gavel_runtime::host::control::{Reply, Request};
-use gavel_runtime::host::txn::{TxnAnswer, TxnBegin, TxnEnd, TxnStarted, namespace};
+use gavel_runtime::host::txn::namespace::Namespace;
+use gavel_runtime::host::txn::{TxnAnswer, TxnBegin, TxnEnd, TxnStarted};
 use gavel_types::VolumeRef;
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
@@ -213,9 +214,9 @@ fn say(stream: &mut UnixStream, events: &Receiver<Event>, word: &str) -> anyhow:
 
 /// The daemon is gone, and the transaction with it. Nothing is left running, nor mounted.
 fn abandoned(pid: Pid, started: &TxnStarted) -> ExitCode {
-    match namespace::of(&pid.as_raw_pid().to_string()).filter(|namespace| namespace::is_apart(*namespace)) {
-        Some(namespace) => namespace::end(namespace),
-        None => drop(rustix::process::kill_process(pid, Signal::KILL)),
+    match Namespace::of(pid.as_raw_pid().unsigned_abs()) {
+        Ok(namespace) => namespace.end(),
+        Err(_) => drop(rustix::process::kill_process(pid, Signal::KILL)),
     }
     let _ = gavel_mount::table::unmount_path(&started.place, true);
     let _ = std::fs::remove_dir(&started.place);

@@ -21,6 +21,7 @@ mod report;
 mod run;
 mod tree;
 
+use namespace::Namespace;
 pub use report::{Collision, There};
 pub(super) use run::run;
 
@@ -106,8 +107,8 @@ pub enum TxnAsk {
     Entered {
         /// Which.
         id: String,
-        /// The namespace's inode number.
-        namespace: u64,
+        /// The process that has made it, and becomes the command.
+        pid: u32,
     },
 }
 
@@ -249,7 +250,7 @@ struct State {
     /// Why an operation was refused for lack of room.
     full: Option<String>,
     /// Mount namespaces whose processes belong to it.
-    namespaces: BTreeSet<u64>,
+    namespaces: Vec<Namespace>,
 }
 
 /// Those that are open on this node.
@@ -382,11 +383,9 @@ pub(super) async fn answer(daemon: &Arc<Daemon>, ask: TxnAsk) -> Result<TxnAnswe
             Ok(TxnAnswer::Ended(TxnEnd::Aborted {}))
         }
         TxnAsk::Rebase { id } => commit::rebase(daemon, transactions.find(&id)?).await.map(TxnAnswer::Ended),
-        TxnAsk::Entered { id, namespace } => {
-            if !namespace::is_apart(namespace) {
-                return Err("this mount namespace is not the command's own".into());
-            }
-            transactions.find(&id)?.state.lock().namespaces.insert(namespace);
+        TxnAsk::Entered { id, pid } => {
+            let namespace = Namespace::of(pid)?;
+            transactions.find(&id)?.state.lock().namespaces.push(namespace);
             Ok(TxnAnswer::Done {})
         }
     }
@@ -437,7 +436,7 @@ async fn begin(daemon: &Arc<Daemon>, begin: TxnBegin, run: bool) -> Result<Arc<O
         held: BTreeSet::new(),
         stored_as_of: Tid::MAX,
         full: None,
-        namespaces: BTreeSet::new(),
+        namespaces: Vec::new(),
     };
     let open = Arc::new(Open {
         id: id.clone(),
@@ -566,7 +565,7 @@ impl Open {
         if namespaces.is_empty() {
             return;
         }
-        let ended = tokio::task::spawn_blocking(move || namespaces.into_iter().for_each(namespace::end));
+        let ended = tokio::task::spawn_blocking(move || namespaces.into_iter().for_each(Namespace::end));
         if let Err(error) = ended.await {
             tracing::error!(%error, "the processes of a transaction may go on");
         }
