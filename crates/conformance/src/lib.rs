@@ -1,7 +1,7 @@
 //! Tests that only a real kernel can decide: real mounts, real processes, real SIGKILL, real network namespaces.
 //!
 //! What it is: the harness below, and in `tests/` one file for each kind of trouble. They drive the `gavel` program as a
-//! person would, and know no crate of Gavel: what they hold Gavel to is what its documents promise.
+//! person would, and know no crate of Gavel but the library for programs: what they hold Gavel to is what its documents promise.
 //! What it is not: the place to find out why. A fault that a simulation or a unit test can show belongs there.
 //!
 //! | file | what is done to the cluster |
@@ -24,6 +24,7 @@
 //! | `tests/transactions.rs` | many changes are made at once, or none, beside others and while what does them is killed |
 //! | `tests/transactions_programs.rs` | what people build and install with runs in transactions, and is killed in them |
 //! | `tests/transactions_agents.rs` | many agents change one source tree, each change checked in a transaction |
+//! | `tests/library.rs` | the same, by programs that use the library |
 //! | `tests/posix.rs` | pjdfstest and fsx run on a mount |
 //!
 //! Invariants:

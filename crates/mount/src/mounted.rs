@@ -26,8 +26,7 @@ pub const FSNAME_BYTES_MAX: usize = 255;
 /// How many dead mounts on one directory are taken off before a new one: each start of a daemon that is killed
 /// leaves one at most.
 const STALE_MOUNTS_MAX: usize = 16;
-/// An extended attribute that every object has and no listing shows.
-pub const CONTROL_XATTR: &str = "gavel.control";
+pub use gavel_types::CONTROL_XATTR;
 /// How long an unmount waits for the requests under way: the kernel has given all of them up by then.
 const END_WAIT: Duration = Duration::from_secs(5);
 

@@ -13,7 +13,7 @@ struct Room {
 
 const EVERY_ROOM: &[&str] = &[
     "types", "wire", "quorum", "lease", "lock", "txn", "store", "fs", "history", "server", "client", "node", "runtime",
-    "mount", "sim",
+    "mount", "sim", "api",
 ];
 
 const ROOMS: &[Room] = &[
@@ -34,9 +34,13 @@ const ROOMS: &[Room] = &[
         may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "server", "client"],
         pure: true,
     },
+    // The library for programs: they bring it in, and nothing else of the house.
+    Room { name: "api", may_know: &["types"], pure: false },
     Room {
         name: "runtime",
-        may_know: &["types", "wire", "quorum", "lease", "txn", "store", "fs", "history", "server", "client", "node"],
+        may_know: &[
+            "types", "api", "wire", "quorum", "lease", "txn", "store", "fs", "history", "server", "client", "node",
+        ],
         pure: false,
     },
     Room { name: "mount", may_know: &["types", "wire", "fs", "client"], pure: false },
