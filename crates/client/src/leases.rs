@@ -18,8 +18,8 @@ const WANT_AGAIN_NS: u64 = 500_000_000;
 const RECENT_MAX: usize = 4096;
 /// Most ranges in one request.
 const WANTS_MAX: usize = 64;
-/// What the fronts have not forgotten by then, they never will.
-const FORGET_PATIENCE_NS: u64 = 10_000_000_000;
+/// What the fronts have not forgotten within so many terms of the session, they never will.
+const FORGET_PATIENCE_TERMS: u64 = 2;
 /// An exclusive lease that was not used for so long becomes a shared one: what others may read must not depend on this node.
 const IDLE_NS: u64 = 3_000_000_000;
 /// Recalls within this time are counted to see whether somebody works in a neighbourhood.
@@ -168,9 +168,9 @@ impl Leases {
     }
 
     /// Does a front not forget what it was told to? The session had better end then: the others wait for what it holds.
-    pub fn is_stuck(&self, now: Moment) -> bool {
+    pub fn is_stuck(&self, now: Moment, term_ns: u64) -> bool {
         let forgets = |one: &Recalled| matches!(one.stage, Stage::Fading | Stage::Closed);
-        self.recalled.iter().any(|one| forgets(one) && now.since_ns(one.since) >= FORGET_PATIENCE_NS)
+        self.recalled.iter().any(|one| forgets(one) && now.since_ns(one.since) >= FORGET_PATIENCE_TERMS * term_ns)
     }
 
     /// Time passes. Exclusive leases that nobody uses begin to be shared.

@@ -682,7 +682,7 @@ impl Session {
                 let term_ms = (self.config.term_ns / 1_000_000) as u32;
                 self.effects.push_back(SessionEffect::Ship(Message::OpenSession { node, incarnation, term_ms }));
             }
-            Some(_) if self.leases.is_stuck(now) => {}
+            Some(_) if self.leases.is_stuck(now, self.config.term_ns) => {}
             Some(session) if self.refreshed_at.is_none_or(|at| now.since_ns(at) >= self.config.term_ns / 3) => {
                 self.refreshed_at = Some(now);
                 let ticket = self.next_ticket;

@@ -10,10 +10,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What is still in the way is recalled again after this.
 const RECALL_AGAIN_NS: u64 = 50_000_000;
-/// What could not go on by then is given up: a lease that nobody gives back ends well before, with its session.
-const PATIENCE_NS: u64 = 9_000_000_000;
+/// What could not go on within so many of the longest term of a session, and these elections, is given up. A lease that nobody gives back ends before, with its session: after a
+/// term; after a term from the next election, if its holder led; after two more, if a front of its holder is stuck (`Leases::is_stuck`).
+const PATIENCE_TERMS: u64 = 4;
+const ELECTIONS_NS: u64 = 4_000_000_000;
+/// The same when no quorum is heard of: what comes new is refused at once then.
+const PATIENCE_CUT_OFF_NS: u64 = 9_000_000_000;
 /// Most ranges in one recall; the rest follows with the next.
 const RECALL_RANGES_MAX: usize = 256;
+
+/// How long something may wait. `longest_term_ms`: of all sessions.
+pub(crate) fn patience_ns(longest_term_ms: u32, is_cut_off: bool) -> u64 {
+    if is_cut_off {
+        return PATIENCE_CUT_OFF_NS;
+    }
+    PATIENCE_TERMS * u64::from(longest_term_ms) * 1_000_000 + ELECTIONS_NS
+}
 
 /// Something that waits, with what it needs.
 #[derive(Debug)]
@@ -68,9 +80,9 @@ impl<T> Blocked<T> {
         self.changed = true;
     }
 
-    /// Gives those that have waited for too long: they are not here any more.
-    pub(crate) fn on_tick(&mut self, now: Moment) -> Vec<Token> {
-        let given_up = |wait: &Wait<T>| now.since_ns(wait.since) >= PATIENCE_NS;
+    /// Gives those that have waited longer than this: they are not here any more.
+    pub(crate) fn on_tick(&mut self, now: Moment, patience_ns: u64) -> Vec<Token> {
+        let given_up = |wait: &Wait<T>| now.since_ns(wait.since) >= patience_ns;
         let late: Vec<Token> = self.waits.iter().filter(|wait| given_up(wait)).map(|wait| wait.token).collect();
         self.waits.retain(|wait| !given_up(wait));
         self.due |= self.waits.iter().any(|wait| wait.is_due(now));

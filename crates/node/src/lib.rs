@@ -200,11 +200,14 @@ impl<E: Engine> Node<E> {
         self.server.on_tick(clock);
         self.session.on_tick(clock.now);
         self.offers.on_tick();
-        for token in self.blocked.on_tick(clock.now) {
+        let terms = self.server.state().sessions.values().map(|session| session.term_ms);
+        let is_cut_off = self.session.without_quorum_ns(clock.now).is_some();
+        let patience_ns = blocked::patience_ns(terms.max().unwrap_or(0), is_cut_off);
+        for token in self.blocked.on_tick(clock.now, patience_ns) {
             self.session.give_up_write(token);
             self.no_quorum(token);
         }
-        for token in self.reads.on_tick(clock.now) {
+        for token in self.reads.on_tick(clock.now, patience_ns) {
             self.effects.push_back(NodeEffect::NoQuorum { token });
         }
     }
