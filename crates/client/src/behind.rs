@@ -173,9 +173,8 @@ fn objects_of(plan: &Plan) -> BTreeSet<ObjectId> {
         Mutation::Put { record: Record::Dirent(_), .. } => None,
         Mutation::Put { key, .. } => Some(key.object()),
         Mutation::Delete { .. } => None,
-        Mutation::Adjust { object, .. } | Mutation::Carve { object, .. } | Mutation::Orphan { object, .. } => {
-            Some(*object)
-        }
+        Mutation::Adjust { object, .. } | Mutation::Carve { object, .. } => Some(*object),
+        Mutation::Orphan { object, .. } | Mutation::Append { object, .. } => Some(*object),
     });
     written.collect()
 }

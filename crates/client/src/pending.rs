@@ -428,6 +428,7 @@ fn join(mutations: &mut Vec<Mutation>, more: &[Mutation]) {
             }
             Mutation::Adjust { volume: v, object: o, .. }
             | Mutation::Orphan { volume: v, object: o }
+            | Mutation::Append { volume: v, object: o, .. }
             | Mutation::Carve { volume: v, object: o, .. } => (*v, *o) == (*volume, *object),
         };
         let joined = match mutations.iter_mut().rev().take(JOIN_BACK_MAX).find(touches) {

@@ -258,7 +258,7 @@ impl Run {
         let (evaluated, mut guards) = if orphaned {
             (Err(Stop::Error(FsError::Stale)), Vec::new())
         } else {
-            gavel_fs::attempt(view, &self.cx, &self.operation)
+            gavel_fs::attempt_to_ship(view, &self.cx, &self.operation)
         };
         guards.extend(orphan.map(|key| Guard::Empty { range: KeyRange::one(&key) }));
         match evaluated {

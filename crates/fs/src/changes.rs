@@ -104,6 +104,11 @@ impl Changes {
         self.carve(object, start, FILE_BYTES_MAX);
     }
 
+    /// Puts `len` bytes behind the end, wherever it will be.
+    pub(crate) fn append(&mut self, object: ObjectId, len: u64, content: Content) {
+        self.mutations.push(Mutation::Append { volume: self.volume, object, len, content });
+    }
+
     /// Puts `len` bytes at `start` of a hole.
     pub(crate) fn fill(&mut self, object: ObjectId, start: u64, len: u64, content: Content) {
         self.put(Key::extent(self.volume, object, start + len), Record::Extent(Extent { len, content }));

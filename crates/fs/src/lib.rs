@@ -38,6 +38,6 @@ mod tree;
 
 pub use error::{FsError, Stop};
 pub use operation::{Caller, Cx, Done, Operation, Reply};
-pub use ops::{attempt, run};
+pub use ops::{attempt, attempt_to_ship, run};
 pub use reclass::{Reclass, Reclassing};
 pub use revert::{Revert, Reverted, Reverting};

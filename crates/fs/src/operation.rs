@@ -144,7 +144,8 @@ pub enum Operation {
     /// Bytes from `offset` on, at most `len` and at most [`READ_BYTES_MAX`](crate::ops::READ_BYTES_MAX), as pieces.
     /// Answers with [`Reply::Data`], empty from the end of the file on.
     Read { object: ObjectId, offset: u64, len: u32 },
-    /// Writes `len` bytes of `content` at `offset`, or at the end if `append`. Answers with [`Reply::Written`].
+    /// Writes `len` bytes of `content` at `offset`, or at the end if `append`. Answers with [`Reply::Written`], or [`Reply::Appended`] if shipped
+    /// ([`attempt_to_ship`](crate::attempt_to_ship)).
     ///
     /// Inline content has just `len` bytes, at most [`INLINE_BYTES_MAX`](gavel_types::limits::INLINE_BYTES_MAX); a
     /// run of a blob lies within it; `len` is at most [`WRITE_BYTES_MAX`](gavel_types::limits::WRITE_BYTES_MAX).
@@ -230,8 +231,13 @@ pub enum Reply {
     Written {
         /// Number of bytes.
         len: u64,
-        /// Offset of the first one (interesting when appending).
+        /// Offset of the first one.
         offset: u64,
+    },
+    /// So many bytes were written behind the end that the file had when that was applied.
+    Appended {
+        /// Number of bytes.
+        len: u64,
     },
     /// An offset.
     Offset(u64),

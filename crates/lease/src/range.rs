@@ -45,6 +45,8 @@ fn written_by(mutation: &Mutation) -> KeyRange {
         // An extent that reaches over the end of what is cut is trimmed as well.
         Mutation::Carve { volume, object, start, .. } => KeyRange::extents_behind(*volume, *object, *start),
         Mutation::Orphan { volume, object } => KeyRange::mark(*volume, *object),
+        // Where its bytes come to lie is seen when it is applied.
+        Mutation::Append { volume, object, .. } => KeyRange::object(*volume, *object),
     }
 }
 

@@ -346,7 +346,9 @@ fn answered(purpose: &Purpose, answer: &Answer) -> Meaning {
         (_, Ask::Make, Reply::Created { object, created: true }) => Meaning::Said(Said::Object(*object)),
         (_, Ask::Find, Reply::Object(object)) => Meaning::Said(Said::Object(*object)),
         (_, Ask::Remove, Reply::Empty) => Meaning::Said(Said::Done),
-        (_, Ask::Put(_) | Ask::Append(_), Reply::Empty | Reply::Written { .. }) => Meaning::Said(Said::Done),
+        (_, Ask::Put(_) | Ask::Append(_), Reply::Empty | Reply::Written { .. } | Reply::Appended { .. }) => {
+            Meaning::Said(Said::Done)
+        }
         (Subject::Register(_, 0), Ask::Get, _) => match words(&answer.data) {
             Some(words) if words.is_empty() => Meaning::Said(Said::Value(0)),
             Some(words) if words.iter().all(|word| *word == words[0]) => Meaning::Said(Said::Value(words[0])),

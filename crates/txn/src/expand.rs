@@ -84,6 +84,7 @@ impl<'v> Expansion<'v> {
             Mutation::Adjust { volume, object, delta } => self.adjust(*volume, *object, delta),
             Mutation::Carve { volume, object, start, end } => self.carve(*volume, *object, *start, *end),
             Mutation::Orphan { object: ObjectId::ROOT, .. } => Err(ExpandError::BadPlan("a root without a name")),
+            Mutation::Append { volume, object, len, content } => self.append(*volume, *object, *len, content),
             Mutation::Orphan { volume, object } => {
                 let holders = sessions.to_vec();
                 self.set_record(&Key::orphan(*volume, *object), Record::Orphan(Orphan { holders }))
@@ -285,6 +286,19 @@ impl<'v> Expansion<'v> {
         self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))
     }
 
+    fn append(&mut self, volume: VolumeId, object: ObjectId, len: u64, content: &Content) -> Result<(), ExpandError> {
+        let key = Key::attr(volume, object);
+        let Some(Version { firm, record: Record::Attr(mut attr), .. }) = self.get(&key)? else { return Ok(()) };
+        let start = attr.size;
+        let end = start.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX);
+        let end = end.ok_or(ExpandError::BadPlan("a file beyond its longest"))?;
+        // Room may be reserved behind the end.
+        self.carve(volume, object, start, end)?;
+        self.put(&Key::extent(volume, object, end), &Record::Extent(Extent { len, content: content.clone() }))?;
+        attr.size = end;
+        self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))
+    }
+
     fn carve(&mut self, volume: VolumeId, object: ObjectId, start: u64, end: u64) -> Result<(), ExpandError> {
         let (mut from, mut page_len) = (start, CARVE_PAGE_MIN);
         'pages: while from < end {
@@ -438,6 +452,7 @@ pub(crate) fn volume_of(mutation: &Mutation) -> VolumeId {
     match mutation {
         Mutation::Put { key, .. } | Mutation::Delete { key } => key.volume(),
         Mutation::Adjust { volume, .. } | Mutation::Carve { volume, .. } | Mutation::Orphan { volume, .. } => *volume,
+        Mutation::Append { volume, .. } => *volume,
     }
 }
 
@@ -446,5 +461,6 @@ fn object_of(mutation: &Mutation) -> ObjectId {
     match mutation {
         Mutation::Put { key, .. } | Mutation::Delete { key } => key.object(),
         Mutation::Adjust { object, .. } | Mutation::Carve { object, .. } | Mutation::Orphan { object, .. } => *object,
+        Mutation::Append { object, .. } => *object,
     }
 }

@@ -1,6 +1,6 @@
 //! Plans and guards: what an operation wants to write, and what it read.
 
-use crate::record::Record;
+use crate::record::{Content, Record};
 use gavel_types::{BlobId, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,17 @@ pub enum Mutation {
         /// The object.
         object: ObjectId,
     },
+    /// Writes behind the end that the file has when the commit is applied, and makes it so much longer. Nothing happens if there are no attributes.
+    Append {
+        /// The volume.
+        volume: VolumeId,
+        /// The file.
+        object: ObjectId,
+        /// Number of bytes.
+        len: u64,
+        /// The bytes.
+        content: Content,
+    },
 }
 
 /// For whom a commit is made.
@@ -127,6 +138,7 @@ impl Plan {
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
         self.mutations.iter().filter_map(|mutation| match mutation {
             Mutation::Put { record, .. } => record.blob(),
+            Mutation::Append { content: Content::Blob { id, .. }, .. } => Some(*id),
             _ => None,
         })
     }

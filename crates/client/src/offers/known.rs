@@ -155,7 +155,7 @@ fn replaced(plan: &Plan) -> RangeSet {
         Mutation::Put { key, .. } | Mutation::Delete { key } => Some(KeyRange::one(key)),
         Mutation::Carve { volume, object, start, .. } => Some(KeyRange::extents_behind(*volume, *object, *start)),
         Mutation::Orphan { volume, object } => Some(KeyRange::one(&Key::orphan(*volume, *object))),
-        Mutation::Adjust { .. } => None,
+        Mutation::Adjust { .. } | Mutation::Append { .. } => None,
     });
     replaced.collect()
 }
@@ -163,7 +163,9 @@ fn replaced(plan: &Plan) -> RangeSet {
 /// The attributes that the plan adds to.
 fn counted(plan: &Plan) -> BTreeSet<Key> {
     let counted = plan.mutations.iter().filter_map(|mutation| match mutation {
-        Mutation::Adjust { volume, object, .. } => Some(Key::attr(*volume, *object)),
+        Mutation::Adjust { volume, object, .. } | Mutation::Append { volume, object, .. } => {
+            Some(Key::attr(*volume, *object))
+        }
         _ => None,
     });
     counted.collect()

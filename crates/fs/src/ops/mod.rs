@@ -72,6 +72,16 @@ pub fn attempt(view: &dyn View, cx: &Cx, operation: &Operation) -> (Result<Attem
     (done.map(|Answer { plan, reply }| (plan, reply)), tree.into_guards())
 }
 
+/// As [`attempt`], for a plan that is applied to a later state than the view's: an append goes behind what others have appended meanwhile, and collides with none of it.
+pub fn attempt_to_ship(view: &dyn View, cx: &Cx, operation: &Operation) -> (Result<Attempted, Stop>, Vec<Guard>) {
+    let Operation::Write { object, append: true, len, content, kill_suidgid, .. } = operation else {
+        return attempt(view, cx, operation);
+    };
+    let tree = Tree::new(view, cx);
+    let done = write::append(&tree, *object, *len, content, *kill_suidgid);
+    (done.map(|Answer { plan, reply }| (plan, reply)), tree.into_guards())
+}
+
 fn dispatch(tree: &Tree<'_>, operation: &Operation) -> Result<Answer, Stop> {
     use Operation as Op;
     match operation {

@@ -1,7 +1,7 @@
 //! `write`: bytes at an offset, or at the end.
 //!
 //! Two overwrites do not collide, whatever they overlap: each cuts its range out of the extents as they are when it
-//! is applied, and the size merges. An append depends on the size. Behind the old end a hole is left: nothing is to be
+//! is applied, and the size merges. An append depends on the size, but if it is shipped: then it goes behind the end that it finds. Behind the old end a hole is left: nothing is to be
 //! zeroed there, since truncation cuts the extents and room reserved behind the end holds zeros.
 
 use super::Answer;
@@ -10,8 +10,8 @@ use crate::privileges::{self, CAPABILITIES};
 use crate::tree::{Tree, regular};
 use crate::{FsError, Reply, Stop};
 use gavel_types::limits::{BLOB_BYTES_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX, WRITE_BYTES_MAX};
-use gavel_types::{ObjectId, Timestamp};
-use gavel_wire::{AttrDelta, Content, Firm};
+use gavel_types::{Key, ObjectId, Timestamp};
+use gavel_wire::{AttrDelta, Content, Firm, Record, Version};
 
 /// Where to write.
 pub(super) enum At {
@@ -46,6 +46,33 @@ pub(super) fn write(
     changes.fill(object, offset, len, content.clone());
     modify(tree, &mut changes, object, &firm, end, kill_suidgid)?;
     Answer::write(changes, Reply::Written { len, offset })
+}
+
+/// Writes behind the end that the file has when the plan is applied.
+pub(super) fn append(
+    tree: &Tree<'_>,
+    object: ObjectId,
+    len: u32,
+    content: &Content,
+    kill_suidgid: bool,
+) -> Result<Answer, Stop> {
+    // Near the longest that a file can be, it depends on the size whether there is room.
+    let known = tree.unguarded().get(&Key::attr(tree.volume(), object))?;
+    if matches!(known, Some(Version { record: Record::Attr(attr), .. }) if attr.size > FILE_BYTES_MAX / 2) {
+        return write(tree, object, At::End, len, content, kill_suidgid);
+    }
+    let firm = tree.firm(object)?;
+    regular(firm.kind)?;
+    let len = u64::from(len);
+    check_content(len, content)?;
+    if len == 0 {
+        return Answer::read(Reply::Appended { len });
+    }
+    let mut changes = Changes::new(tree.volume());
+    // If this replaces the attributes, it is with the size that the view shows.
+    modify(tree, &mut changes, object, &firm, 0, kill_suidgid)?;
+    changes.append(object, len, content.clone());
+    Answer::write(changes, Reply::Appended { len })
 }
 
 /// The offset behind `len` bytes at `offset`.

@@ -186,3 +186,43 @@ fn the_loser_runs_again_and_sees_the_winner() {
     let again = s.world.run(&create(s.dir, "a", false, false));
     assert_eq!(again, Ok(Reply::Created { object: winner, created: false }));
 }
+
+#[test]
+fn appends_that_are_shipped_collide_with_no_write() {
+    let s = scene();
+    let appended = |world: &World, bytes: &[u8]| world.prepare_to_ship(&append(s.file, bytes)).unwrap();
+    for (other, then) in [
+        (append(s.file, b"one"), [vec![7; 100], b"onetwo".to_vec()].concat()),
+        (write(s.file, 99, b"one"), [vec![7; 99], b"onetwo".to_vec()].concat()),
+        (write(s.file, 0, b"o"), [b"o".to_vec(), vec![7; 99], b"two".to_vec()].concat()),
+        (truncate(s.file, 2), [vec![7; 2], b"two".to_vec()].concat()),
+    ] {
+        let mut world = s.world.clone();
+        let (first, second) = (world.prepare_to_ship(&other).unwrap(), appended(&world, b"two"));
+        world.finish(first).unwrap();
+        assert!(matches!(world.finish(second), Ok(Reply::Appended { len: 3 })), "{other:?}");
+        assert_eq!(world.read(s.file), then, "{other:?}");
+        super::invariants::check(&world.records);
+    }
+    // What decides about it collides: the mode, and that it is a file. Privileges go with the write.
+    let mut world = s.world.clone();
+    let late = appended(&world, b"two");
+    world.run(&chmod(s.file, 0o4755)).unwrap();
+    assert!(world.finish(late).is_err(), "whether privileges go depends on the mode");
+    let kills = Operation::Write {
+        object: s.file,
+        offset: 0,
+        append: true,
+        len: 3,
+        content: gavel_wire::Content::Inline(b"two"[..].into()),
+        kill_suidgid: true,
+    };
+    let kills = world.prepare_to_ship(&kills).unwrap();
+    world.finish(kills).unwrap();
+    let attr = world.attr(s.file);
+    assert_eq!((attr.firm.mode, attr.size), (0o755, 103));
+    // Near the longest that a file can be, whether there is room depends on the size.
+    world.run(&truncate(s.file, gavel_types::limits::FILE_BYTES_MAX)).unwrap();
+    let full = world.prepare_to_ship(&append(s.file, b"x")).map(|done| done.reply);
+    assert_eq!(full, Err(gavel_fs::FsError::TooLarge));
+}

@@ -170,6 +170,16 @@ impl World {
         }
     }
 
+    /// As [`World::prepare`], for a plan that is shipped.
+    pub fn prepare_to_ship(&self, operation: &Operation) -> Result<Done, FsError> {
+        let (done, guards) = gavel_fs::attempt_to_ship(&self.records, &self.cx(), operation);
+        match done {
+            Ok((plan, reply)) => Ok(Done { plan, guards, reply }),
+            Err(Stop::Error(error)) => Err(error),
+            Err(other) => panic!("{operation:?}: {other}"),
+        }
+    }
+
     /// Commits what was prepared.
     pub fn finish(&mut self, done: Done) -> Result<Reply, Conflict> {
         match done.plan {

@@ -54,6 +54,8 @@ impl Front {
             let written = match &answered {
                 Ok(answer) => match answer.reply {
                     Reply::Written { len, offset } => Some((offset, len)),
+                    // Where they are, only the log knows.
+                    Reply::Appended { .. } => Some((0, 0)),
                     _ => None,
                 },
                 Err(_) => None,

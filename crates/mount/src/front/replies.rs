@@ -148,7 +148,9 @@ pub(super) fn data(reply: ReplyData, answered: Answered) {
 
 pub(super) fn written(reply: ReplyWrite, answered: Answered) {
     let len = answered.and_then(|answer| match answer.reply {
-        Reply::Written { len, .. } => u32::try_from(len).map_err(|_| unexpected(&answer.reply)),
+        Reply::Written { len, .. } | Reply::Appended { len } => {
+            u32::try_from(len).map_err(|_| unexpected(&answer.reply))
+        }
         other => Err(unexpected(&other)),
     });
     match len {

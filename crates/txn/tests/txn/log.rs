@@ -76,6 +76,7 @@ fn mutation() -> impl Strategy<Value = Vec<Mutation>> {
         6 => extent().prop_map(|extent| vec![extent]),
         4 => (object(), 0u64..50, 0u64..50).prop_map(|(object, start, end)| vec![carve(object, start, end)]),
         3 => extent().prop_map(overwrite),
+        3 => (object(), "[a-c]{1,9}").prop_map(|(object, text)| vec![append(object, &text)]),
         3 => (object(), delta()).prop_map(|(object, delta)| vec![adjust(object, delta)]),
         2 => object().prop_map(unlink),
         1 => object().prop_map(|object| vec![orphan(object)]),

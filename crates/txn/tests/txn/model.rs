@@ -103,6 +103,16 @@ impl Model {
                 *extents = std::mem::take(extents).into_iter().flat_map(|run| cut(run, *start, *end)).collect();
                 Some(())
             }
+            Mutation::Append { object, len, content, .. } => {
+                let Some(file) = self.files.get_mut(object) else { return Some(()) };
+                let start = file.size;
+                let end = start.checked_add(*len).filter(|end| *end <= FILE_BYTES_MAX)?;
+                file.size = end;
+                let extents = self.extents.entry(*object).or_default();
+                *extents = std::mem::take(extents).into_iter().flat_map(|run| cut(run, start, end)).collect();
+                extents.insert(end, bytes(&Extent { len: *len, content: content.clone() }));
+                Some(())
+            }
             Mutation::Orphan { object, .. } => {
                 self.orphans.insert(*object, sessions.clone());
                 Some(())

@@ -122,6 +122,29 @@ fn an_overwrite_is_a_carve_and_a_put_and_changes_no_count() {
 }
 
 #[test]
+fn an_append_goes_behind_the_end_that_it_finds() {
+    let mut world = World::new();
+    let size = |size_min| adjust(FILE, AttrDelta { size_min, ..Default::default() });
+    world.committed(vec![put_text(FILE, 0, "abc"), size(3)]);
+    let firm = world.version(&Key::attr(V, FILE)).unwrap().firm;
+    // Two that were made of one state; room that is reserved behind the end; a hole before it.
+    world.committed(vec![append(FILE, "de")]);
+    world.committed(vec![append(FILE, "fgh"), append(FILE, "i")]);
+    assert_eq!(world.extents(FILE), "0..3 abc, 3..5 de, 5..8 fgh, 8..9 i");
+    assert_eq!(world.version(&Key::attr(V, FILE)).unwrap().firm, firm, "what depends on the mode does not collide");
+    world.committed(vec![put_extent(FILE, 10, 10, Content::Zeros), size(12)]);
+    world.committed(vec![append(FILE, "jk")]);
+    assert_eq!(world.extents(FILE), "0..3 abc, 3..5 de, 5..8 fgh, 8..9 i, 10..12 zeros, 12..14 jk, 14..20 zeros");
+    assert_eq!((world.attr(FILE).size, world.attr(FILE).allocated), (14, 19));
+    let applied = world.committed(vec![append(gavel_types::ObjectId(777), "x")]);
+    assert_eq!(applied.changes, [], "behind nothing there is nothing");
+    world.committed(vec![size(FILE_BYTES_MAX - 1)]);
+    world.refuses(vec![append(FILE, "xy")]);
+    world.committed(vec![append(FILE, "x")]);
+    assert_eq!(world.attr(FILE).size, FILE_BYTES_MAX);
+}
+
+#[test]
 fn a_hole_of_many_extents_is_filled_piece_by_piece() {
     let mut world = World::new();
     world.committed((0..600).map(|i| put_text(FILE, i * 10, "0123456789")).collect());

@@ -67,6 +67,7 @@ fn of(volume: VolumeId, mutations: Vec<Mutation>) -> Vec<Mutation> {
         Mutation::Adjust { object, delta, .. } => Mutation::Adjust { volume, object, delta },
         Mutation::Carve { object, start, end, .. } => Mutation::Carve { volume, object, start, end },
         Mutation::Orphan { object, .. } => Mutation::Orphan { volume, object },
+        Mutation::Append { object, len, content, .. } => Mutation::Append { volume, object, len, content },
     };
     mutations.into_iter().map(moved).collect()
 }

@@ -214,6 +214,11 @@ pub fn blob(len: u32, offset: u32) -> Content {
     Content::Blob { id: BlobId::of(b"some bytes"), blob_len: len, offset }
 }
 
+pub fn append(object: ObjectId, text: &str) -> Mutation {
+    let content = Content::Inline(text.as_bytes().into());
+    Mutation::Append { volume: V, object, len: text.len() as u64, content }
+}
+
 pub fn carve(object: ObjectId, start: u64, end: u64) -> Mutation {
     Mutation::Carve { volume: V, object, start, end }
 }
