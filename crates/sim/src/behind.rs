@@ -93,6 +93,7 @@ impl World {
         let later = life.accepted_at.split_off(&(last + 1));
         for number in std::mem::replace(&mut life.accepted_at, later).into_keys() {
             life.unreported.remove(&number);
+            self.judge.serial.landed(machine, life.number, number, tid);
         }
         self.judge_acknowledged(Some(tid));
     }
@@ -153,6 +154,8 @@ impl World {
             OfferEffect::Committed { number, tid } => {
                 self.cover.hit("offer_committed");
                 self.judge_acknowledged(Some(tid));
+                let life = self.lives[machine].as_ref().map_or(0, |life| life.number);
+                self.judge.serial.offered(machine, life, number, tid);
                 number
             }
             OfferEffect::Conflict { lost, .. } => {
@@ -172,6 +175,7 @@ impl World {
             self.cover.hit("pending_lost");
             self.note(|| format!("n{machine} loses its plans from {first} on"));
             self.judge.history.lose(machine, life.number, *first, *since);
+            self.judge.serial.lose(machine, life.number, *first, *since);
         }
     }
 }

@@ -33,23 +33,40 @@ impl Placing {
     }
 }
 
-/// The blob of a plan that was accepted.
+/// Whose bytes are being stored.
+#[derive(Clone, Debug)]
+enum Whose {
+    /// Those of a plan that was accepted.
+    Plan(u64),
+    /// Those of a program's transaction, of this id.
+    Transaction(usize, String),
+}
+
+/// Bytes that nobody waits for at once.
 #[derive(Debug)]
 pub(crate) struct Storing {
     machine: usize,
     life: u64,
-    /// The plan.
-    number: u64,
+    whose: Whose,
     placing: Placing,
 }
 
 impl World {
     /// The bytes of an accepted plan are to be stored on a majority.
     pub(crate) fn store_behind(&mut self, machine: usize, number: u64, bytes: Bytes) {
+        self.store_aside(machine, Whose::Plan(number), bytes);
+    }
+
+    /// The bytes of a transaction are to be stored on a majority.
+    pub(crate) fn store_for_txn(&mut self, machine: usize, program: usize, id: String, bytes: Bytes) {
+        self.store_aside(machine, Whose::Transaction(program, id), bytes);
+    }
+
+    fn store_aside(&mut self, machine: usize, whose: Whose, bytes: Bytes) {
         let token = self.fresh();
         let placing = Placing::new(bytes, self.now);
         let Some(life) = self.lives[machine].as_ref().map(|life| life.number) else { return };
-        self.storing.insert(token, Storing { machine, life, number, placing });
+        self.storing.insert(token, Storing { machine, life, whose, placing });
         self.put_everywhere(token);
     }
 
@@ -87,8 +104,10 @@ impl World {
     pub(crate) fn fetch_blobs(&mut self, token: u64, ids: Vec<BlobId>) {
         let Some(machine) = self.jobs.get(&token).map(|job| job.machine) else { return };
         let (mut got, mut left) = (Blobs::new(), Vec::new());
+        let program = self.jobs.get(&token).map_or(0, |job| job.program);
         for id in ids {
-            match self.own_blob(machine, id) {
+            let held = self.programs[program].txn.as_ref().and_then(|txn| txn.held(&id));
+            match held.or_else(|| self.own_blob(machine, id)) {
                 Some(bytes) => drop(got.insert(id, bytes)),
                 None => left.push(id),
             }
@@ -100,7 +119,7 @@ impl World {
         self.ask_for_blobs(token);
     }
 
-    fn own_blob(&mut self, machine: usize, id: BlobId) -> Option<Bytes> {
+    pub(crate) fn own_blob(&mut self, machine: usize, id: BlobId) -> Option<Bytes> {
         match self.lives[machine].as_ref()?.blobs.get(id) {
             Ok(found) => found,
             Err(error) => {
@@ -202,11 +221,16 @@ impl World {
         }
         let as_of = placing.stored.values().copied().min().unwrap_or_default();
         self.cover.hit("blob_stored");
-        if let Some(Storing { life, number, .. }) = self.storing.remove(&token) {
+        if let Some(Storing { life, whose, .. }) = self.storing.remove(&token) {
             let Some(life) = self.life(machine, life) else { return };
-            life.pending.stored(number, as_of);
-            self.stored_lost(machine, number, as_of);
-            self.ship(machine);
+            match whose {
+                Whose::Plan(number) => {
+                    life.pending.stored(number, as_of);
+                    self.stored_lost(machine, number, as_of);
+                    self.ship(machine);
+                }
+                Whose::Transaction(program, id) => self.stored_within(program, &id, as_of),
+            }
         } else if let Some(job) = self.jobs.get_mut(&token) {
             job.run.stored(as_of);
             job.wait = Wait::View(LogIndex(0));

@@ -32,6 +32,7 @@ impl World {
                 self.at(for_ms * MS, Event::Mend { what });
             }
             What::CaughtBehind { paused, for_ms } => self.surprises.push_back((paused, for_ms)),
+            What::CaughtCommitting { paused, for_ms } => self.ambushes.push_back((paused, for_ms)),
             What::Cut { from, to, for_ms } => {
                 self.cover.hit("partitioned");
                 self.network.cut(from % nodes, to % nodes, true);
@@ -165,6 +166,16 @@ impl World {
         }
     }
 
+    /// A machine has shipped the commit of a transaction: in a moment, when it may be anywhere.
+    pub(crate) fn ambush(&mut self, machine: usize) {
+        if let Some((paused, for_ms)) = self.ambushes.pop_front() {
+            let alone = What::Alone { node: machine, for_ms };
+            let what = if paused { What::Pause { node: machine, for_ms, lossy: false } } else { alone };
+            let delay = self.delays.below(8 * MS);
+            self.at(delay, Event::Ambush { what });
+        }
+    }
+
     /// A machine is about to carry out an effect.
     pub(crate) fn tempt_with_effect(&mut self, machine: usize) {
         if let Some((When::Effects(left), down_ms)) = self.dooms[machine] {
@@ -193,6 +204,7 @@ impl World {
         self.lose_messages_after(1_000 * MS);
         self.dooms.fill(None);
         self.surprises.clear();
+        self.ambushes.clear();
         for machine in 0..self.machines.len() {
             self.thaw(machine);
             self.machines[machine].clocks.set_wrong(0);

@@ -6,6 +6,9 @@ use crate::dice::Dice;
 use crate::linear::Interval;
 use crate::models::Told;
 use crate::program::{self, Meaning, Purpose, Task, understand};
+use crate::serial::Plain;
+use crate::shared::{Op, Renamed};
+use crate::transact::{Txn, renamed};
 use crate::world::{Event, World};
 use gavel_client::run::Blobs;
 use gavel_client::{Answer, Run, Step, TreeError};
@@ -20,8 +23,12 @@ use std::collections::BTreeSet;
 pub(crate) struct Program {
     /// Where it runs.
     pub(crate) machine: usize,
-    dice: Dice,
-    left: Option<u32>,
+    pub(crate) dice: Dice,
+    pub(crate) left: Option<u32>,
+    /// Does it run transactions?
+    transacts: bool,
+    /// The one that it runs.
+    pub(crate) txn: Option<Box<Txn>>,
     /// Its operation, if one is under way.
     job: Option<u64>,
     /// Files that it has open, and the session under which it opened them.
@@ -31,7 +38,14 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn new(seed: u64, number: usize, nodes: usize) -> Program {
         let dice = Dice::new(seed, "program", number as u64);
-        Program { machine: number % nodes, dice, left: None, job: None, held: Vec::new() }
+        let (left, txn, job) = (None, None, None);
+        Program { machine: number % nodes, dice, left, transacts: false, txn, job, held: Vec::new() }
+    }
+
+    /// One that runs transactions.
+    pub(crate) fn transactor(seed: u64, number: usize, nodes: usize) -> Program {
+        let dice = Dice::new(seed, "transactor", number as u64);
+        Program { dice, transacts: true, ..Program::new(seed, number, nodes) }
     }
 }
 
@@ -52,7 +66,7 @@ pub(crate) enum Wait {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) machine: usize,
-    program: usize,
+    pub(crate) program: usize,
     pub(crate) run: Run,
     pub(crate) task: Task,
     pub(crate) wait: Wait,
@@ -83,11 +97,18 @@ impl World {
     /// A program does something.
     pub(crate) fn next_of(&mut self, program: usize, life: u64) {
         let machine = self.programs[program].machine;
-        if self.life(machine, life).is_none() || self.programs[program].job.is_some() || self.calm.is_some() {
+        if self.life(machine, life).is_none() || self.programs[program].job.is_some() {
+            return;
+        }
+        if self.programs[program].transacts {
+            self.transact(program);
+            return self.pump(machine);
+        }
+        if self.calm.is_some() {
             return;
         }
         let task = match self.setup_done {
-            None if program == 0 => program::setup(self.setup_step),
+            None if program == 0 => program::setup(self.setup_step, self.script.transactions > 0),
             None => None,
             Some(_) => self.draw_task(program),
         };
@@ -108,7 +129,12 @@ impl World {
         }
         self.next_token += 1;
         let me = &mut self.programs[program];
-        Some(program::draw(&mut me.dice, &self.script.mix, &self.pool, &me.held, self.next_token))
+        let known = (&self.pool, &self.shared);
+        let task = program::draw(&mut me.dice, &self.script.mix, known, &me.held, self.next_token);
+        if let Purpose::Shared(op) = &task.purpose {
+            self.wrote_large(op);
+        }
+        Some(task)
     }
 
     fn close(&mut self, machine: usize, object: ObjectId) {
@@ -117,7 +143,7 @@ impl World {
         }
     }
 
-    fn begin_job(&mut self, program: usize, mut task: Task) {
+    pub(crate) fn begin_job(&mut self, program: usize, mut task: Task) {
         let machine = self.programs[program].machine;
         let volume = self.volume_for(machine, &mut task);
         let (token, called) = (self.fresh(), self.fresh());
@@ -164,6 +190,9 @@ impl World {
     }
 
     fn step_job(&mut self, token: u64) {
+        if matches!(self.jobs.get(&token), Some(Job { task: Task { purpose: Purpose::Within(_), .. }, .. })) {
+            return self.step_within(token);
+        }
         if self.try_leased(token) || self.try_behind(token) {
             return;
         }
@@ -198,6 +227,9 @@ impl World {
     }
 
     pub(crate) fn job_outcome(&mut self, token: u64, outcome: Option<Outcome>) {
+        if let Some(program) = self.txn_tokens.remove(&token) {
+            return self.txn_outcome(program, outcome);
+        }
         let Some(job) = self.jobs.get_mut(&token) else { return };
         match &outcome {
             None => self.cover.hit("lost_with_session"),
@@ -218,11 +250,17 @@ impl World {
     }
 
     pub(crate) fn job_unknown(&mut self, token: u64) {
+        if let Some(program) = self.txn_tokens.remove(&token) {
+            return self.txn_unknown(program);
+        }
         self.cover.hit("outcome_unknown");
         self.job_done(token, Err(TreeError::Unknown { cause: "the session ended".into() }));
     }
 
     pub(crate) fn job_confirmed(&mut self, token: u64, index: LogIndex) {
+        if let Some(program) = self.txn_tokens.remove(&token) {
+            return self.txn_confirmed(program);
+        }
         if let Some(job) = self.jobs.get_mut(&token) {
             job.run.confirmed();
             job.wait = Wait::View(index);
@@ -238,6 +276,9 @@ impl World {
     }
 
     pub(crate) fn job_no_quorum(&mut self, token: u64) {
+        if let Some(program) = self.txn_tokens.remove(&token) {
+            return self.txn_no_quorum(program);
+        }
         self.cover.hit("no_quorum");
         self.job_done(token, Err(TreeError::NoQuorum { cause: "nobody was heard of".into() }));
     }
@@ -252,6 +293,7 @@ impl World {
                 self.judge_end(&job.task.purpose, None);
             }
         }
+        self.lose_transactions(machine);
         for program in self.programs.iter_mut().filter(|program| program.machine == machine) {
             program.job = None;
             program.held.clear();
@@ -280,7 +322,40 @@ impl World {
         }
         self.judge_end(&job.task.purpose, Some(&result));
         self.learn(&job, &result);
+        match job.task.purpose {
+            Purpose::Shared(op) => self.record_shared(&job, &op, &result),
+            Purpose::Within(op) => {
+                self.done_within(&job, &op, &result);
+                if self.programs[program].txn.is_some() {
+                    self.think_within(program);
+                }
+                return;
+            }
+            _ => {}
+        }
         self.think(program);
+    }
+
+    /// What a plain operation beside transactions read and wrote.
+    fn record_shared(&mut self, job: &Job, op: &Op, result: &Result<Answer, TreeError>) {
+        let returned = self.fresh();
+        let Some(life) = &self.lives[job.machine] else { return };
+        let renamed = match job.stands_on {
+            StandsOn::View => Renamed::Nothing,
+            StandsOn::Plan(_) => renamed(&life.view(), op),
+            StandsOn::Commit => Renamed::Something,
+        };
+        match op.access(result, renamed) {
+            Err(what) => self.wrong(what),
+            Ok(None) => {}
+            Ok(Some(access)) => {
+                let what = format!("p{} {op:?} -> {access:?}", job.program);
+                let life = life.number;
+                let (machine, stands_on, tid, called) = (job.machine, job.stands_on, job.tid, job.called);
+                let returned = Some(returned);
+                self.judge.serial.answered(Plain { what, machine, life, stands_on, tid, called, returned, access });
+            }
+        }
     }
 
     fn record(&mut self, job: &Job, returned: Option<u64>, said: Option<crate::models::Said>) {
@@ -297,9 +372,14 @@ impl World {
         match (&job.task.purpose, result) {
             (Purpose::Setup(step), Ok(answer)) => match answer.reply {
                 Reply::Object(object) | Reply::Created { object, .. } => {
-                    self.pool.made(program::SETUP[*step].0, object);
+                    let shares = self.script.transactions > 0;
+                    let name = program::setup_of(*step, shares).map_or("", |(name, _)| name);
+                    match step.checked_sub(program::SETUP.len()) {
+                        None => self.pool.made(name, object),
+                        Some(_) => self.shared.made(name, object),
+                    }
                     self.setup_step += 1;
-                    if self.setup_step == program::SETUP.len() {
+                    if program::setup_of(self.setup_step, shares).is_none() {
                         self.begin();
                     }
                 }
@@ -321,6 +401,7 @@ impl World {
                 }
             }
             (Purpose::Churn(_), Ok(answer)) => self.learn_objects(job, answer),
+            (Purpose::Shared(op) | Purpose::Within(op), Ok(answer)) => self.learn_shared(op, answer),
             _ => {}
         }
     }
@@ -348,8 +429,22 @@ impl World {
         }
     }
 
+    fn learn_shared(&mut self, op: &Op, answer: &Answer) {
+        match (op, &answer.reply) {
+            (Op::Lookup { .. }, Reply::Object(object)) | (_, Reply::Created { object, .. }) => {
+                self.shared.found(*object)
+            }
+            (Op::List { .. }, Reply::Listing { names, .. }) => {
+                if let Some(listed) = names.first() {
+                    self.shared.found(listed.object);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// A program does its next operation in a moment.
-    fn think(&mut self, program: usize) {
+    pub(crate) fn think(&mut self, program: usize) {
         let machine = self.programs[program].machine;
         if self.calm.is_some() {
             let held = std::mem::take(&mut self.programs[program].held);

@@ -4,6 +4,7 @@ use crate::machine::Life;
 use crate::models::History;
 use crate::past_check::PastModel;
 use crate::program::Purpose;
+use crate::serial::Serial;
 use crate::world::World;
 use bytes::Bytes;
 use gavel_client::{Answer, TreeError};
@@ -24,6 +25,8 @@ const CHECK_EVERY: u64 = 8;
 pub(crate) struct Judge {
     /// Calls and answers, for the linearizability checkers.
     pub(crate) history: History,
+    /// What transactions, and plain operations beside them, read and wrote.
+    pub(crate) serial: Serial,
     /// Entries that some node has applied, by index.
     committed: BTreeMap<u64, (Term, Bytes)>,
     /// Digests of the state behind an entry.

@@ -19,6 +19,8 @@
 //! - `faults`: what goes wrong, as it goes wrong
 //! - [`program`]: what programs ask for, and what answers mean
 //! - [`models`], [`linear`]: what single objects may answer, and whether a history is one of theirs
+//! - `transact`: programs that run transactions; [`shared`]: what they and plain ones do to a tree that they share
+//! - `serial`, `cycles`: whether all of that is strictly serializable, and transactions are whole and stay
 //! - [`fsck`]: whether a tree is whole
 //! - `locks`: programs that lock files, and whether they exclude each other
 //! - `snapshots`: programs that name past states, and whether one table of names explains their answers
@@ -34,6 +36,7 @@ mod behind;
 mod blobs;
 pub mod clock;
 pub mod cover;
+mod cycles;
 pub mod dice;
 mod faults;
 pub mod fsck;
@@ -52,8 +55,11 @@ mod pruning;
 mod rest;
 mod schedules;
 pub mod script;
+mod serial;
+pub mod shared;
 pub mod shrink;
 mod snapshots;
+mod transact;
 mod volumes;
 pub mod world;
 

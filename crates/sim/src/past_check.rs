@@ -146,7 +146,7 @@ impl PastModel {
     }
 
     /// What transactions after `after`, up to and with `upto`, changed.
-    fn between(&self, after: Tid, upto: Tid) -> &[(Tid, Key)] {
+    pub(crate) fn between(&self, after: Tid, upto: Tid) -> &[(Tid, Key)] {
         let from = self.rows.partition_point(|(tid, _)| *tid <= after);
         let to = self.rows.partition_point(|(tid, _)| *tid <= upto);
         &self.rows[from..to.max(from)]
@@ -159,7 +159,15 @@ impl PastModel {
         Some(&versions[place].1)
     }
 
-    fn within(&self, range: &KeyRange) -> impl DoubleEndedIterator<Item = (&Key, &[(Tid, Option<Version>)])> {
+    /// What became of a key: by which transaction, and the version that it made; none: it ended the one before.
+    pub(crate) fn versions(&self, key: &Key) -> &[(Tid, Option<Version>)] {
+        self.keys.get(key).map_or(&[], |versions| versions)
+    }
+
+    pub(crate) fn within(
+        &self,
+        range: &KeyRange,
+    ) -> impl DoubleEndedIterator<Item = (&Key, &[(Tid, Option<Version>)])> {
         let bounds = (Bound::Included(&*range.start), Bound::Excluded(&*range.end));
         self.keys.range::<[u8], _>(bounds).map(|(key, versions)| (key, &versions[..]))
     }

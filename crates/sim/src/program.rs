@@ -3,6 +3,7 @@
 use crate::dice::Dice;
 use crate::models::{Ask, Said, Subject};
 use crate::script::Mix;
+use crate::shared::{self, Op, Shared};
 use gavel_client::{Answer, TreeError, TreeRequest};
 use gavel_fs::operation::{Allocate, RenameMode, Seek, SetAttr, SetTime, XattrMode};
 use gavel_fs::{FsError, Operation, Reply};
@@ -115,6 +116,10 @@ pub enum Purpose {
     Churn(ObjectId),
     /// Just so, in this volume.
     Aside(VolumeId),
+    /// On the tree that is shared with transactions.
+    Shared(Op),
+    /// The same, within a transaction.
+    Within(Op),
 }
 
 /// A request and its purpose.
@@ -145,11 +150,17 @@ fn name(number: u64) -> Box<[u8]> {
     Box::from([b'a' + number as u8])
 }
 
+/// What the setup's step makes: a name, and whether it is a directory. `shared`: what is shared with transactions, too.
+pub(crate) fn setup_of(step: usize, shared: bool) -> Option<(&'static str, bool)> {
+    let more = if shared { shared::SETUP } else { &[] };
+    SETUP.iter().chain(more).nth(step).copied()
+}
+
 /// The setup's step.
-pub fn setup(step: usize) -> Option<Task> {
-    let (name, directory) = SETUP.get(step)?;
+pub(crate) fn setup(step: usize, shared: bool) -> Option<Task> {
+    let (name, directory) = setup_of(step, shared)?;
     let (parent, name, umask) = (ObjectId::ROOT, name.as_bytes().into(), 0);
-    let operation = if *directory {
+    let operation = if directory {
         Operation::Mkdir { parent, name, mode: 0o755, umask }
     } else {
         Operation::Create { parent, name, mode: 0o644, umask, exclusive: false, truncate: false }
@@ -158,7 +169,13 @@ pub fn setup(step: usize) -> Option<Task> {
 }
 
 /// Draws what to do next. `token` is a value that was never used before; `held` are files that the program has open.
-pub fn draw(dice: &mut Dice, mix: &Mix, pool: &Pool, held: &[(ObjectId, SessionId)], token: u64) -> Task {
+pub(crate) fn draw(
+    dice: &mut Dice,
+    mix: &Mix,
+    (pool, shared): (&Pool, &Shared),
+    held: &[(ObjectId, SessionId)],
+    token: u64,
+) -> Task {
     match dice.weigh(&mix.weights()) {
         0 => on_name(dice, pool),
         1 => on_register(dice, pool, token),
@@ -166,7 +183,11 @@ pub fn draw(dice: &mut Dice, mix: &Mix, pool: &Pool, held: &[(ObjectId, SessionI
         3 => churn(dice, pool),
         4 => on_bytes(dice, pool, token),
         5 => on_open_file(dice, pool, held, token),
-        _ => on_xattr(dice, pool, token),
+        6 => on_xattr(dice, pool, token),
+        _ => {
+            let op = shared.draw(dice, token);
+            Task { request: op.request(), purpose: Purpose::Shared(op) }
+        }
     }
 }
 
@@ -316,6 +337,10 @@ pub fn understand(purpose: &Purpose, result: &Result<Answer, TreeError>) -> Mean
     match result {
         Err(TreeError::NoQuorum { .. }) => Meaning::NotDone,
         Err(TreeError::Unknown { .. }) => Meaning::Unknown,
+        // The state that a transaction began at.
+        Err(TreeError::NoState(gavel_client::NoState::Pruned)) if matches!(purpose, Purpose::Within(_)) => {
+            Meaning::NotDone
+        }
         Err(error @ (TreeError::Storage { .. } | TreeError::Closed | TreeError::Lock(_) | TreeError::NoState(_))) => {
             Meaning::Wrong(error.to_string())
         }

@@ -49,6 +49,7 @@ impl World {
         }
         self.lockers_rest()?;
         self.namers_rest()?;
+        self.transactions_rest()?;
         let mut states = Vec::new();
         for machine in &self.machines {
             let Some(life) = &self.lives[machine.number] else {
@@ -104,6 +105,7 @@ impl World {
             self.check_tree(first)?;
             self.check_other_volumes(first)?;
             self.check_commits(first)?;
+            self.judge.serial.check(&self.judge.past)?;
             Ok(self.check_names(first)? + self.check_answers(first)?)
         });
         if checked.is_ok() {

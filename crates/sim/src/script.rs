@@ -24,6 +24,8 @@ pub struct Script {
     pub lockers: usize,
     /// Does a program on each node make, rename and delete snapshots, and make, clone and destroy volumes?
     pub snapshots: bool,
+    /// Programs on each node that run transactions on the tree that they share with plain programs.
+    pub transactions: usize,
     /// So little log is kept that a node that is away for a moment must catch up by a change scan.
     pub short_log: bool,
     /// How much faster or slower clocks run at most, in millionths.
@@ -49,15 +51,21 @@ pub struct Mix {
     pub open_files: u32,
     /// Extended attributes.
     pub xattrs: u32,
+    /// What plain programs do to the tree that they share with transactions.
+    pub shared: u32,
 }
 
 impl Mix {
     /// A bit of everything.
-    pub const ALL: Mix = Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1 };
+    pub const ALL: Mix =
+        Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1, shared: 0 };
+
+    /// The same, and most of it on the tree that is shared with transactions.
+    pub const SHARED: Mix = Mix { shared: 40, ..Mix::ALL };
 
     /// The weights, in the order of the fields.
-    pub fn weights(&self) -> [u32; 7] {
-        [self.names, self.registers, self.journals, self.churn, self.bytes, self.open_files, self.xattrs]
+    pub fn weights(&self) -> [u32; 8] {
+        [self.names, self.registers, self.journals, self.churn, self.bytes, self.open_files, self.xattrs, self.shared]
     }
 }
 
@@ -87,6 +95,8 @@ pub enum What {
     Pause { node: usize, for_ms: u64, lossy: bool },
     /// The next node that answers a change before it is committed stands still at once, or is cut off from all others, for so long.
     CaughtBehind { paused: bool, for_ms: u64 },
+    /// The next node that ships a transaction's commit stands still within milliseconds, or is cut off from all others, for so long.
+    CaughtCommitting { paused: bool, for_ms: u64 },
     /// Nothing gets from one node to another.
     Cut { from: usize, to: usize, for_ms: u64 },
     /// Nothing gets from a node to any other, or back.
@@ -156,6 +166,8 @@ enum Kind {
     Pause,
     /// A node is taken by surprise, with changes that it has answered and not shipped.
     Caught,
+    /// A node is taken by surprise while it commits a transaction.
+    CaughtCommitting,
     Cut,
     Split,
     Weather,
@@ -201,6 +213,11 @@ pub struct Scenario {
 /// The scenario in which programs lock files, and how many of them on each node. The others have none, so that their seeds stay what they are.
 const LOCKS: &str = "locks";
 const LOCKERS: usize = 4;
+
+/// The scenarios in which programs run transactions, and how many of these on each node.
+const TRANSACTIONS: &str = "transactions";
+const EVERYTHING: &str = "everything";
+const TRANSACTORS: usize = 2;
 
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
@@ -324,9 +341,30 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
-        name: "everything",
+        name: TRANSACTIONS,
         nodes: &[3, 3, 5],
-        mix: Mix::ALL,
+        mix: Mix::SHARED,
+        short_log: true,
+        drift_ppm: 1_000,
+        faults: &[
+            (Kind::CaughtCommitting, 8),
+            (Kind::Crash, 4),
+            (Kind::Blackout, 1),
+            (Kind::Pause, 1),
+            (Kind::Caught, 2),
+            (Kind::Split, 2),
+            (Kind::Weather, 1),
+            (Kind::Clock, 1),
+            (Kind::Away, 1),
+            (Kind::Retain, 1),
+            (Kind::Less, 2),
+            (Kind::Pin, 1),
+        ],
+    },
+    Scenario {
+        name: EVERYTHING,
+        nodes: &[3, 3, 5],
+        mix: Mix { shared: 6, ..Mix::ALL },
         short_log: true,
         drift_ppm: 1_000,
         faults: &[
@@ -348,6 +386,7 @@ pub const SCENARIOS: &[Scenario] = &[
             (Kind::Name, 2),
             (Kind::Schedule, 1),
             (Kind::Pin, 1),
+            (Kind::CaughtCommitting, 1),
         ],
     },
 ];
@@ -386,6 +425,11 @@ impl Scenario {
             mix: self.mix,
             lockers: if self.name == LOCKS { LOCKERS } else { 0 },
             snapshots: true,
+            transactions: match self.name {
+                TRANSACTIONS => TRANSACTORS,
+                EVERYTHING => 1,
+                _ => 0,
+            },
             short_log: self.short_log && dice.permille(800),
             drift_ppm: self.drift_ppm,
             faults,
@@ -416,6 +460,9 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
         Kind::Away => What::Alone { node, for_ms: dice.between(3_000, 12_000) },
         Kind::Pause => What::Pause { node, for_ms: while_ms(dice, 12_000), lossy: dice.permille(400) },
         Kind::Caught => What::CaughtBehind { paused: dice.permille(200), for_ms: dice.between(4_500, 9_000) },
+        Kind::CaughtCommitting => {
+            What::CaughtCommitting { paused: dice.permille(300), for_ms: dice.between(3_000, 10_000) }
+        }
         Kind::Cut => What::Cut { from: there, to: other, for_ms: while_ms(dice, 12_000) },
         Kind::Split if dice.permille(500) => What::Alone { node, for_ms: while_ms(dice, 12_000) },
         Kind::Split => What::Split { side: 1 + dice.below((1 << nodes) - 2) as u32, for_ms: while_ms(dice, 12_000) },
@@ -483,6 +530,7 @@ impl fmt::Display for Script {
             mix,
             lockers,
             snapshots,
+            transactions,
             short_log,
             drift_ppm,
             faults,
@@ -495,7 +543,7 @@ impl fmt::Display for Script {
         )?;
         writeln!(
             f,
-            "    snapshots: {snapshots},\n    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec!["
+            "    snapshots: {snapshots},\n    transactions: {transactions},\n    short_log: {short_log},\n    drift_ppm: {drift_ppm},\n    faults: vec!["
         )?;
         for Fault { at_ms, what } in faults {
             let what = format!("{what:?}")

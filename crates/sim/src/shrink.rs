@@ -61,7 +61,8 @@ impl Search {
             self.try_out(Script { busy_ms, ..self.best.clone() });
         }
         self.try_out(Script { snapshots: false, ..self.best.clone() });
-        for kind in 0..7 {
+        self.try_out(Script { transactions: 0, ..self.best.clone() });
+        for kind in 0..8 {
             let mut script = self.best.clone();
             let mix = &mut script.mix;
             let weights = [
@@ -72,6 +73,7 @@ impl Search {
                 &mut mix.bytes,
                 &mut mix.open_files,
                 &mut mix.xattrs,
+                &mut mix.shared,
             ];
             for (place, weight) in weights.into_iter().enumerate() {
                 if place == kind {

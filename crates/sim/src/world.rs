@@ -12,6 +12,7 @@ use crate::network::{Network, Packet};
 use crate::program::Pool;
 use crate::pruning::sweep_rows;
 use crate::script::{Script, What, When};
+use crate::shared::Shared;
 use crate::snapshots::Namers;
 use crate::volumes::Volumers;
 use gavel_client::ToForget;
@@ -45,6 +46,7 @@ pub(crate) enum Event {
     Forgotten { machine: usize, life: u64, to_forget: ToForget },
     Next { program: usize, life: u64 },
     Strike { fault: usize },
+    Ambush { what: What },
     Mend { what: What },
     Start { machine: usize },
     Fall { machine: usize, life: u64, down_ms: u64 },
@@ -107,12 +109,18 @@ pub struct World {
     pub(crate) dooms: Vec<Option<(When, u64)>>,
     /// Faults that wait for a node which answers before it commits: whether it stands still, or is cut off; for how many milliseconds.
     pub(crate) surprises: VecDeque<(bool, u64)>,
+    /// The same for a node that ships the commit of a transaction.
+    pub(crate) ambushes: VecDeque<(bool, u64)>,
     pub(crate) network: Network,
     pub(crate) programs: Vec<Program>,
     pub(crate) jobs: BTreeMap<u64, Job>,
     /// Blobs of accepted plans on their way to a majority.
     pub(crate) storing: BTreeMap<u64, Storing>,
     pub(crate) pool: Pool,
+    /// What programs know of the tree that they share with transactions.
+    pub(crate) shared: Shared,
+    /// What transactions of programs wait for.
+    pub(crate) txn_tokens: BTreeMap<u64, usize>,
     pub(crate) setup_step: usize,
     pub(crate) setup_done: Option<u64>,
     pub(crate) calm: Option<u64>,
@@ -137,7 +145,9 @@ impl World {
     pub fn new(script: Script, trace: Trace) -> World {
         let (seed, nodes) = (script.seed, script.nodes);
         let machines: Vec<Machine> = (0..nodes).map(|number| Machine::new(seed, number, script.drift_ppm)).collect();
-        let programs = (0..script.programs.max(1)).map(|number| Program::new(seed, number, nodes)).collect();
+        let plain = (0..script.programs.max(1)).map(|number| Program::new(seed, number, nodes));
+        let transactors = (0..script.transactions * nodes).map(|number| Program::transactor(seed, number, nodes));
+        let programs = plain.chain(transactors).collect();
         World {
             now: 0,
             events: BTreeMap::new(),
@@ -146,12 +156,15 @@ impl World {
             frozen: machines.iter().map(|_| None).collect(),
             dooms: vec![None; nodes],
             surprises: VecDeque::new(),
+            ambushes: VecDeque::new(),
             machines,
             network: Network::new(seed, nodes),
             programs,
             jobs: BTreeMap::new(),
             storing: BTreeMap::new(),
             pool: Pool::default(),
+            shared: Shared::default(),
+            txn_tokens: BTreeMap::new(),
             setup_step: 0,
             setup_done: None,
             calm: None,
@@ -267,6 +280,11 @@ impl World {
             Event::Forgotten { machine, life, to_forget } => self.forgotten(machine, life, &to_forget),
             Event::Next { program, life } => self.next_of(program, life),
             Event::Strike { fault } => self.strike(self.script.faults[fault].what),
+            Event::Ambush { what } => {
+                if self.calm.is_none() {
+                    self.strike(what);
+                }
+            }
             Event::Mend { what } => self.mend(what),
             Event::Start { machine } => self.start(machine),
             Event::Fall { machine, life, down_ms } => {
@@ -359,6 +377,7 @@ impl World {
         self.step_lockers(machine);
         self.step_namer(machine);
         self.step_volumer(machine);
+        self.step_transactions(machine);
         let next = self.delays.between(TICK_NS.0, TICK_NS.1);
         self.at(next, Event::Tick { machine, life: number });
         self.pump(machine);

@@ -7,6 +7,7 @@
 //! - [`guards`]: what it depends on
 //! - [`fold`]: what it comes to: one plan
 //! - [`pack`]: small contents of files go to blobs together
+//! - [`commit`]: what its host does until it knows how its commit ended
 //!
 //! Invariants:
 //! 1. The layer holds what its operations left behind of each record that they changed, and nothing else.
@@ -15,6 +16,7 @@
 //! 3. What it folds to, applied to the base at its start, gives what the layer shows (but for objects that have no name any more).
 //! 4. What it folds to is no larger than a request may be.
 
+pub mod commit;
 pub mod fold;
 pub mod guards;
 pub mod pack;

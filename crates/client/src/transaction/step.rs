@@ -30,6 +30,19 @@ impl Run {
         (self.cx.volume, &self.operation)
     }
 
+    /// The object that the operation takes a name from in this view, if it does.
+    pub fn loses_name(&self, view: &dyn View) -> Option<ObjectId> {
+        let (parent, name) = match &self.operation {
+            Operation::Unlink { parent, name } | Operation::Rmdir { parent, name } => (*parent, name),
+            Operation::Rename { new_parent, new_name, .. } => (*new_parent, new_name),
+            _ => return None,
+        };
+        match view.get(&Key::dirent(self.cx.volume, parent, name)).ok()??.record {
+            Record::Dirent(dirent) => Some(dirent.object),
+            _ => None,
+        }
+    }
+
     /// Runs the operation as a part of `transaction`. `base` is the view at its start, `now_ns` what the cluster's clock shows.
     pub fn step_transaction(&mut self, transaction: &mut Transaction, base: &dyn View, now_ns: u64) -> Stepped {
         for _ in 0..PARTS_MAX {

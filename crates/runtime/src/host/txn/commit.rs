@@ -3,25 +3,22 @@
 use super::{Open, Phase, TxnEnd, blocking, report};
 use crate::host::daemon::Daemon;
 use crate::host::node::{Input, WaitError};
+use gavel_client::transaction::commit::{TRIES_MAX, all_hold, find, note};
 use gavel_client::transaction::fold::Folded;
 use gavel_client::transaction::{COMMIT_BYTES_MAX, pack};
 use gavel_client::tree::Kept;
-use gavel_types::{BlobId, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
-use gavel_wire::{Author, Guard, Mutation, Outcome, Record, Refusal, View};
+use gavel_types::{BlobId, ObjectId, Tid, Timestamp};
+use gavel_wire::{Author, Guard, Mutation, Outcome, Plan, Refusal, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// So often a commit is shipped again that met a lease which was granted meanwhile, or was lost with its session.
-const TRIES_MAX: u32 = 100;
 /// How long it is tried to find out what became of a commit whose session has ended.
 const LOOK_PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long the bytes of a transaction may take to be on a majority.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
-/// Commits that are looked at in one step.
-const PAGE: usize = 1024;
 
 /// What became of what was shipped.
 enum Shipped {
@@ -88,11 +85,6 @@ async fn commit_to_the_end(daemon: &Arc<Daemon>, open: &Arc<Open>, message: &str
     }
 }
 
-/// The note of the commit: what was said, and which transaction it was. By that it is found again.
-fn note(message: &str, id: &str) -> String {
-    if message.is_empty() { format!("[txn {id}]") } else { format!("{message} [txn {id}]") }
-}
-
 /// Ships what the transaction folds to; none if it has changed nothing.
 async fn ship(open: &Arc<Open>, message: &str) -> Result<Option<Shipped>, String> {
     let stored = tokio::time::timeout(STORE_PATIENCE, open.all_stored()).await;
@@ -141,14 +133,14 @@ fn fold(open: &Open) -> Result<Folded, String> {
 const GONE: &str = "the history it started from is gone: the state was pruned";
 
 async fn ship_folded(open: &Open, folded: &Folded, author: &Author, note: &str) -> Shipped {
+    // What it has not stored itself it found named where it began.
+    let mut stored_as_of = {
+        let state = open.state.lock();
+        state.stored_as_of.min(state.transaction.at())
+    };
     for _ in 0..TRIES_MAX {
         let (reply, outcome) = oneshot::channel();
         let (guards, plan) = (folded.guards.clone(), folded.plan.clone());
-        // What it has not stored itself it found named where it began.
-        let stored_as_of = {
-            let state = open.state.lock();
-            state.stored_as_of.min(state.transaction.at())
-        };
         open.node.inbox.push(Input::Commit { guards, plan, author: author.clone(), stored_as_of, reply });
         match outcome.await {
             Ok(Ok((Some(Outcome::Committed { tid }), _))) => return Shipped::Committed(tid),
@@ -161,8 +153,9 @@ async fn ship_folded(open: &Open, folded: &Folded, author: &Author, note: &str) 
                 }
             }
             Ok(Ok((Some(Outcome::Refused { refusal: Refusal::Collected }), _))) => {
-                if let Err(cause) = store_anew(open).await {
-                    return Shipped::Not(cause);
+                match store_anew(open, &folded.plan).await {
+                    Ok(as_of) => stored_as_of = as_of,
+                    Err(cause) => return Shipped::Not(cause),
                 }
             }
             Ok(Ok((Some(Outcome::Refused { refusal: Refusal::BadPlan }), _))) => {
@@ -184,30 +177,23 @@ async fn ship_folded(open: &Open, folded: &Folded, author: &Author, note: &str) 
     Shipped::Not(format!("others were in its way {TRIES_MAX} times"))
 }
 
-/// Stores anew all that the transaction has stored: some of it was collected since, for nothing names it yet. This node has kept it.
+/// Stores anew all blobs that the plan names: some were collected since, for nothing named them. What the transaction has stored this node has kept. Gives as of
+/// when they are on a majority: that alone counts from now on, for the start is behind the collection.
 ///
 /// # Errors
 /// What can't be stored, in words.
-async fn store_anew(open: &Open) -> Result<(), String> {
-    let held = open.state.lock().held.clone();
+async fn store_anew(open: &Open, plan: &Plan) -> Result<Tid, String> {
     let mut all_as_of = Tid::MAX;
-    for blob in held {
+    for blob in plan.blobs().collect::<BTreeSet<BlobId>>() {
         let bytes = open.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
         let as_of = open.blobs.store_on_majority(bytes).await.map_err(|error| error.to_string())?;
         all_as_of = all_as_of.min(as_of);
     }
-    open.state.lock().stored_as_of = all_as_of;
-    Ok(())
+    Ok(all_as_of)
 }
 
 fn still_holds(open: &Open, guards: &[Guard], tid: Tid) -> Result<bool, String> {
-    let live = open.node.records.live(tid);
-    for guard in guards {
-        if !gavel_txn::apply::holds(&live, guard).map_err(|error| error.to_string())? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    all_hold(&open.node.records.live(tid), guards).map_err(|error| error.to_string())
 }
 
 /// Looks whether a commit with this note is there.
@@ -221,30 +207,15 @@ async fn look(open: &Open, note: &str) -> Result<Option<Tid>, String> {
         }
     };
     let start = open.state.lock().transaction.at();
-    find(&open.node.records.live(last), open.volume, (start, last), note).map_err(|error| error.to_string())
-}
-
-fn find(
-    view: &dyn View,
-    volume: VolumeId,
-    (after, upto): (Tid, Tid),
-    note: &str,
-) -> Result<Option<Tid>, gavel_wire::ViewError> {
-    let mut range = KeyRange::commits(volume, Tid(after.0 + 1), upto);
-    loop {
-        let page = view.scan(&range, PAGE)?;
-        for (key, version) in &page {
-            if let (gavel_types::KeyParts::Commit { tid }, Record::Commit(committed)) = (key.parts(), &version.record)
-                && *committed.note == *note
-            {
-                return Ok(Some(tid));
-            }
-        }
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE => range.start = KeyRange::one(key).end,
-            _ => return Ok(None),
-        }
+    let found =
+        find(&open.node.records.live(last), open.volume, (start, last), note).map_err(|error| error.to_string())?;
+    // Asked behind the look: what is removed is announced before.
+    if found.is_none() && !open.node.records.is_whole_from(open.volume, start) {
+        return Err(
+            "the session ended during the commit, and the history in which it would be found was pruned since".into()
+        );
     }
+    Ok(found)
 }
 
 /// Moves a transaction to the present state, if nothing that it depends on has changed.

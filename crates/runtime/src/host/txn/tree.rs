@@ -4,12 +4,11 @@ use super::Open;
 use crate::host::node::Input;
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Stepped, Tree, TreeError, TreeRequest};
+use gavel_fs::Reply;
 use gavel_fs::operation::Caller;
-use gavel_fs::{Operation, Reply};
 use gavel_txn::Layered;
 use gavel_types::limits::INLINE_BYTES_MAX;
-use gavel_types::{BlobId, Key, ObjectId, Tid, VolumeId};
-use gavel_wire::{Record, View};
+use gavel_types::{BlobId, ObjectId, Tid, VolumeId};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -112,7 +111,7 @@ impl Open {
             return Next::Done(Err(TreeError::Closed), None);
         }
         let base = self.node.records.at(state.transaction.at());
-        let loses = loses_name(&run, &Layered::new(&base, state.transaction.layer().clone()));
+        let loses = run.loses_name(&Layered::new(&base, state.transaction.layer().clone()));
         let now_ns = self.node.cluster_ns();
         let mut stepped = run.step_transaction(&mut state.transaction, &base, now_ns);
         if matches!(stepped.step, Step::NeedObjectId) {
@@ -239,19 +238,5 @@ impl Open {
             }
             stored.await;
         }
-    }
-}
-
-/// The object that an operation takes a name from, if it does.
-fn loses_name(run: &Run, view: &dyn View) -> Option<ObjectId> {
-    let (volume, operation) = run.what();
-    let (parent, name) = match operation {
-        Operation::Unlink { parent, name } | Operation::Rmdir { parent, name } => (*parent, name),
-        Operation::Rename { new_parent, new_name, .. } => (*new_parent, new_name),
-        _ => return None,
-    };
-    match view.get(&Key::dirent(volume, parent, name)).ok()??.record {
-        Record::Dirent(dirent) => Some(dirent.object),
-        _ => None,
     }
 }
