@@ -52,6 +52,7 @@ fn state() -> State {
     State {
         past: Past::default(),
         collection: Default::default(),
+        staged: Default::default(),
         applied: LogIndex(256),
         tid: Tid(70_000),
         sessions: BTreeMap::from([(SessionId(7), session)]),

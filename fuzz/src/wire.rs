@@ -91,7 +91,7 @@ fn records() -> Vec<Record> {
         Record::Xattr(Box::new(*b"value")),
         Record::Target(Box::new(*b"../target")),
         Record::Orphan(Orphan { holders: vec![SessionId(7)] }),
-        Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "a note".into() }),
+        Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "a note".into(), staged: vec![Tid(7)] }),
     ]
 }
 

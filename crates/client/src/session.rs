@@ -256,11 +256,16 @@ impl Session {
         author: Author,
         stored_as_of: Tid,
     ) {
+        self.commit_as(now, token, RequestBody::Commit { guards, plan, author, stored_as_of });
+    }
+
+    /// Ships a request that writes records: a commit, or what stages or adopts a part of one. Answered by `Outcome` or `NoQuorum`.
+    pub fn commit_as(&mut self, now: Moment, token: Token, body: RequestBody) {
         if self.without_quorum_ns(now).is_some() || self.backlog.len() >= BACKLOG_MAX {
             self.leases.written(token);
             return self.effects.push_back(SessionEffect::NoQuorum { token });
         }
-        self.backlog.push_back((Owner::Operation(token), RequestBody::Commit { guards, plan, author, stored_as_of }));
+        self.backlog.push_back((Owner::Operation(token), body));
     }
 
     /// Ships a request that is neither about records nor about leases nor locks. Answered by `Outcome` or `NoQuorum`.

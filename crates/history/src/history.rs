@@ -8,6 +8,7 @@
 
 use crate::find::{HistoryError, find};
 use crate::names::{Names, Place, before};
+use crate::staged::adopter;
 use crate::text::escaped;
 use crate::transaction::{Transaction, What, attrs, author, of_object};
 use gavel_types::{Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
@@ -168,13 +169,21 @@ fn changes_of(
     last: Tid,
     most: usize,
 ) -> Result<VecDeque<Tid>, ViewError> {
-    let mut all = VecDeque::new();
+    let mut all: VecDeque<Tid> = VecDeque::new();
+    let mut adopted = None;
     for lived in past.versions(&KeyRange::one(&Key::attr(volume, object))) {
         let create = lived?.version.create;
         if create > last {
             break;
         }
-        all.push_back(create);
+        if all.is_empty() && adopted.is_none() {
+            adopted = adopter(past, volume, create)?;
+        }
+        // What was staged was done by the commit.
+        let tid = adopted.filter(|adopted| create < *adopted).unwrap_or(create);
+        if all.back() != Some(&tid) {
+            all.push_back(tid);
+        }
         if all.len() > most {
             all.pop_front();
         }

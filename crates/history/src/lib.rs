@@ -6,6 +6,7 @@
 //! - [`find`]: from paths to what had them, whether it is there or not
 //! - [`names`]: from objects back to paths
 //! - [`transaction`]: what one transaction did
+//! - [`staged`]: what was written before its commit is told as done by it
 //! - [`history`]: what became of a path; what was removed from a directory
 //! - [`log`]: transactions, newest first or as they come
 //! - [`diff`]: how two states differ; [`compare`]: how two objects do; [`patch`]: how two texts do
@@ -14,7 +15,7 @@
 //! Invariants:
 //! 1. Nothing here writes, waits or asks anybody.
 //! 2. Nothing is read into memory that grows with the number of files, unless it is the answer; each answer has a named limit.
-//! 3. Nothing of an object changes without its attributes: [`history`], [`names`] and [`compare`] rely on that, and the tests of this room look at every
+//! 3. Nothing of an object that a name leads to changes without its attributes: [`history`], [`names`] and [`compare`] rely on that, and the tests of this room look at every
 //!    change row for it.
 
 pub mod compare;
@@ -24,6 +25,7 @@ pub mod history;
 pub mod log;
 pub mod names;
 pub mod patch;
+pub mod staged;
 pub mod text;
 pub mod transaction;
 pub mod undo;

@@ -186,7 +186,7 @@ fn line<'p>(
     tid: Tid,
     committed: Committed,
 ) -> Result<Option<LogLine>, ViewError> {
-    if !concerns(past, volume, names, scope, tid)? {
+    if !concerns(past, volume, names, scope, (tid, &committed.staged))? {
         return Ok(None);
     }
     let transaction = Transaction::read(past, volume, tid)?;
@@ -212,15 +212,19 @@ fn concerns<'p>(
     volume: VolumeId,
     names: &mut Names<'p>,
     scope: Scope,
-    tid: Tid,
+    (tid, staged): (Tid, &[Tid]),
 ) -> Result<bool, ViewError> {
+    let parts = || staged.iter().copied().chain([tid]);
     let top = match scope {
         Scope::Volume => return Ok(true),
-        Scope::Object(only) => return Ok(past.touched_at(tid, &KeyRange::object(volume, only)).next().is_some()),
+        Scope::Object(only) => {
+            let object = KeyRange::object(volume, only);
+            return Ok(parts().any(|part| past.touched_at(part, &object).next().is_some()));
+        }
         Scope::Directory(top) => top,
     };
     let (mut directories, mut objects, mut named) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for row in past.touched(before(tid), tid) {
+    for row in parts().flat_map(|part| past.touched(before(part), part)) {
         let row = row?;
         if row.key.volume() != volume || row.key.object() == ObjectId::VOLUME {
             continue;

@@ -1,6 +1,7 @@
 //! What one transaction did, as its change rows have it.
 
 use crate::names::{Place, before, dirent, place};
+use crate::staged::{attr_before, stages};
 use crate::walk::attr;
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::{Attr, Committed, Dirent, Kind, Past, Record, ViewError};
@@ -47,17 +48,23 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Reads what transaction `tid` changed. What is held in memory is bounded by what one commit may change.
+    /// Reads what transaction `tid` changed, with what it adopted. What is held in memory is bounded by what one transaction may change.
     ///
     /// # Errors
     /// As the view's.
     pub fn read(past: &dyn Past, volume: VolumeId, tid: Tid) -> Result<Transaction, ViewError> {
         let mut transaction = Transaction::default();
-        for row in past.touched(before(tid), tid) {
-            let row = row?;
-            if row.key.volume() == volume && row.key.object() != ObjectId::VOLUME {
-                transaction.add(past, tid, &row.key, row.made)?;
+        let parts = parts(past, volume, tid)?;
+        for &(stage, staged) in &parts {
+            for row in past.touched(before(stage), stage) {
+                let row = row?;
+                if row.key.volume() == volume && row.key.object() != ObjectId::VOLUME {
+                    transaction.add(past, (tid, staged), &row.key, row.made)?;
+                }
             }
+        }
+        if parts.len() > 1 {
+            transaction.names.sort_by_cached_key(|change| Key::dirent(volume, change.place.0, &change.place.1));
         }
         Ok(transaction)
     }
@@ -79,8 +86,8 @@ impl Transaction {
             return Transaction::read(past, volume, tid);
         };
         let key = Key::dirent(volume, place.0, &place.1);
-        let (was, is) = (dirent(past, before(tid), &key)?, dirent(past, tid, &key)?);
         let own = |dirent: Option<Dirent>| dirent.is_some_and(|dirent| dirent.object == object);
+        let (was, is) = (dirent(past, before(tid), &key)?, dirent(past, tid, &key)?);
         let made = old.is_none() && was.is_none() && own(is);
         let removed = own(was) && is.is_none() && new.is_none_or(|new| new.nlink == 0);
         let kept = own(was) && own(is);
@@ -91,14 +98,16 @@ impl Transaction {
         if !kept {
             transaction.names.push(NameChange { place: place.clone(), old: was, new: is });
         }
-        for row in past.touched_at(tid, &KeyRange::object(volume, object)) {
-            let row = row?;
-            transaction.add(past, tid, &row.key, row.made)?;
+        for (stage, staged) in parts(past, volume, tid)? {
+            for row in past.touched_at(stage, &KeyRange::object(volume, object)) {
+                let row = row?;
+                transaction.add(past, (tid, staged), &row.key, row.made)?;
+            }
         }
         Ok(transaction)
     }
 
-    fn add(&mut self, past: &dyn Past, tid: Tid, key: &Key, made: bool) -> Result<(), ViewError> {
+    fn add(&mut self, past: &dyn Past, (tid, staged): (Tid, bool), key: &Key, made: bool) -> Result<(), ViewError> {
         let touch = self.objects.entry(key.object()).or_default();
         match key.parts() {
             KeyParts::Attr => touch.attr = true,
@@ -111,7 +120,7 @@ impl Transaction {
             }
             KeyParts::Dirent { .. } => {
                 touch.names += 1;
-                let old = dirent(past, before(tid), key)?;
+                let old = if staged { None } else { dirent(past, before(tid), key)? };
                 let new = if made { dirent(past, tid, key)? } else { None };
                 let changed = old.map(|old| old.object) != new.map(|new| new.object);
                 if let Some(place) = place(key).filter(|_| changed) {
@@ -168,7 +177,17 @@ pub fn attrs(
     object: ObjectId,
     tid: Tid,
 ) -> Result<(Option<Attr>, Option<Attr>), ViewError> {
-    Ok((attr(&*past.at(before(tid)), volume, object)?, attr(&*past.at(tid), volume, object)?))
+    let old = attr_before(past, volume, object, tid)?.and_then(|version| match version.record {
+        Record::Attr(attr) => Some(attr),
+        _ => None,
+    });
+    Ok((old, attr(&*past.at(tid), volume, object)?))
+}
+
+/// The transactions that wrote what `tid` did, and whether each staged it.
+fn parts(past: &dyn Past, volume: VolumeId, tid: Tid) -> Result<Vec<(Tid, bool)>, ViewError> {
+    let stages = stages(past, volume, tid)?.into_iter().map(|stage| (stage, true));
+    Ok(stages.chain([(tid, false)]).collect())
 }
 
 /// Something that was done to an object or its names. Part of the machine-readable output: kinds and fields are only added.

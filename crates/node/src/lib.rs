@@ -120,13 +120,13 @@ pub enum NodeEffect {
     Offer(OfferEffect),
 }
 
-/// A commit that waits to be shipped.
-#[derive(Debug)]
-struct Change {
-    guards: Vec<Guard>,
-    plan: Plan,
-    author: Author,
-    stored_as_of: Tid,
+/// What a request read, and what it writes, if it writes records.
+fn read_and_written(body: &RequestBody) -> (&[Guard], Option<&Plan>) {
+    match body {
+        RequestBody::Commit { guards, plan, .. } | RequestBody::Adopt { guards, plan, .. } => (guards, Some(plan)),
+        RequestBody::Stage { plan, .. } => (&[], Some(plan)),
+        _ => (&[], None),
+    }
 }
 
 /// More ranges than this are told by their objects, neighbours together.
@@ -152,7 +152,7 @@ pub struct Node<E: Engine> {
     /// What sessions before have lost.
     offers: Offers,
     /// Commits in the way of which others' leases are.
-    blocked: Blocked<Change>,
+    blocked: Blocked<RequestBody>,
     /// What reads read that are being confirmed.
     confirming: BTreeMap<Token, Vec<KeyRange>>,
     /// Reads that are confirmed from an entry on that is not applied yet.
@@ -223,18 +223,27 @@ impl<E: Engine> Node<E> {
         author: Author,
         stored_as_of: Tid,
     ) {
+        self.commit_as(clock, token, RequestBody::Commit { guards, plan, author, stored_as_of });
+    }
+
+    fn commit_as(&mut self, clock: Clock, token: Token, body: RequestBody) {
         if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
             return self.no_quorum(token);
         }
-        let writes = by_objects(gavel_lease::written(&plan));
+        let (guards, plan) = read_and_written(&body);
+        let writes = by_objects(plan.map(gavel_lease::written).unwrap_or_default());
         let reads = guards.iter().map(guarded).collect();
         self.session.write(clock.now, token, &writes);
-        self.blocked.push(clock.now, token, Change { guards, plan, author, stored_as_of }, reads, writes);
+        self.blocked.push(clock.now, token, body, reads, writes);
     }
 
-    /// Ships a request that is neither about records nor about leases nor locks, such as one for a snapshot. Answered by `Outcome`, `Unknown` or `NoQuorum`.
+    /// Ships a request that is neither about leases nor locks, such as one for a snapshot, or to stage a part of a commit: what writes records waits
+    /// for leases as a commit does. Answered by `Outcome`, `Unknown` or `NoQuorum`.
     pub fn request(&mut self, clock: Clock, token: Token, body: RequestBody) {
-        self.session.request(clock.now, token, body);
+        match read_and_written(&body) {
+            (_, Some(_)) => self.commit_as(clock, token, body),
+            (_, None) => self.session.request(clock.now, token, body),
+        }
     }
 
     /// Asks for a view that is current as of now, for a read of these ranges. Answered by `Confirmed` or `NoQuorum`.
@@ -355,8 +364,7 @@ impl<E: Engine> Node<E> {
         let state = self.server.state();
         let may_ship = |token| self.session.may_ship(token);
         for wait in self.blocked.take_free(&state.leases, session, may_ship) {
-            let Change { guards, plan, author, stored_as_of } = wait.what;
-            self.session.commit(clock.now, wait.token, guards, plan, author, stored_as_of);
+            self.session.commit_as(clock.now, wait.token, wait.what);
         }
         let recalls = self.blocked.take_recalls(&state.leases, session, clock.now);
         self.send_recalls(recalls);

@@ -58,6 +58,8 @@ pub struct Leading {
     /// Sessions and nodes for which an item is in the line or under way.
     expiring: BTreeSet<SessionId>,
     opening: BTreeMap<(NodeId, u64), Moment>,
+    /// A step of reaping what was staged is in the line or under way.
+    reaping_staged: bool,
     waiters: BTreeMap<u64, Waiter>,
     next_ticket: u64,
     checkpointed: LogIndex,
@@ -86,6 +88,7 @@ impl Leading {
             heard: BTreeMap::new(),
             expiring: BTreeSet::new(),
             opening: BTreeMap::new(),
+            reaping_staged: false,
             waiters: BTreeMap::new(),
             next_ticket: 1,
             checkpointed: LogIndex(0),
@@ -254,9 +257,11 @@ impl<E: Engine> Server<E> {
         for (volume, object) in &applied.to_reap {
             leading.line.push(Item::Reap { volume: *volume, object: *object });
         }
+        leading.reaping_staged &= !applied.reaped_staged;
         if !leading.established && entry_term == leading.term {
             self.establish();
         }
+        self.reap_staged();
         self.checkpoint();
     }
 
@@ -297,6 +302,15 @@ impl<E: Engine> Server<E> {
             }
         }
         found
+    }
+
+    /// Proposes the next step of reaping what was staged and abandoned: one at a time.
+    fn reap_staged(&mut self) {
+        let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) else { return };
+        if self.state.staged.has_abandoned() && !leading.reaping_staged {
+            leading.reaping_staged = true;
+            leading.line.push(Item::ReapStaged);
+        }
     }
 
     fn checkpoint(&mut self) {

@@ -62,6 +62,15 @@ impl Tree {
         }
     }
 
+    /// Leaves out what was staged: no name leads there yet, and some of it may be missing.
+    pub fn leave_out(&mut self, staged: impl Fn(ObjectId) -> bool) {
+        self.attrs.retain(|object, _| !staged(*object));
+        self.names.retain(|object, _| !staged(*object));
+        self.extents.retain(|object, _| !staged(*object));
+        self.targets.retain(|object, _| !staged(*object));
+        self.xattrs.retain(|object| !staged(*object));
+    }
+
     /// How many objects there are, and bytes of extents.
     pub fn counts(&self) -> (u64, u64) {
         let bytes = self.extents.values().flatten().map(|(start, end)| end - start).sum();

@@ -152,7 +152,7 @@ impl World {
                 Item::Prune { .. } => self.cover.hit("pruned"),
                 Item::NameScheduled { .. } => {}
                 Item::Sweep { .. } => self.cover.hit("swept"),
-                Item::Condemn { .. } | Item::Collect { .. } => {}
+                Item::Condemn { .. } | Item::Collect { .. } | Item::ReapStaged => {}
                 Item::CreateVolume { .. } => {}
             }
         }

@@ -335,9 +335,10 @@ impl PastModel {
             _ => None,
         };
         let right = match (request, signed) {
-            (Some((RequestBody::Commit { author, .. }, node)), Some(Committed { node: by, uid, note })) => {
-                node.is_none_or(|node| node == by) && (*uid, note) == (author.uid, &author.note)
-            }
+            (
+                Some((RequestBody::Commit { author, .. } | RequestBody::Adopt { author, .. }, node)),
+                Some(Committed { node: by, uid, note, .. }),
+            ) => node.is_none_or(|node| node == by) && (*uid, note) == (author.uid, &author.note),
             // One without guards whose blobs were collected ends its session: what that changes is nobody's.
             (Some((RequestBody::Commit { guards, .. }, _)), None) => !changed || guards.is_empty(),
             (_, signed) => signed.is_none(),

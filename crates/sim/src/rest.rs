@@ -161,12 +161,16 @@ impl World {
     fn check_tree(&mut self, machine: usize) -> Result<(), String> {
         let Some(life) = &self.lives[machine] else { return Ok(()) };
         let state = life.node.server.state();
-        let tree = Tree::read(&life.records.live(state.tid), VOLUME).map_err(|error| error.to_string())?;
+        let mut tree = Tree::read(&life.records.live(state.tid), VOLUME).map_err(|error| error.to_string())?;
+        if state.staged.has_abandoned() {
+            return Err(format!("nobody reaps what was staged: {:?}", state.staged));
+        }
         let counted = state.volumes.get(&VOLUME).map(|counts| (counts.objects, counts.bytes));
         if counted != Some(tree.counts()) {
             return Err(format!("the volume counts {counted:?}, and has {:?}", tree.counts()));
         }
         let mut blobs = tree.blobs.clone();
+        tree.leave_out(|object| state.staged.holds(VOLUME, object));
         blobs.extend(named_blobs(life)?);
         let problems = tree.check();
         if !problems.is_empty() {

@@ -127,12 +127,13 @@ impl World {
         let mut blobs = BTreeSet::new();
         let live = life.records.live(state.tid);
         for (volume, past) in state.past.volumes().filter(|(volume, past)| *volume != VOLUME && is_there(past)) {
-            let tree = Tree::read(&live, volume).map_err(|error| error.to_string())?;
+            let mut tree = Tree::read(&live, volume).map_err(|error| error.to_string())?;
             let counted = state.volumes.get(&volume).map(|counts| (counts.objects, counts.bytes));
             if !past.is_being_counted() && counted != Some(tree.counts()) {
                 return Err(format!("volume {volume} counts {counted:?}, and has {:?}", tree.counts()));
             }
             blobs.extend(tree.blobs.iter().copied());
+            tree.leave_out(|object| state.staged.holds(volume, object));
             let problems = tree.check();
             if !problems.is_empty() {
                 return Err(format!("the tree of volume {volume} is not whole: {problems:?}"));

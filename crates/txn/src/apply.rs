@@ -9,6 +9,10 @@
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
 //! number is not the next, changes nothing and has no outcome: its node sees the session end, or sends it again.
 
+mod staging;
+
+pub use staging::REAP_STAGED_MAX;
+
 use crate::clones::Found;
 use crate::collect::COLLECT_BLOBS_MAX;
 use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volume_of, volumes_of};
@@ -69,6 +73,8 @@ pub struct Applied {
     pub orphaned: Vec<(VolumeId, ObjectId)>,
     /// Orphans that nobody holds but whose records have not all ended: the leader must go on reaping.
     pub to_reap: Vec<(VolumeId, ObjectId)>,
+    /// A step was taken to reap what was staged and abandoned.
+    pub reaped_staged: bool,
     /// The lease table has changed.
     pub leases: bool,
     /// Locks that stood in line and are held now.
@@ -110,6 +116,16 @@ pub fn apply(
     state.applied = index;
     state.keep_digest();
     Ok(out)
+}
+
+/// A commit that is to be judged.
+struct Judged<'a> {
+    guards: &'a [Guard],
+    plan: &'a Plan,
+    author: &'a Author,
+    stored_as_of: Tid,
+    /// The transactions that have staged what it adopts.
+    staged: &'a [Tid],
 }
 
 /// What a transaction does.
@@ -159,6 +175,7 @@ impl Run<'_> {
             Item::Sweep { volume, rows } => self.sweep(*volume, *rows),
             Item::Condemn { blobs } => self.condemn(tid, blobs),
             Item::Collect { blobs } => self.collect(tid, blobs),
+            Item::ReapStaged => self.reap_staged(tid),
         }
     }
 
@@ -239,6 +256,7 @@ impl Run<'_> {
     /// All of a volume has gone.
     fn forget(&mut self, volume: VolumeId) {
         self.state.past.forget(volume);
+        self.state.staged.forget(volume);
         self.state.volumes.remove(&volume);
         let sessions: Vec<SessionId> = self.state.sessions.keys().copied().collect();
         for session in sessions {
@@ -276,11 +294,11 @@ impl Run<'_> {
         }
         let outcome = match &request.body {
             RequestBody::Commit { guards, plan, author, stored_as_of } => {
-                let session = (request.session, session.node);
-                match self.blobs_are_there(plan, *stored_as_of)? {
-                    true => self.commit(tid, session, guards, plan, author)?,
-                    false => Outcome::Refused { refusal: Refusal::Collected },
-                }
+                let judged = Judged { guards, plan, author, stored_as_of: *stored_as_of, staged: &[] };
+                self.commit(tid, request.session, &judged)?
+            }
+            body @ (RequestBody::Stage { .. } | RequestBody::Adopt { .. } | RequestBody::Unstage { .. }) => {
+                self.stage_request(tid, request.session, body)?
             }
             RequestBody::AllocateObjects => self.allocate(tid, request.session),
             RequestBody::Release { orphans } => {
@@ -325,9 +343,8 @@ impl Run<'_> {
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
             session.outcomes.insert(request.seq, outcome.clone());
         }
-        let stands_alone =
-            |body: &RequestBody| matches!(body, RequestBody::Commit { guards, .. } if !guards.is_empty());
-        let ends = outcome == Outcome::Refused { refusal: Refusal::Collected } && !stands_alone(&request.body);
+        let is_behind = |body: &RequestBody| matches!(body, RequestBody::Commit { guards, .. } if guards.is_empty());
+        let ends = outcome == Outcome::Refused { refusal: Refusal::Collected } && is_behind(&request.body);
         self.out.outcomes.push((request.session, request.seq, outcome));
         // What comes behind it in the session's line stands on it.
         if ends { self.end_session(tid, request.session) } else { Ok(()) }
@@ -346,14 +363,11 @@ impl Run<'_> {
         Outcome::Committed { tid }
     }
 
-    fn commit(
-        &mut self,
-        tid: Tid,
-        (session, node): (SessionId, NodeId),
-        guards: &[Guard],
-        plan: &Plan,
-        author: &Author,
-    ) -> Result<Outcome, ViewError> {
+    fn commit(&mut self, tid: Tid, session: SessionId, judged: &Judged<'_>) -> Result<Outcome, ViewError> {
+        let Judged { guards, plan, author, stored_as_of, staged } = *judged;
+        if !self.blobs_are_there(plan, stored_as_of)? {
+            return Ok(Outcome::Refused { refusal: Refusal::Collected });
+        }
         let bad_plan = Ok(Outcome::Refused { refusal: Refusal::BadPlan });
         if guards.len() > GUARDS_MAX || plan.mutations.len() > PLAN_MUTATIONS_MAX || author.note.len() > NOTE_BYTES_MAX
         {
@@ -385,7 +399,9 @@ impl Run<'_> {
         match self.expand(tid, plan, &sessions) {
             Ok(mut done) => {
                 self.out.orphaned.extend(orphaned);
-                sign(tid, node, author, &volumes, &mut done.0);
+                let node = self.state.sessions.get(&session).map(|session| session.node).unwrap_or_default();
+                let by = Committed { node, uid: author.uid, note: author.note.clone(), staged: staged.to_vec() };
+                sign(tid, &by, &volumes, &mut done.0);
                 self.take(tid, done)?;
                 Ok(Outcome::Committed { tid })
             }
@@ -543,6 +559,7 @@ impl Run<'_> {
         self.out.leases = true;
         self.state.locks.end(session, &mut self.out.granted);
         self.state.past.unpin_all(session);
+        self.state.staged.end(session);
         let goes = |volume: &VolumeId| self.state.past.of(*volume).is_some_and(|past| past.stage == Stage::Going);
         let volumes: Vec<VolumeId> = self.state.volumes.keys().copied().filter(|volume| !goes(volume)).collect();
         for volume in volumes {
@@ -685,6 +702,9 @@ impl Run<'_> {
             Some(at) => orphans_of(&*self.base.past(at), from)?,
         };
         let Some(orphans) = orphans else { return Ok(Err(Refusal::Full)) };
+        if !self.state.staged.clone_abandoned(from, origin.at, volume) {
+            return Ok(Err(Refusal::Full));
+        }
         let counts = self.state.volumes.get(&from).copied().unwrap_or_default();
         let counted = at.is_none() && self.state.past.of(from).is_some_and(|past| !past.is_being_counted());
         self.state.volumes.insert(volume, if counted { counts } else { VolumeCounts::default() });
@@ -724,13 +744,12 @@ fn read_volume(guard: &Guard) -> Option<VolumeId> {
 }
 
 /// Says who made a commit, once for each volume that it changed.
-fn sign(tid: Tid, node: NodeId, author: &Author, volumes: &BTreeSet<VolumeId>, changes: &mut Vec<Change>) {
+fn sign(tid: Tid, by: &Committed, volumes: &BTreeSet<VolumeId>, changes: &mut Vec<Change>) {
     for volume in volumes.iter().copied() {
         if !changes.iter().any(|change| change.key.volume() == volume) {
             continue;
         }
-        let record = Record::Commit(Committed { node, uid: author.uid, note: author.note.clone() });
-        let new = Some(Version { create: tid, firm: tid, record });
+        let new = Some(Version { create: tid, firm: tid, record: Record::Commit(by.clone()) });
         changes.push(Change { tid, key: Key::commit(volume, tid), old: None, new });
     }
 }

@@ -457,7 +457,7 @@ pub(crate) fn volume_of(mutation: &Mutation) -> VolumeId {
 }
 
 /// The object that a mutation is about.
-fn object_of(mutation: &Mutation) -> ObjectId {
+pub(crate) fn object_of(mutation: &Mutation) -> ObjectId {
     match mutation {
         Mutation::Put { key, .. } | Mutation::Delete { key } => key.object(),
         Mutation::Adjust { object, .. } | Mutation::Carve { object, .. } | Mutation::Orphan { object, .. } => *object,

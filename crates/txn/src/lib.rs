@@ -13,6 +13,7 @@
 //! - [`past`]: which past states can be read, and their names
 //! - [`prune`]: what pruning removes; [`prune_step`]: one step of a sweep
 //! - [`collect`]: blobs that nothing names any more
+//! - [`staged`]: objects that were written before the commit that ties them in
 //! - [`volumes`]: volumes that are made, cloned, destroyed; `clones`: what a transaction does to a clone
 //! - `volume_step`: one step of a sweep over a whole volume
 //! - [`overlay`]: a view with changes laid over it
@@ -28,7 +29,8 @@
 //! 6. An object that has no names (no links) has an orphan's mark, and the other way round.
 //! 7. An orphan's holders are open sessions.
 //! 8. The digest of the records is the sum over the rows of their change index.
-//! 9. One entry ends [`REAP_RECORDS_MAX`](apply::REAP_RECORDS_MAX) records of orphans at most.
+//! 9. One entry ends [`REAP_RECORDS_MAX`](apply::REAP_RECORDS_MAX) records of orphans and abandoned groups at most.
+//! 10. Every group of staged objects is of an open session, or abandoned; no two have an object in common.
 
 pub mod apply;
 mod clones;
@@ -41,6 +43,7 @@ pub mod overlay;
 pub mod past;
 pub mod prune;
 pub mod prune_step;
+pub mod staged;
 pub mod state;
 mod volume_step;
 pub mod volumes;
@@ -51,5 +54,6 @@ pub use digest::Digest;
 pub use layer::{Layer, Layered};
 pub use overlay::Overlay;
 pub use past::{Past, Scheduled, Snapshot, VolumePast};
+pub use staged::Staged;
 pub use state::{Session, State, VolumeCounts};
 pub use volumes::Stage;

@@ -3,6 +3,7 @@
 use crate::collect::Collection;
 use crate::digest::Digest;
 use crate::past::Past;
+use crate::staged::Staged;
 use gavel_lease::LeaseTable;
 use gavel_lock::LockTable;
 use gavel_types::limits::{SESSION_WINDOW_MAX, SESSIONS_MAX};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
-pub const STATE_FORMAT: u8 = 5;
+pub const STATE_FORMAT: u8 = 6;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.
@@ -70,6 +71,8 @@ pub struct State {
     pub past: Past,
     /// Blobs that nothing names any more.
     pub collection: Collection,
+    /// Objects that were written before the commit that ties them in.
+    pub staged: Staged,
     /// Sum over all changes of records that are known.
     pub records: Digest,
     /// Digests of the whole state behind some of the last entries.
@@ -89,6 +92,7 @@ impl Default for State {
             locks: LockTable::default(),
             past: Past::default(),
             collection: Collection::default(),
+            staged: Staged::default(),
             records: Digest::default(),
             digests: VecDeque::new(),
         }
@@ -109,7 +113,7 @@ impl State {
 
     /// The digest of everything that is replicated.
     pub fn digest(&self) -> [u8; 32] {
-        let tables = (&self.leases, &self.locks, &self.past, &self.collection);
+        let tables = (&self.leases, &self.locks, &self.past, &self.collection, &self.staged);
         let rest =
             (self.tid, &self.sessions, &self.incarnations, self.next_object, &self.volumes, tables, self.records);
         *blake3::hash(&codec::encode(STATE_FORMAT, &rest)).as_bytes()
@@ -147,6 +151,10 @@ impl State {
         self.locks.check_invariants();
         self.past.check_invariants(self.tid);
         self.collection.check_invariants(self.tid);
+        self.staged.check_invariants();
+        for session in self.staged.sessions() {
+            assert!(self.sessions.contains_key(&session), "session {session} has ended and has staged something");
+        }
         for session in self.past.pinning() {
             assert!(self.sessions.contains_key(&session), "session {session} has ended and needs a state");
         }

@@ -88,6 +88,8 @@ pub enum Item {
         /// Some of which may be named by now.
         blobs: Vec<BlobId>,
     },
+    /// Ends (a bounded part of) the records of the first abandoned group of staged objects. Nothing happens if there is none.
+    ReapStaged,
 }
 
 /// A request of a session, numbered so that it is applied once.
@@ -281,6 +283,38 @@ pub enum RequestBody {
         /// What it is called; none: as before.
         name: Option<Box<str>>,
     },
+    /// Write records of objects that no name leads to yet, as a part of what a later [`RequestBody::Adopt`] commits.
+    Stage {
+        /// Names what belongs together; chosen by the session.
+        group: u64,
+        /// The volume.
+        volume: VolumeId,
+        /// The objects that belong to the group from now on: runs of ids, the first and the last of each, upwards.
+        runs: Vec<(ObjectId, ObjectId)>,
+        /// What to write, of the group's objects only.
+        plan: Plan,
+        /// As in a commit.
+        stored_as_of: Tid,
+    },
+    /// As [`RequestBody::Commit`]; with it, what was staged as this group becomes a part of the volume. If it is refused, and not as
+    /// [`Refusal::Leased`], the group is abandoned.
+    Adopt {
+        /// The group.
+        group: u64,
+        /// As in a commit.
+        guards: Vec<Guard>,
+        /// As in a commit.
+        plan: Plan,
+        /// As in a commit.
+        author: Author,
+        /// As in a commit.
+        stored_as_of: Tid,
+    },
+    /// What was staged as this group is not needed any more.
+    Unstage {
+        /// The group.
+        group: u64,
+    },
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -328,7 +362,7 @@ pub enum Refusal {
     NoLocks,
     /// The request that was to be cancelled does not stand in line: it was granted, if it ever did.
     NotWaiting,
-    /// The name is taken.
+    /// The name is taken; or an object that was to be staged is there.
     Exists,
     /// There is no such volume, or no such name.
     Missing,
@@ -343,6 +377,8 @@ pub enum Refusal {
     /// A blob that the plan names may have been collected since it was stored. Store its bytes anew, and try again. If the commit had no guards, its
     /// session has ended with it.
     Collected,
+    /// Nothing is staged as the group that was to be adopted: the session that staged it has ended. Stage it anew.
+    NotStaged,
 }
 
 /// What an applied entry means for this node's own session.

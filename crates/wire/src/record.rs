@@ -132,6 +132,8 @@ pub struct Committed {
     pub uid: u32,
     /// What for, if somebody said so.
     pub note: Box<str>,
+    /// The transactions that staged what it adopted: what they wrote is told as done by this one.
+    pub staged: Vec<Tid>,
 }
 
 /// A record's value.

@@ -50,6 +50,7 @@ fn plan() -> Plan {
             Mutation::Adjust { volume: V, object: O, delta },
             Mutation::Carve { volume: V, object: O, start: 1, end: 2 },
             Mutation::Orphan { volume: V, object: O },
+            Mutation::Append { volume: V, object: O, len: 2, content: Content::Inline(b"hi"[..].into()) },
         ],
     }
 }
@@ -107,6 +108,21 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::RenameVolume { volume: V, name: "n".into() })),
         Item::Request(request(RequestBody::DestroyVolume { volume: V, now: true })),
         Item::Request(request(RequestBody::RestoreVolume { volume: V, name: Some("n".into()) })),
+        Item::Request(request(RequestBody::Stage {
+            group: 300,
+            volume: V,
+            runs: vec![(ObjectId(299), O)],
+            plan: Plan { mutations: vec![Mutation::Delete { key: Key::target(V, O) }] },
+            stored_as_of: Tid(300),
+        })),
+        Item::Request(request(RequestBody::Adopt {
+            group: 300,
+            guards: vec![Guard::Firm { key: Key::attr(V, O), at: Tid(5) }],
+            plan: Plan { mutations: vec![Mutation::Orphan { volume: V, object: O }] },
+            author: Author { uid: 1000, note: "n".into() },
+            stored_as_of: Tid(300),
+        })),
+        Item::Request(request(RequestBody::Unstage { group: 300 })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
@@ -116,6 +132,7 @@ fn entry() -> Entry {
         Item::NameScheduled { volume: V },
         Item::Condemn { blobs: vec![BlobId([0xab; 32])] },
         Item::Collect { blobs: vec![BlobId([0xcd; 32])] },
+        Item::ReapStaged,
     ];
     Entry { tid: Tid(0x0102), items }
 }
@@ -157,21 +174,24 @@ fn messages() -> Vec<Message> {
 fn versions() {
     let blob = Content::Blob { id: BlobId([0xab; 32]), blob_len: 70_000, offset: 4096 };
     let golden = [
-        (Record::Attr(attr()), "038202050001ed03e8076400ac0201070502ac020002070407800107"),
-        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0382020501ac0200"),
-        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0382020502030003616263"),
+        (Record::Attr(attr()), "048202050001ed03e8076400ac0201070502ac020002070407800107"),
+        (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0482020501ac0200"),
+        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0482020502030003616263"),
         (
             Record::Extent(Extent { len: 300, content: blob }),
-            "0382020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
+            "0482020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",
         ),
-        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0382020502ac0202"),
-        (Record::Xattr(Box::new(*b"v")), "03820205030176"),
-        (Record::Target(Box::new(*b"t")), "03820205040174"),
-        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "03820205050107"),
-        (Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "n".into() }), "038202050603e807016e"),
-        (Record::Gone, "0382020507"),
+        (Record::Extent(Extent { len: 300, content: Content::Zeros }), "0482020502ac0202"),
+        (Record::Xattr(Box::new(*b"v")), "04820205030176"),
+        (Record::Target(Box::new(*b"t")), "04820205040174"),
+        (Record::Orphan(Orphan { holders: vec![SessionId(7)] }), "04820205050107"),
+        (
+            Record::Commit(Committed { node: NodeId(3), uid: 1000, note: "n".into(), staged: vec![Tid(300)] }),
+            "048202050603e807016e01ac02",
+        ),
+        (Record::Gone, "0482020507"),
     ];
-    assert_eq!(VERSION_FORMAT, 3);
+    assert_eq!(VERSION_FORMAT, 4);
     for (record, bytes) in golden {
         let version = version(record);
         let encoded = version.encode();
@@ -183,21 +203,22 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "0582021d000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "06820221000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
-        "050305000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
-        "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac02e807016e46000708",
-        "060100070806020101ac020007080603020c00000001000000000000012c0c00000001000000000000012d00000c00000001",
-        "000000000000012c0c00000001000000000000012d01010007080604010c00000001000000000000012c0c00000001000000",
-        "000000012d010007080605010c00000001000000000000012c0c00000001000000000000012d00000708060601ac0200ac02",
-        "01ac02010901000708060701ac0200ac0200ffffffffffffffff7f000708060807000708060c0101ac02010102000708060d",
-        "01000708060e01ac02000708060f01ac0200070806100101ac02c8010007080611010180c8afa025000007080612016eed03",
-        "ac020200070806130101ac02016e000708061401016e0007080615010100070806160101016e0102b424882702070401ac02",
-        "05ac02090909090909090909090909090909090909090909090909090909090909090906010701800408010901ababababab",
-        "ababababababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
-        "cdcdcdcdcdcdcdcdcdcdcd",
+        "050306000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
+        "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac020501ac0202000268",
+        "69e807016e46000708060100070806020101ac020007080603020c00000001000000000000012c0c00000001000000000000",
+        "012d00000c00000001000000000000012c0c00000001000000000000012d01010007080604010c0000000100000000000001",
+        "2c0c00000001000000000000012d010007080605010c00000001000000000000012c0c00000001000000000000012d000007",
+        "08060601ac0200ac0201ac02010901000708060701ac0200ac0200ffffffffffffffff7f000708060807000708060c0101ac",
+        "02010102000708060d01000708060e01ac02000708060f01ac0200070806100101ac02c8010007080611010180c8afa02500",
+        "0007080612016eed03ac020200070806130101ac02016e000708061401016e0007080615010100070806160101016e000708",
+        "0617ac020101ab02ac0201010d00000001000000000000012c05ac020007080618ac0201010d00000001000000000000012c",
+        "0105010401ac02e807016eac020007080619ac020102b424882702070401ac0205ac02090909090909090909090909090909",
+        "090909090909090909090909090909090906010701800408010901ababababababababababababababababababababababab",
+        "ababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
     );
-    assert_eq!(ENTRY_FORMAT, 5);
+    assert_eq!(ENTRY_FORMAT, 6);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -206,22 +227,22 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "050003010203",
-        "05020107080601",
-        "05030709",
-        "050402ac028827",
-        "05050701",
-        "05060701ac02",
-        "050701",
-        "050801ac02",
-        "05090102",
-        "050a0102ac02040506ac02",
-        "050c01ac02",
-        "050b0101040d00000001000000000000012c050001",
-        "050d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
-        "050e01abababababababababababababababababababababababababababababababab",
+        "060003010203",
+        "06020107080601",
+        "06030709",
+        "060402ac028827",
+        "06050701",
+        "06060701ac02",
+        "060701",
+        "060801ac02",
+        "06090102",
+        "060a0102ac02040506ac02",
+        "060c01ac02",
+        "060b0101040d00000001000000000000012c050001",
+        "060d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
+        "060e01abababababababababababababababababababababababababababababababab",
     ];
-    assert_eq!(MESSAGE_FORMAT, 5);
+    assert_eq!(MESSAGE_FORMAT, 6);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();
@@ -236,7 +257,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 6, known: 5, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 7, known: 6, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

@@ -7,6 +7,7 @@
 //! - [`guards`]: what it depends on
 //! - [`fold`]: what it comes to: one plan
 //! - [`pack`]: small contents of files go to blobs together
+//! - [`split`]: what is staged, if it does not fit into one request
 //! - [`commit`]: what its host does until it knows how its commit ended
 //!
 //! Invariants:
@@ -14,44 +15,48 @@
 //! 2. If all its guards hold, then each of its operations would read just before the commit what it has read, but for counters and times of
 //!    directories that it has only looked at.
 //! 3. What it folds to, applied to the base at its start, gives what the layer shows (but for objects that have no name any more).
-//! 4. What it folds to is no larger than a request may be.
+//! 4. What it folds to, without the records of objects that it made, is no larger than a request may be; and those are no more than can be staged.
 
 pub mod commit;
 pub mod fold;
 pub mod guards;
 pub mod pack;
 mod runs;
+pub mod split;
 mod step;
+mod weight;
 
 pub use fold::Folded;
 pub use guards::Guards;
 pub use step::Stepped;
 
 use self::runs::Runs;
+use self::weight::Weighed;
 use gavel_txn::apply::GUARDS_MAX;
 use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
+use gavel_txn::staged::RUNS_OF_GROUP_MAX;
 use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{NOTE_BYTES_MAX, REQUEST_BYTES_MAX};
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
-use gavel_wire::{AttrDelta, Change, Content, Extent, Mutation, Plan, Record, Version, View};
+use gavel_wire::{AttrDelta, Change, Mutation, Plan, Record, Version, View};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most bytes that guards and plan of a transaction take in its request: what is left holds the author and what is around them.
+/// Most bytes that guards and plan of a transaction take in its last request, without what can be staged: what is left holds the author and what is around
+/// them.
 pub const COMMIT_BYTES_MAX: usize = REQUEST_BYTES_MAX - 16 * 1024;
 /// Most bytes of small contents (up to 16 KiB each) that a transaction holds in memory.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most records that a transaction changes, and runs of bytes that it writes to files that were there: each is a mutation at most.
+/// Most records of objects that a transaction made: in memory each is some 300 bytes.
+pub const MADE_CHANGES_MAX: usize = 1_000_000;
+/// Most bytes of these, without contents that go to blobs.
+pub const MADE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most records that a transaction changes of what was there before, and runs of bytes that it writes to files that were: each is a mutation at most.
 pub const CHANGES_MAX: usize = PLAN_MUTATIONS_MAX - 1024;
-/// What a change weighs beside what it holds: the key's length, and what tells mutations apart.
-const CHANGE_BYTES: usize = 8;
-/// Attributes in a plan, no fewer than they take.
-const ATTR_BYTES: usize = 112;
 /// A run of bytes that is cut out.
 const RUN_BYTES: usize = 32;
-/// An extent in a plan, beside its key and its content.
-const EXTENT_BYTES: usize = 56;
-
 const _: () = assert!(COMMIT_BYTES_MAX + NOTE_BYTES_MAX < REQUEST_BYTES_MAX);
+// Parts are filled to a half at least.
+const _: () = assert!(MADE_BYTES_MAX * 2 <= gavel_txn::staged::STAGES_OF_GROUP_MAX * split::STAGE_BYTES_MAX);
 
 /// Why an operation could not become a part of a transaction. Nothing of it was done.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,8 +84,9 @@ pub struct Transaction {
     /// Plans that were accepted.
     plans: u64,
     guards: Guards,
-    /// Objects that it made.
+    /// Objects that it made, and how many runs their ids are.
     made: BTreeSet<ObjectId>,
+    made_runs: usize,
     /// Which bytes it wrote to files that were there.
     written: BTreeMap<ObjectId, Runs>,
     runs: usize,
@@ -89,11 +95,8 @@ pub struct Transaction {
     merging: BTreeMap<ObjectId, AttrDelta>,
     /// The last time that was given out.
     time: Tid,
-    /// Records that the layer holds, and what they take in a request, no fewer than they do.
-    changes: usize,
-    change_bytes: usize,
-    /// Small contents that the layer holds.
-    inline_bytes: usize,
+    /// What the layer holds.
+    weighed: Weighed,
 }
 
 impl Transaction {
@@ -106,13 +109,12 @@ impl Transaction {
             plans: 0,
             guards: Guards::new(volume),
             made: BTreeSet::new(),
+            made_runs: 0,
             written: BTreeMap::new(),
             runs: 0,
             merging: BTreeMap::new(),
             time: at,
-            changes: 0,
-            change_bytes: 0,
-            inline_bytes: 0,
+            weighed: Weighed::default(),
         }
     }
 
@@ -143,17 +145,27 @@ impl Transaction {
 
     /// Records that it has changed.
     pub fn changes(&self) -> usize {
-        self.changes
+        self.weighed.changes + self.weighed.made_changes
     }
 
-    /// How much of the room that a commit has it takes, in bytes, no less than it does.
+    /// How much of the room that its last request has it takes, in bytes, no less than it does.
     pub fn bytes(&self) -> usize {
-        self.guards.bytes() + self.change_bytes + self.runs * RUN_BYTES
+        self.guards.bytes() + self.weighed.bytes + self.runs * RUN_BYTES
+    }
+
+    /// What the records of objects that it made take beside, in bytes, no less than they do.
+    pub fn made_bytes(&self) -> usize {
+        self.weighed.made_bytes
+    }
+
+    /// The objects that it made, those among them that have no name any more.
+    pub fn made(&self) -> &BTreeSet<ObjectId> {
+        &self.made
     }
 
     /// Bytes of small contents that it holds in memory.
     pub fn inline_bytes(&self) -> usize {
-        self.inline_bytes
+        self.weighed.inline
     }
 
     /// Takes in the plan of an operation that was run on `base` with the layer over it. `now_ns` is the cluster's clock.
@@ -171,7 +183,14 @@ impl Transaction {
         }
         expansion.check_plan()?;
         let (changes, _) = expansion.finish()?;
-        let mut weighed = self.weigh(&changes);
+        let mut made = BTreeSet::new();
+        for change in &changes {
+            let object = change.key.object();
+            if matches!(change.key.parts(), KeyParts::Attr) && self.is_fresh(base, object)? {
+                made.extend(Some(object).filter(|object| !self.made.contains(object)));
+            }
+        }
+        let weighed = self.weigh(&changes, &made);
         for mutation in &asked.mutations {
             if let Some((object, start, end)) = bytes_of(mutation)
                 && !self.is_fresh(base, object)?
@@ -180,19 +199,14 @@ impl Transaction {
             }
         }
         let before: usize = runs.keys().filter_map(|object| self.written.get(object)).map(Runs::len).sum();
-        weighed.runs = self.runs - before + runs.values().map(Runs::len).sum::<usize>();
-        self.make_room(&weighed);
-        self.check_room(&weighed)?;
-        let mut made = Vec::new();
-        for change in &changes {
-            let object = change.key.object();
-            if matches!(change.key.parts(), KeyParts::Attr) && self.is_fresh(base, object)? {
-                made.push(object);
-            }
-        }
+        let run_count = self.runs - before + runs.values().map(Runs::len).sum::<usize>();
+        let made_runs = self.runs_with(&made);
+        self.make_room(&weighed, run_count);
+        self.check_room(&weighed, run_count, made_runs)?;
         let times = asked.mutations.iter().filter_map(|mutation| times_of(mutation, &view));
         let times: Vec<(ObjectId, AttrDelta)> = times.collect();
         self.made.extend(made);
+        self.made_runs = made_runs;
         for (object, set) in times.into_iter().filter(|(object, _)| !self.made.contains(object)) {
             let merging = self.merging.entry(object).or_default();
             merging.size_min = merging.size_min.max(set.size_min);
@@ -203,8 +217,8 @@ impl Transaction {
         self.plans += 1;
         self.layer.lay(self.plans, changes);
         self.written.extend(runs);
-        self.runs = weighed.runs;
-        (self.changes, self.change_bytes, self.inline_bytes) = (weighed.changes, weighed.bytes, weighed.inline);
+        self.runs = run_count;
+        self.weighed = weighed;
         self.time = time;
         Ok(())
     }
@@ -214,43 +228,47 @@ impl Transaction {
         Ok(self.made.contains(&object) || base.get(&Key::attr(self.volume, object))?.is_none())
     }
 
-    /// What it would weigh with these changes.
-    fn weigh(&self, changes: &[Change]) -> Weighed {
-        let mut weighed =
-            Weighed { changes: self.changes, bytes: self.change_bytes, inline: self.inline_bytes, runs: self.runs };
-        for Change { key, new, .. } in changes {
-            if let Some(laid) = self.layer.get(key) {
-                weighed.changes -= 1;
-                weighed.bytes -= weight(key, laid);
-                weighed.inline -= inline(laid);
-            }
-            weighed.changes += 1;
-            weighed.bytes += weight(key, new.as_ref());
-            weighed.inline += inline(new.as_ref());
-        }
-        weighed
+    /// How many runs the ids of what it made are, with these.
+    fn runs_with(&self, made: &BTreeSet<ObjectId>) -> usize {
+        let has = |object: ObjectId| self.made.contains(&object) || made.contains(&object);
+        let of_new = made.iter().map(|object| {
+            // Each begins a run, unless the one before it is there; and joins what is behind it, if that was there before.
+            let begins = !has(ObjectId(object.0 - 1));
+            let joins = self.made.contains(&ObjectId(object.0 + 1));
+            isize::from(begins) - isize::from(joins)
+        });
+        self.made_runs.saturating_add_signed(of_new.sum())
     }
 
     /// If what it changes and what it has read would not fit into a request together: what it has read takes less when it is told more coarsely.
-    fn make_room(&mut self, weighed: &Weighed) {
-        let room = COMMIT_BYTES_MAX.saturating_sub(weighed.bytes + weighed.runs * RUN_BYTES);
+    fn make_room(&mut self, weighed: &Weighed, runs: usize) {
+        let room = COMMIT_BYTES_MAX.saturating_sub(weighed.bytes + runs * RUN_BYTES);
         if self.guards.bytes() > room && !self.guards.shrink(GUARDS_MAX, room / 4 * 3) {
             self.guards.shrink(GUARDS_MAX, room);
         }
     }
 
-    fn check_room(&self, weighed: &Weighed) -> Result<(), TransactionError> {
+    fn check_room(&self, weighed: &Weighed, runs: usize, made_runs: usize) -> Result<(), TransactionError> {
         let full = |what: String| Err(TransactionError::Full(what));
         if weighed.inline > INLINE_BYTES_MAX {
             return full(format!("it holds {INLINE_BYTES_MAX} bytes of small files"));
         }
-        if weighed.changes + weighed.runs > CHANGES_MAX {
-            return full(format!("it changes {CHANGES_MAX} records"));
+        if weighed.changes + runs > CHANGES_MAX {
+            return full(format!("it changes {CHANGES_MAX} records of what was there before"));
         }
-        let bytes = self.guards.bytes() + weighed.bytes + weighed.runs * RUN_BYTES;
+        if weighed.made_changes > MADE_CHANGES_MAX {
+            return full(format!("what it makes is {MADE_CHANGES_MAX} records"));
+        }
+        if weighed.made_bytes > MADE_BYTES_MAX {
+            return full(format!("what it makes takes {MADE_BYTES_MAX} bytes"));
+        }
+        if made_runs > RUNS_OF_GROUP_MAX {
+            return full(format!("what it makes has object ids in {RUNS_OF_GROUP_MAX} places"));
+        }
+        let bytes = self.guards.bytes() + weighed.bytes + runs * RUN_BYTES;
         if bytes > COMMIT_BYTES_MAX {
             return full(format!(
-                "what it changes and what it has read would take {bytes} bytes of {COMMIT_BYTES_MAX}"
+                "what it changes of what was there before, and what it has read, would take {bytes} bytes of {COMMIT_BYTES_MAX}"
             ));
         }
         Ok(())
@@ -264,7 +282,7 @@ impl Transaction {
         for guard in guards {
             self.guards.add(guard, base, &self.made)?;
         }
-        let room = COMMIT_BYTES_MAX.saturating_sub(self.change_bytes + self.runs * RUN_BYTES);
+        let room = COMMIT_BYTES_MAX.saturating_sub(self.weighed.bytes + self.runs * RUN_BYTES);
         if self.guards.len() <= GUARDS_MAX && self.guards.bytes() <= room {
             return Ok(());
         }
@@ -284,12 +302,13 @@ impl Transaction {
         }
         let mark = KeyRange::one(&Key::orphan(self.volume, object));
         for range in [KeyRange::object(self.volume, object), mark] {
-            let laid =
-                self.layer.laid(&range).map(|(key, version)| (key.clone(), weight(key, version), inline(version)));
-            for (key, bytes, inline) in laid.collect::<Vec<_>>() {
-                self.changes -= 1;
-                self.change_bytes -= bytes;
-                self.inline_bytes -= inline;
+            let laid: Vec<Key> = self.layer.laid(&range).map(|(key, _)| key.clone()).collect();
+            for key in laid {
+                let mut weighed = self.weighed;
+                if let Some(version) = self.layer.get(&key) {
+                    weighed.take_off(self.classes(&BTreeSet::new()), &key, version);
+                }
+                self.weighed = weighed;
                 self.layer.lift(self.plans, [&key]);
             }
         }
@@ -318,20 +337,14 @@ impl Transaction {
             .filter(|(key, _)| nameless.contains(&guards::owner(key)))
             .map(|(key, version)| Change { tid: moved.time, key: key.clone(), old: None, new: version.cloned() })
             .collect();
-        let weighed = moved.weigh(&kept);
-        moved.check_room(&weighed)?;
-        (moved.changes, moved.change_bytes, moved.inline_bytes) = (weighed.changes, weighed.bytes, weighed.inline);
+        moved.made_runs = self.made_runs;
+        let weighed = moved.weigh(&kept, &BTreeSet::new());
+        moved.check_room(&weighed, moved.runs, moved.made_runs)?;
+        moved.weighed = weighed;
         moved.plans += 1;
         moved.layer.lay(moved.plans, kept);
         Ok(moved)
     }
-}
-
-struct Weighed {
-    changes: usize,
-    bytes: usize,
-    inline: usize,
-    runs: usize,
 }
 
 /// The bytes of a file that a mutation writes, or cuts out.
@@ -374,25 +387,6 @@ impl CloneOf for BTreeMap<ObjectId, Runs> {
     fn clone_of(&self, plan: &Plan) -> BTreeMap<ObjectId, Runs> {
         let objects = plan.mutations.iter().filter_map(|mutation| Some(bytes_of(mutation)?.0));
         objects.filter_map(|object| Some((object, self.get(&object)?.clone()))).collect()
-    }
-}
-
-/// What a change takes in a request, no less than it does. Contents that are large enough go to blobs before it is made.
-fn weight(key: &Key, version: Option<&Version>) -> usize {
-    let record = version.map_or(0, |version| match &version.record {
-        Record::Attr(_) => ATTR_BYTES,
-        Record::Dirent(_) => 12,
-        Record::Extent(_) => EXTENT_BYTES + inline(Some(version)).min(pack::PACK_BYTES_MIN),
-        Record::Xattr(value) | Record::Target(value) => value.len() + 4,
-        Record::Orphan(_) | Record::Commit(_) | Record::Gone => 0,
-    });
-    key.as_bytes().len() + CHANGE_BYTES + record
-}
-
-fn inline(version: Option<&Version>) -> usize {
-    match version {
-        Some(Version { record: Record::Extent(Extent { content: Content::Inline(bytes), .. }), .. }) => bytes.len(),
-        _ => 0,
     }
 }
 

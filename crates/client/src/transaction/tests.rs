@@ -6,7 +6,7 @@ use crate::tree::{Answer, TreeError, TreeRequest};
 use gavel_fs::operation::{Allocate, Caller, RenameMode, SetAttr, SetTime, XattrMode};
 use gavel_fs::{Operation, Reply};
 use gavel_types::{BlobId, Cookie, Timestamp};
-use gavel_wire::{Attr, Firm, Guard, Kind, Live, ViewError};
+use gavel_wire::{Attr, Content, Extent, Firm, Guard, Kind, Live, ViewError};
 
 const V: VolumeId = VolumeId(1);
 const ROOT: ObjectId = ObjectId::ROOT;
@@ -274,11 +274,136 @@ fn what_it_folds_to_gives_what_it_showed() {
         let folded = transaction.fold(&base).unwrap();
         assert_eq!(base.broken(&folded.guards), None, "seed {seed}: nothing has changed");
         let encoded = gavel_wire::codec::encode(0, &(&folded.guards, &folded.plan));
-        assert!(encoded.len() <= transaction.bytes() + 16, "seed {seed}: {} {}", encoded.len(), transaction.bytes());
+        let weight = transaction.bytes() + transaction.made_bytes();
+        assert!(encoded.len() <= weight + 16, "seed {seed}: {} {weight}", encoded.len());
         assert!(folded.plan.mutations.len() <= transaction.changes() + transaction.runs * 2, "seed {seed}");
         let mut after = base.clone();
         after.commit(&folded.plan);
         assert_eq!(shown(&after), shown(&Layered::new(&base, transaction.layer().clone())), "seed {seed}: {folded:#?}");
+        let part_bytes = 1 + dice.roll(2000) as usize;
+        let split = split::split_into(part_bytes, V, folded, transaction.made());
+        let last = split::bytes(&split.last.guards, &split.last.plan);
+        assert!(last <= transaction.bytes() + 16, "seed {seed}: {last} {}", transaction.bytes());
+        assert_eq!(shown(&staged(&base, &transaction, split, seed)), shown(&after), "seed {seed}");
+    }
+}
+
+/// What a transaction in parts comes to, where each part is a commit. Nothing of a part is seen before the last.
+fn staged(base: &Base, transaction: &Transaction, split: split::Split, seed: u64) -> Base {
+    let (mut after, mut group) = (base.clone(), BTreeSet::new());
+    for part in &split.parts {
+        let ids = |(first, last): &(ObjectId, ObjectId)| (first.0..=last.0).map(ObjectId);
+        let new: Vec<ObjectId> = part.runs.iter().flat_map(ids).collect();
+        assert!(new.iter().all(|object| transaction.made().contains(object)), "seed {seed}: nobody else's");
+        assert!(new.iter().all(|object| group.insert(*object)), "seed {seed}: each once");
+        let mut touched = BTreeSet::new();
+        for mutation in &part.plan.mutations {
+            let (about, named) = match mutation {
+                Mutation::Put { key, record: Record::Dirent(dirent) } => (key.object(), dirent.object),
+                Mutation::Put { key, .. } => (key.object(), key.object()),
+                Mutation::Adjust { object, .. } => (*object, *object),
+                other => panic!("seed {seed}: {other:?}"),
+            };
+            if matches!(mutation, Mutation::Adjust { .. })
+                || matches!(mutation, Mutation::Put { key, .. } if matches!(key.parts(), KeyParts::Attr))
+            {
+                touched.insert(about);
+            }
+            assert!(group.contains(&about) || about != named, "seed {seed}: {mutation:?}");
+            assert!(
+                touched.contains(&named),
+                "seed {seed}: the attributes change along with a name, before: {mutation:?}"
+            );
+        }
+        let before = seen(&after);
+        after.commit(&part.plan);
+        assert_eq!(seen(&after), before, "seed {seed}: nobody comes there");
+    }
+    after.commit(&split.last.plan);
+    after
+}
+
+/// All that names lead to.
+fn seen(view: &dyn View) -> BTreeMap<Key, Record> {
+    let (mut seen, mut to_see, mut known) = (BTreeMap::new(), vec![ROOT], BTreeSet::new());
+    while let Some(object) = to_see.pop() {
+        if known.insert(object) {
+            for (key, version) in view.scan(&KeyRange::object(V, object), usize::MAX).unwrap() {
+                if let Record::Dirent(dirent) = &version.record {
+                    to_see.push(dirent.object);
+                }
+                seen.insert(key, version.record);
+            }
+        }
+    }
+    seen
+}
+
+#[test]
+fn directories_come_before_what_is_in_them() {
+    let base = Base::new();
+    let mut transaction = Transaction::new(V, base.tid);
+    let mkdir = |parent: u64, name: &str| {
+        let name = name.as_bytes().into();
+        TreeRequest::Operation(Operation::Mkdir { parent: ObjectId(parent), name, mode: 0o755, umask: 0 })
+    };
+    // 100 is made first, and moved below 101, which lies in 102.
+    for (parent, name, id) in [(1, "a", 100), (1, "b", 101), (1, "c", 102)] {
+        run(&mut transaction, &base, &mkdir(parent, name), ObjectId(id)).unwrap();
+    }
+    for (object, into) in [("b", 102), ("a", 101)] {
+        let mode = RenameMode::NoReplace;
+        let (name, new_name) = (object.as_bytes().into(), object.as_bytes().into());
+        let rename = Operation::Rename { parent: ROOT, name, new_parent: ObjectId(into), new_name, mode };
+        run(&mut transaction, &base, &TreeRequest::Operation(rename), ROOT).unwrap();
+    }
+    let folded = transaction.fold(&base).unwrap();
+    let split = split::split_into(1, V, folded, transaction.made());
+    let begun: Vec<_> = split.parts.iter().flat_map(|part| part.runs.clone()).collect();
+    assert_eq!(begun, [102, 101, 100].map(|id| (ObjectId(id), ObjectId(id))));
+}
+
+#[test]
+fn ids_of_what_has_come_and_gone_are_in_the_runs() {
+    let base = Base::new();
+    let mut transaction = Transaction::new(V, base.tid);
+    (100..110).for_each(|id| created(&mut transaction, &base, &format!("{id}"), id));
+    for name in ["101", "102", "105", "109"] {
+        let unlink = Operation::Unlink { parent: ROOT, name: name.as_bytes().into() };
+        run(&mut transaction, &base, &TreeRequest::Operation(unlink), ROOT).unwrap();
+    }
+    assert_eq!(transaction.made_runs, 1);
+    let folded = transaction.fold(&base).unwrap();
+    let split = split::split(V, folded, transaction.made());
+    assert_eq!(split.parts.len(), 1);
+    assert_eq!(split.parts[0].runs, [(ObjectId(100), ObjectId(109))]);
+    created(&mut transaction, &base, "x", 112);
+    created(&mut transaction, &base, "y", 111);
+    assert_eq!(transaction.made_runs, 2);
+    created(&mut transaction, &base, "z", 110);
+    assert_eq!(transaction.made_runs, 1);
+}
+
+#[test]
+fn a_hundred_thousand_files_fit_if_their_directory_is_new() {
+    let base = Base::new();
+    let mut transaction = Transaction::new(V, base.tid);
+    let mkdir = Operation::Mkdir { parent: ROOT, name: b"d"[..].into(), mode: 0o755, umask: 0 };
+    run(&mut transaction, &base, &TreeRequest::Operation(mkdir), ObjectId(100)).unwrap();
+    for id in 101..100_101 {
+        let (parent, name) = (ObjectId(100), format!("file-{id}").into_bytes().into());
+        let create = Operation::Create { parent, name, mode: 0o644, umask: 0, exclusive: true, truncate: false };
+        run(&mut transaction, &base, &TreeRequest::Operation(create), ObjectId(id)).unwrap();
+    }
+    assert!(transaction.bytes() < 1000, "{}", transaction.bytes());
+    let folded = transaction.fold(&base).unwrap();
+    assert!(!split::is_small(&folded, COMMIT_BYTES_MAX));
+    let split = split::split(V, folded, transaction.made());
+    assert!(split::is_small(&split.last, 1000));
+    assert!(split.parts.len() > 30, "{}", split.parts.len());
+    for part in &split.parts {
+        let bytes = split::bytes(&[], &part.plan);
+        assert!(bytes <= split::STAGE_BYTES_MAX, "{bytes}");
     }
 }
 
@@ -407,10 +532,11 @@ fn a_full_transaction_refuses_and_stays_as_it_was() {
     assert!(made > 2_000, "{made} names of 200 bytes");
     let folded = transaction.fold(&base).unwrap();
     let mut after = base.clone();
-    after.commit(&folded.plan);
+    let split = split::split(V, folded, transaction.made());
+    assert!(split::is_small(&split.last, COMMIT_BYTES_MAX));
+    split.parts.iter().for_each(|part| after.commit(&part.plan));
+    after.commit(&split.last.plan);
     assert_eq!(after.live.keys().filter(|key| matches!(key.parts(), KeyParts::Attr)).count() as u64, made + 1);
-    let encoded = gavel_wire::codec::encode(0, &(&folded.guards, &folded.plan));
-    assert!(encoded.len() <= COMMIT_BYTES_MAX);
 }
 
 #[test]

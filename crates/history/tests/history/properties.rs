@@ -65,25 +65,41 @@ struct Run {
     world: World,
     /// The tree behind each transaction, the first before any.
     states: Vec<(Tid, Tree)>,
+    /// States between two stages of a transaction: nothing of it is seen there.
+    between: Vec<Tid>,
 }
 
 impl Run {
     fn random(seed: u64, steps: usize) -> Run {
         let mut dice = Dice(seed * 2 + 1);
-        let mut world = World::new();
+        let (mut world, mut between) = (World::new(), Vec::new());
         let mut states = vec![(world.tid(), tree(&world.past(), ROOT, world.tid()))];
         for _ in 0..steps {
             let last = &states.last().unwrap().1;
-            let many = if dice.below(3) == 0 { 1 + dice.below(6) } else { 1 };
-            let operations: Vec<Operation> = (0..many).map(|_| operation(&mut dice, last)).collect();
+            let many = if dice.below(3) == 0 { 1 + dice.below(12) as u64 } else { 1 };
+            let mut known = last.clone();
+            let operations: Vec<Operation> = (0..many)
+                .map(|number| {
+                    let operation = operation(&mut dice, &known);
+                    // Something is done with what the batch may have made, too, if it is of that kind.
+                    let mut look = last[&b""[..]].clone();
+                    look.object = ObjectId(world.fresh.0 + number);
+                    look.attr.firm.kind = *dice.pick(&[Kind::Directory, Kind::Directory, Kind::File]);
+                    (0..3).for_each(|i| drop(known.insert(format!("made {number} {i}").into_bytes(), look.clone())));
+                    operation
+                })
+                .collect();
             let before = world.tid();
             world.uid = dice.below(3) as u32;
-            world.batch(&operations);
+            match dice.below(2) {
+                0 if many > 1 => between.extend(world.batch_in_parts(&operations)),
+                _ => drop(world.batch(&operations)),
+            }
             if world.tid() != before {
                 states.push((world.tid(), tree(&world.past(), ROOT, world.tid())));
             }
         }
-        Run { world, states }
+        Run { world, states, between }
     }
 
     fn at(&self, tid: Tid) -> &Tree {
@@ -199,7 +215,9 @@ fn model_history(run: &Run, path: &[u8], at: Tid) -> BTreeSet<Tid> {
             let own = row.key.object() == object && !matches!(row.key.parts(), KeyParts::Dirent { .. });
             let named = states.iter().any(|(_, tree)| tree.values().any(|look| look.object == object));
             if named && (own || row.key.object() == object) {
-                tids.insert(row.tid);
+                // What was staged is told of by its commit: the next state.
+                let commit = run.states.iter().find(|(tid, _)| *tid >= row.tid).unwrap().0;
+                tids.insert(commit);
             }
         }
     }
@@ -218,6 +236,14 @@ fn check_history(run: &Run, path: &[u8], at: Tid) {
     for line in &told.lines {
         assert!(!line.changes.is_empty(), "{line:?}");
         assert!(!line.path.contains('<'), "a path is not known: {line:?}");
+        let behind = run.states.iter().position(|(tid, _)| tid.to_string() == line.tid);
+        if let Some(behind @ 1..) = behind {
+            let has = |tree: &Tree| tree.values().any(|look| look.object.0 == line.object);
+            let made = has(&run.states[behind].1) && !has(&run.states[behind - 1].1);
+            let told = line.changes.contains(&gavel_history::transaction::What::Created);
+            assert_eq!(told, made, "{line:#?}");
+            assert!(!made || line.node.is_some(), "somebody has made it: {line:#?}");
+        }
     }
     // A shorter answer is the beginning of the longer one.
     for limit in [1, 2, 5] {
@@ -352,7 +378,9 @@ fn check_that_attributes_change_with_everything(run: &Run) {
     for row in past.touched(Tid::ZERO, run.world.tid()) {
         let row = row.unwrap();
         if row.key.object() != ObjectId::VOLUME {
-            all.insert((row.tid, row.key.object()));
+            // Names of a directory that no name leads to yet are the exception.
+            let staged = run.between.contains(&row.tid) && matches!(row.key.parts(), KeyParts::Dirent { .. });
+            all.extend(Some((row.tid, row.key.object())).filter(|_| !staged));
             if row.key.parts() == KeyParts::Attr {
                 with_attr.insert((row.tid, row.key.object()));
             }
@@ -366,7 +394,10 @@ fn check(seed: u64, steps: usize) {
     let mut dice = Dice(seed + 1000);
     check_that_attributes_change_with_everything(&run);
     check_log(&run);
-    let tids: Vec<Tid> = run.states.iter().map(|(tid, _)| *tid).collect();
+    let tids: Vec<Tid> = run.states.iter().map(|(tid, _)| *tid).chain(run.between.iter().copied()).collect();
+    for tid in &run.between {
+        assert_eq!(told(&tree(&run.world.past(), ROOT, *tid)), told(run.at(*tid)), "nothing of it is seen as of {tid}");
+    }
     let paths: Vec<Vec<u8>> = run
         .states
         .iter()

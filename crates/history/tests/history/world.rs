@@ -5,12 +5,12 @@ use gavel_fs::{Caller, Cx, Operation, Reply, Stop};
 use gavel_store::engine::MemEngine;
 use gavel_store::records::{Identity, Inheriting, Records, WholePast};
 use gavel_txn::{Layer, Layered, State, apply};
-use gavel_types::{ClusterId, Key, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_types::{ClusterId, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use gavel_wire::{
     Attr, Author, Content, Dirent, Entry, Guard, Item, Kind, Mutation, Outcome, Past, Plan, Record, Request,
     RequestBody, View,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub const V: VolumeId = VolumeId(7);
@@ -25,7 +25,8 @@ pub struct World {
     state: State,
     session: SessionId,
     next_seq: u64,
-    fresh: ObjectId,
+    /// The next object that is made.
+    pub fresh: ObjectId,
     pub uid: u32,
 }
 
@@ -43,7 +44,14 @@ impl World {
         world.item(Item::SessionOpen { node: NodeId(5), incarnation: 1, term_ms: 5_000 });
         world.session = SessionId(world.tid().0);
         world.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
+        world.request(RequestBody::AllocateObjects);
         world
+    }
+
+    fn request(&mut self, body: RequestBody) -> Vec<Outcome> {
+        let seq = Seq(self.next_seq);
+        self.next_seq += 1;
+        self.item(Item::Request(Request { session: self.session, seq, seen: seq, body }))
     }
 
     pub fn tid(&self) -> Tid {
@@ -64,17 +72,51 @@ impl World {
     }
 
     fn commit(&mut self, guards: Vec<Guard>, mutations: Vec<Mutation>) {
-        let seq = Seq(self.next_seq);
-        self.next_seq += 1;
         let author = Author { uid: self.uid, note: "".into() };
         let body = RequestBody::Commit { guards, plan: Plan { mutations }, author, stored_as_of: Tid::MAX };
-        let outcomes = self.item(Item::Request(Request { session: self.session, seq, seen: seq, body }));
+        let outcomes = self.request(body);
         assert!(matches!(&outcomes[..], [Outcome::Committed { .. }]), "{outcomes:?}");
     }
 
     /// Runs operations one after the other, and commits all that they do as one transaction, as write-behind does. Gives the replies of those
     /// that could be done; the transaction's Tid is [`World::tid`] then, if any of them changed something.
     pub fn batch(&mut self, operations: &[Operation]) -> Vec<Option<Reply>> {
+        let (replies, _, mutations) = self.operate(operations);
+        if !mutations.is_empty() {
+            self.commit(Vec::new(), mutations);
+        }
+        replies
+    }
+
+    /// The same, but what can be is staged before. Gives the states between the stages.
+    pub fn batch_in_parts(&mut self, operations: &[Operation]) -> Vec<Tid> {
+        let (_, layer, mutations) = self.operate(operations);
+        let base = self.records.live(self.tid());
+        let parts = Parts::of(&base, &layer, mutations);
+        if parts.stages.is_empty() {
+            if !parts.last.is_empty() {
+                self.commit(Vec::new(), parts.last);
+            }
+            return Vec::new();
+        }
+        let mut between = Vec::new();
+        for (number, mutations) in parts.stages.into_iter().enumerate() {
+            let runs = if number == 0 { parts.made.iter().map(|object| (*object, *object)).collect() } else { vec![] };
+            let plan = Plan { mutations };
+            let body = RequestBody::Stage { group: 1, volume: V, runs, plan, stored_as_of: Tid::MAX };
+            let outcomes = self.request(body);
+            assert!(matches!(&outcomes[..], [Outcome::Committed { .. }]), "{outcomes:?}");
+            between.push(self.tid());
+        }
+        let author = Author { uid: self.uid, note: "".into() };
+        let plan = Plan { mutations: parts.last };
+        let body = RequestBody::Adopt { group: 1, guards: Vec::new(), plan, author, stored_as_of: Tid::MAX };
+        let outcomes = self.request(body);
+        assert!(matches!(&outcomes[..], [Outcome::Committed { .. }]), "{outcomes:?}");
+        between
+    }
+
+    fn operate(&mut self, operations: &[Operation]) -> (Vec<Option<Reply>>, Layer, Vec<Mutation>) {
         let (mut layer, mut mutations, mut replies) = (Layer::default(), Vec::new(), Vec::new());
         for (number, operation) in operations.iter().enumerate() {
             let view = Layered::new(self.records.live(self.tid()), layer.clone());
@@ -102,10 +144,7 @@ impl World {
                 self.fresh.0 += 1;
             }
         }
-        if !mutations.is_empty() {
-            self.commit(Vec::new(), mutations);
-        }
-        replies
+        (replies, layer, mutations)
     }
 
     /// One operation, which must be possible. Gives its transaction.
@@ -119,6 +158,71 @@ impl World {
             Some(Some(Reply::Object(object) | Reply::Created { object, .. })) => object,
             other => panic!("{operation:?}: {other:?}"),
         }
+    }
+}
+
+/// What some operations come to, if what they made is staged: as a node does it, said once more.
+struct Parts {
+    made: BTreeSet<ObjectId>,
+    stages: Vec<Vec<Mutation>>,
+    last: Vec<Mutation>,
+}
+
+impl Parts {
+    fn of(base: &dyn View, layer: &Layer, mutations: Vec<Mutation>) -> Parts {
+        let whole = KeyRange::objects(V, ROOT, ObjectId(u64::MAX - 1));
+        let rows = || layer.laid(&whole).filter_map(|(key, version)| Some((key, &version?.record)));
+        let made: BTreeMap<ObjectId, Attr> = rows()
+            .filter_map(|(key, record)| match record {
+                Record::Attr(attr) if base.get(key).unwrap().is_none() => Some((key.object(), *attr)),
+                _ => None,
+            })
+            .collect();
+        let named = |object: &ObjectId| made.get(object).is_some_and(|attr| attr.nlink > 0);
+        let directory = |object: ObjectId| made[&object].firm.kind == Kind::Directory;
+        let put = |(key, record): (&Key, &Record)| Mutation::Put { key: key.clone(), record: record.clone() };
+        let (mut directories, mut files): (Vec<Mutation>, BTreeMap<ObjectId, Vec<Mutation>>) = Default::default();
+        let (mut last, mut touched) = (Vec::new(), BTreeSet::new());
+        for mutation in mutations {
+            let object = match &mutation {
+                Mutation::Put { key, .. } | Mutation::Delete { key } => key.object(),
+                Mutation::Adjust { object, .. } | Mutation::Carve { object, .. } => *object,
+                Mutation::Orphan { object, .. } | Mutation::Append { object, .. } => *object,
+            };
+            if !made.contains_key(&object) {
+                last.push(mutation);
+            }
+        }
+        for row in rows() {
+            let about = row.0.object();
+            let about = match row.1 {
+                Record::Dirent(dirent) if named(&dirent.object) && named(&about) => dirent.object,
+                Record::Dirent(dirent) if named(&about) => {
+                    touched.insert(about);
+                    assert!(!made.contains_key(&dirent.object));
+                    last.push(put(row));
+                    continue;
+                }
+                Record::Dirent(dirent) => {
+                    touched.extend(Some(dirent.object).filter(named));
+                    continue;
+                }
+                _ => about,
+            };
+            match () {
+                () if !named(&about) => {}
+                () if directory(about) => directories.push(put(row)),
+                () => files.entry(about).or_default().push(put(row)),
+            }
+        }
+        let touch = |object| Mutation::Adjust { volume: V, object, delta: Default::default() };
+        last.extend(touched.into_iter().map(touch));
+        let mut stages: Vec<Vec<Mutation>> = [directories].into_iter().chain(files.into_values()).collect();
+        stages.retain(|stage| !stage.is_empty());
+        for stage in &mut stages {
+            stage.sort_by_key(|mutation| !matches!(mutation, Mutation::Put { record: Record::Attr(_), .. }));
+        }
+        Parts { made: made.into_keys().collect(), stages, last }
     }
 }
 

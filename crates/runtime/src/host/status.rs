@@ -54,6 +54,18 @@ pub struct NodeStatus {
     /// What became of changes that were answered and not committed in time.
     #[serde(default)]
     pub behind: BehindStatus,
+    /// What is written of transactions before their commits, of all sessions.
+    #[serde(default)]
+    pub staged: StagedStatus,
+}
+
+/// What a node says of parts of transactions that are written before the commit.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StagedStatus {
+    /// Transactions of which something is staged.
+    pub groups: u64,
+    /// Those that came to nothing, and of which something is still to be removed.
+    pub abandoned: u64,
 }
 
 /// What a node says of locks, of all sessions.
@@ -178,6 +190,7 @@ impl NodeStatus {
             let pending = handle.pending.lock();
             (pending.accepted() - pending.landed(), pending.bytes() as u64)
         };
+        let (groups, abandoned) = state.staged.len();
         NodeStatus {
             node: quorum.id.0,
             role: match quorum.role.role {
@@ -238,6 +251,7 @@ impl NodeStatus {
                 conflicts: handle.conflicts.len() as u64,
                 conflicts_beyond: handle.conflicts.beyond(),
             },
+            staged: StagedStatus { groups: groups as u64, abandoned: abandoned as u64 },
         }
     }
 }

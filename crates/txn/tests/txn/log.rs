@@ -249,6 +249,7 @@ impl Judge {
                 before.clone()
             }
             RequestBody::Prune { .. } => before.clone(),
+            RequestBody::Stage { .. } | RequestBody::Adopt { .. } | RequestBody::Unstage { .. } => before.clone(),
             RequestBody::Pin { .. } | RequestBody::Unpin { .. } => before.clone(),
             RequestBody::CreateVolume { .. } | RequestBody::CloneVolume { .. } => before.clone(),
             RequestBody::RenameVolume { .. }

@@ -5,6 +5,7 @@
 //! - `invariants`: what must hold of the records and the state after each entry
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
 //! - `snapshots`: names for states
+//! - `staging`: parts of a commit that are written before it
 //! - `scheduled`: names that states get by themselves
 //! - `prune`: which past states go, and what goes with them
 //! - `leases`: what other sessions hold
@@ -34,6 +35,7 @@ mod scheduled;
 mod serial;
 mod sessions;
 mod snapshots;
+mod staging;
 mod trace;
 mod volumes;
 mod world;

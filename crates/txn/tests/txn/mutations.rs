@@ -209,6 +209,6 @@ fn tids_of_an_entry_count_up_from_its_own() {
     assert_eq!(tids, [Tid(base), Tid(base), Tid(base + 1), Tid(base + 1)]);
     assert_eq!(applied.changes[2].old, applied.changes[0].new);
     let author = |change: &Change| change.new.as_ref().map(|version| version.record.clone());
-    let by = |node| Some(Record::Commit(Committed { node: NodeId(node), uid: 1000, note: "".into() }));
+    let by = |node| Some(Record::Commit(Committed { node: NodeId(node), uid: 1000, note: "".into(), staged: vec![] }));
     assert_eq!((author(&applied.changes[1]), author(&applied.changes[3])), (by(1), by(2)));
 }

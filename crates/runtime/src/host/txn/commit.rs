@@ -1,14 +1,16 @@
 //! One commit of a transaction, and finding out what became of it.
 
-use super::{Open, Phase, TxnEnd, blocking, report};
+use super::staging::NotStaged;
+use super::{Open, Phase, TxnEnd, blocking, report, staging};
 use crate::host::daemon::Daemon;
 use crate::host::node::{Input, WaitError};
-use gavel_client::transaction::commit::{TRIES_MAX, all_hold, find, note};
+use gavel_client::transaction::commit::{Next, Shipped, Shipping, all_hold, find, note};
 use gavel_client::transaction::fold::Folded;
+use gavel_client::transaction::split::{self, Part, Split};
 use gavel_client::transaction::{COMMIT_BYTES_MAX, pack};
 use gavel_client::tree::Kept;
 use gavel_types::{BlobId, ObjectId, Tid, Timestamp};
-use gavel_wire::{Author, Guard, Mutation, Outcome, Plan, Refusal, View};
+use gavel_wire::{Author, Guard, Mutation, Outcome, Refusal, RequestBody, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +21,6 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long the bytes of a transaction may take to be on a majority.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// What became of what was shipped.
-enum Shipped {
-    Committed(Tid),
-    Collided,
-    /// Not done, and it will not be: why.
-    Not(String),
-    /// Nobody can say: why.
-    Unknown(String),
-}
 
 /// Commits a transaction. It goes on if that can't be done, unless it is a run.
 ///
@@ -100,15 +92,14 @@ async fn ship(open: &Arc<Open>, message: &str) -> Result<Option<Shipped>, String
         let mut state = open.state.lock();
         state.stored_as_of = state.stored_as_of.min(as_of);
     }
-    let bytes = gavel_wire::codec::encode(0, &(&folded.guards, &folded.plan)).len();
-    if bytes > COMMIT_BYTES_MAX {
-        return Err(format!("it has {bytes} bytes; a commit has room for {COMMIT_BYTES_MAX}"));
-    }
-    let note = note(message, &open.id);
-    let author = Author { uid: open.uid, note: note.clone().into() };
-    let shipped = ship_folded(open, &folded, &author, &note).await;
+    let splitting = open.clone();
+    let (parts, last) = blocking(move || in_parts(&splitting, folded)).await?;
+    let author = Author { uid: open.uid, note: note(message, &open.id).into() };
+    let mut commit = Commit { open, parts, last, author, group: None };
+    let shipped = commit.run().await;
+    commit.give_up();
     if let Shipped::Committed(_) = shipped {
-        let rewritten = folded.plan.mutations.iter().filter_map(|mutation| match mutation {
+        let rewritten = commit.last.plan.mutations.iter().filter_map(|mutation| match mutation {
             Mutation::Carve { object, .. } => Some(*object),
             _ => None,
         });
@@ -132,72 +123,121 @@ fn fold(open: &Open) -> Result<Folded, String> {
 
 const GONE: &str = "the history it started from is gone: the state was pruned";
 
-async fn ship_folded(open: &Open, folded: &Folded, author: &Author, note: &str) -> Shipped {
-    // What it has not stored itself it found named where it began.
-    let mut stored_as_of = {
-        let state = open.state.lock();
-        state.stored_as_of.min(state.transaction.at())
-    };
-    for _ in 0..TRIES_MAX {
-        let (reply, outcome) = oneshot::channel();
-        let (guards, plan) = (folded.guards.clone(), folded.plan.clone());
-        open.node.inbox.push(Input::Commit { guards, plan, author: author.clone(), stored_as_of, reply });
-        match outcome.await {
-            Ok(Ok((Some(Outcome::Committed { tid }), _))) => return Shipped::Committed(tid),
-            Ok(Ok((Some(Outcome::Refused { refusal: Refusal::Conflict { .. } }), view))) => {
-                // A name that was there for a moment is gone again: then it can be tried once more.
-                match still_holds(open, &folded.guards, view.tid()) {
-                    Ok(true) => {}
-                    Ok(false) => return Shipped::Collided,
-                    Err(cause) => return Shipped::Not(cause),
-                }
-            }
-            Ok(Ok((Some(Outcome::Refused { refusal: Refusal::Collected }), _))) => {
-                match store_anew(open, &folded.plan).await {
-                    Ok(as_of) => stored_as_of = as_of,
-                    Err(cause) => return Shipped::Not(cause),
-                }
-            }
-            Ok(Ok((Some(Outcome::Refused { refusal: Refusal::BadPlan }), _))) => {
-                return Shipped::Not("its plan was refused; please report this".into());
-            }
-            // A lease was granted meanwhile, or the session ended before: it was not done.
-            Ok(Ok(_)) => {}
-            Ok(Err(WaitError::NoQuorum)) => return Shipped::Not(WaitError::NoQuorum.to_string()),
-            // It was done, or never will be: the session that could have done it has ended.
-            Ok(Err(WaitError::Unknown)) => match look(open, note).await {
-                Ok(Some(tid)) => return Shipped::Committed(tid),
-                Ok(None) => {}
-                Err(cause) => return Shipped::Unknown(cause),
-            },
-            Ok(Err(error @ WaitError::Stopped(_))) => return Shipped::Unknown(error.to_string()),
-            Err(_) => return Shipped::Unknown("the node is shutting down".into()),
-        }
+/// What is written before the commit, if it does not fit into one request; and the commit.
+fn in_parts(open: &Open, folded: Folded) -> Result<(Arc<[Part]>, Folded), String> {
+    if split::is_small(&folded, COMMIT_BYTES_MAX) {
+        return Ok((Arc::new([]), folded));
     }
-    Shipped::Not(format!("others were in its way {TRIES_MAX} times"))
+    let Split { parts, last } = split::split(open.volume, folded, open.state.lock().transaction.made());
+    if !split::is_small(&last, COMMIT_BYTES_MAX) {
+        let bytes = split::bytes(&last.guards, &last.plan);
+        return Err(format!(
+            "what it changes of what was there before, and what it has read, has {bytes} bytes; a commit has room for {COMMIT_BYTES_MAX}"
+        ));
+    }
+    Ok((parts.into(), last))
 }
 
-/// Stores anew all blobs that the plan names: some were collected since, for nothing named them. What the transaction has stored this node has kept. Gives as of
-/// when they are on a majority: that alone counts from now on, for the start is behind the collection.
-///
-/// # Errors
-/// What can't be stored, in words.
-async fn store_anew(open: &Open, plan: &Plan) -> Result<Tid, String> {
-    let mut all_as_of = Tid::MAX;
-    for blob in plan.blobs().collect::<BTreeSet<BlobId>>() {
-        let bytes = open.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
-        let as_of = open.blobs.store_on_majority(bytes).await.map_err(|error| error.to_string())?;
-        all_as_of = all_as_of.min(as_of);
+/// A commit on its way, with what is staged before it.
+struct Commit<'a> {
+    open: &'a Open,
+    parts: Arc<[Part]>,
+    last: Folded,
+    author: Author,
+    /// What is staged of it now.
+    group: Option<u64>,
+}
+
+impl Commit<'_> {
+    /// Does what is to be done until it is known how it ended.
+    async fn run(&mut self) -> Shipped {
+        let mut shipping = Shipping::new(self.open.stored_as_of());
+        let (mut next, mut seen) = (Next::Ship, Tid::ZERO);
+        loop {
+            let done = match next {
+                Next::Ship => self.ship(&mut shipping, &mut seen).await,
+                Next::Judge => {
+                    let hold = still_holds(self.open, &self.last.guards, seen).map_err(Shipped::Not);
+                    hold.map(|hold| shipping.on_judged(hold))
+                }
+                Next::StoreAnew => {
+                    let stored = self.store_anew().await.map_err(Shipped::Not);
+                    stored.map(|as_of| shipping.on_stored_anew(as_of))
+                }
+                Next::Look => {
+                    let looked = look(self.open, &self.author.note).await.map_err(Shipped::Unknown);
+                    looked.map(|(found, whole)| shipping.on_looked(found, whole))
+                }
+                Next::End(shipped) => return shipped,
+            };
+            next = done.unwrap_or_else(Next::End);
+        }
     }
-    Ok(all_as_of)
+
+    /// Stages what is to be, and ships the last request. `seen`: a state behind its outcome.
+    async fn ship(&mut self, shipping: &mut Shipping, seen: &mut Tid) -> Result<Next, Shipped> {
+        let stored_as_of = shipping.stored_as_of();
+        if self.group.is_none() && !self.parts.is_empty() {
+            match staging::stage(self.open, &self.parts, stored_as_of).await {
+                Ok(group) => self.group = Some(group),
+                Err(NotStaged::Collected) => return Ok(Next::StoreAnew),
+                Err(NotStaged::Ever(cause)) => return Err(Shipped::Not(cause)),
+            }
+        }
+        let (guards, plan) = (self.last.guards.clone(), self.last.plan.clone());
+        let author = self.author.clone();
+        let body = match self.group {
+            Some(group) => RequestBody::Adopt { group, guards, plan, author, stored_as_of },
+            None => RequestBody::Commit { guards, plan, author, stored_as_of },
+        };
+        let (reply, outcome) = oneshot::channel();
+        self.open.node.inbox.push(Input::Request { body, reply });
+        let answered = outcome.await;
+        match &answered {
+            // Only a lease was in the way, or it was never sent: what is staged stays so.
+            Ok(Ok((Some(Outcome::Refused { refusal: Refusal::Leased }), _)) | Err(WaitError::NoQuorum)) => {}
+            // It was adopted, or abandoned by the refusal, or with the session.
+            _ => self.group = None,
+        }
+        match answered {
+            Ok(Ok((outcome, view))) => {
+                *seen = view.tid();
+                Ok(shipping.on_outcome(outcome.as_ref()))
+            }
+            Ok(Err(WaitError::Unknown)) => Ok(shipping.on_unknown()),
+            Ok(Err(error @ WaitError::NoQuorum)) => Err(Shipped::Not(error.to_string())),
+            Ok(Err(error @ WaitError::Stopped(_))) => Err(Shipped::Unknown(error.to_string())),
+            Err(_) => Err(Shipped::Unknown("the node is shutting down".into())),
+        }
+    }
+
+    /// Stores anew all blobs that it names: some were collected since, for nothing named them. What the transaction has stored this node has kept. Gives as of
+    /// when they are on a majority: that alone counts from now on, for the start is behind the collection.
+    async fn store_anew(&self) -> Result<Tid, String> {
+        let plans = self.parts.iter().map(|part| &part.plan).chain([&self.last.plan]);
+        let mut all_as_of = Tid::MAX;
+        for blob in plans.flat_map(|plan| plan.blobs()).collect::<BTreeSet<BlobId>>() {
+            let bytes = self.open.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
+            let as_of = self.open.blobs.store_on_majority(bytes).await.map_err(|error| error.to_string())?;
+            all_as_of = all_as_of.min(as_of);
+        }
+        Ok(all_as_of)
+    }
+
+    /// What is staged of it is not needed.
+    fn give_up(&mut self) {
+        if let Some(group) = self.group.take() {
+            staging::unstage(&self.open.node, group);
+        }
+    }
 }
 
 fn still_holds(open: &Open, guards: &[Guard], tid: Tid) -> Result<bool, String> {
     all_hold(&open.node.records.live(tid), guards).map_err(|error| error.to_string())
 }
 
-/// Looks whether a commit with this note is there.
-async fn look(open: &Open, note: &str) -> Result<Option<Tid>, String> {
+/// Looks for the commit with this note, and whether nothing was removed of what came behind the start.
+async fn look(open: &Open, note: &str) -> Result<(Option<Tid>, bool), String> {
     let until = tokio::time::Instant::now() + LOOK_PATIENCE;
     let last = loop {
         match open.tree.last().await {
@@ -210,12 +250,7 @@ async fn look(open: &Open, note: &str) -> Result<Option<Tid>, String> {
     let found =
         find(&open.node.records.live(last), open.volume, (start, last), note).map_err(|error| error.to_string())?;
     // Asked behind the look: what is removed is announced before.
-    if found.is_none() && !open.node.records.is_whole_from(open.volume, start) {
-        return Err(
-            "the session ended during the commit, and the history in which it would be found was pruned since".into()
-        );
-    }
-    Ok(found)
+    Ok((found, open.node.records.is_whole_from(open.volume, start)))
 }
 
 /// Moves a transaction to the present state, if nothing that it depends on has changed.

@@ -9,6 +9,7 @@
 //!
 //! - `tree`: what its mount shows
 //! - `commit`: making one commit of it, and finding out what became of that; moving it to the present
+//! - `staging`: writing before the commit what does not fit into it
 //! - `report`: what it collides with
 //! - `past`: how it differs from its start
 //! - `run`: the daemon's side of `gavel txn run`
@@ -19,6 +20,7 @@ pub mod namespace;
 mod past;
 mod report;
 mod run;
+mod staging;
 mod tree;
 
 use namespace::Namespace;
@@ -251,6 +253,8 @@ struct State {
     full: Option<String>,
     /// Mount namespaces whose processes belong to it.
     namespaces: Vec<Namespace>,
+    /// Ids for what it makes: so many together that they are few runs.
+    ids: VecDeque<ObjectId>,
 }
 
 /// Those that are open on this node.
@@ -437,6 +441,7 @@ async fn begin(daemon: &Arc<Daemon>, begin: TxnBegin, run: bool) -> Result<Arc<O
         stored_as_of: Tid::MAX,
         full: None,
         namespaces: Vec::new(),
+        ids: VecDeque::new(),
     };
     let open = Arc::new(Open {
         id: id.clone(),

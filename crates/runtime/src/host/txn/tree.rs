@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a transaction that are not on a majority yet; who writes beyond waits.
 const STORING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Ids that it takes at a time. What others make on this node meanwhile has others.
+const IDS_AT_ONCE: usize = 64;
 
 /// A transaction as a tree, for a mount of its own.
 pub(super) struct TxnTree {
@@ -115,7 +117,7 @@ impl Open {
         let now_ns = self.node.cluster_ns();
         let mut stepped = run.step_transaction(&mut state.transaction, &base, now_ns);
         if matches!(stepped.step, Step::NeedObjectId) {
-            let Some(id) = self.node.pending.lock().take_id(|_| true) else { return Next::ObjectId(run) };
+            let Some(id) = self.take_id(&mut state) else { return Next::ObjectId(run) };
             run.fresh_id(id);
             stepped = run.step_transaction(&mut state.transaction, &base, now_ns);
         }
@@ -153,6 +155,14 @@ impl Open {
             }
             other => unreachable!("an operation of a transaction needs no {other:?}"),
         }
+    }
+
+    fn take_id(&self, state: &mut super::State) -> Option<ObjectId> {
+        if state.ids.is_empty() {
+            let mut pending = self.node.pending.lock();
+            state.ids.extend((0..IDS_AT_ONCE).map_while(|_| pending.take_id(|_| true)));
+        }
+        state.ids.pop_front()
     }
 
     /// Does what the operation needs, until it has its answer.
