@@ -15,11 +15,13 @@
 //! - [`texts`]: configuration, requests on the control socket, certificates
 //! - [`log`]: a directory of log segments
 //! - [`blobs`]: a directory of blob segments and indexes
+//! - [`journal`]: journals of transactions, replayed
 //! - [`acl`]: access control lists, as programs hand them in
 //! - [`mutate`]: inputs made of seeds; [`parts`]: inputs of several byte strings; `seal`: checksums made good again
 
 pub mod acl;
 pub mod blobs;
+pub mod journal;
 pub mod log;
 pub mod mutate;
 pub mod net;
@@ -45,9 +47,10 @@ pub struct Target {
 }
 
 /// All families.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "acl", run: acl::run, seeds: acl::seeds },
     Target { name: "blobs", run: blobs::run, seeds: blobs::seeds },
+    Target { name: "journal", run: journal::run, seeds: journal::seeds },
     Target { name: "log", run: log::run, seeds: log::seeds },
     Target { name: "net", run: net::run, seeds: net::seeds },
     Target { name: "quorum", run: quorum::run, seeds: quorum::seeds },

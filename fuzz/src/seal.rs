@@ -1,5 +1,5 @@
 //! Checksums made good again, so that a mutated file is not refused at its first checksum: what lies behind must stand
-//! arbitrary values as well. Written from docs/formats/log.md and docs/formats/blobs.md, not with the code under test.
+//! arbitrary values as well. Written from docs/formats/log.md, docs/formats/blobs.md and docs/formats/transactions.md, not with the code under test.
 
 use crc_fast::{CrcAlgorithm, Digest, crc64_nvme};
 
@@ -96,4 +96,25 @@ pub(crate) fn blob_index(file: &mut [u8], sequence: u64) {
         }
     }
     header(file);
+}
+
+/// Makes the checksums of a transaction's journal good, up to the first record that has no mark of one.
+pub(crate) fn journal(file: &mut [u8]) {
+    let (mut at, mut salt) = (16, 0);
+    while file.get(at..at + 24).is_some_and(|header| header[..4] == *b"GTR1") {
+        let body = at + 24;
+        let Some(end) = body.checked_add(word(file, at + 4) as u32 as usize).filter(|end| *end <= file.len()) else {
+            return;
+        };
+        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+        digest.update(&u64::to_le_bytes(salt));
+        digest.update(&file[at + 4..at + 16]);
+        digest.update(&file[body..end]);
+        let sum = digest.finalize();
+        set_word(file, at + 16, sum);
+        if at == 16 {
+            salt = sum;
+        }
+        at = end;
+    }
 }

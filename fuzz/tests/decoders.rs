@@ -57,6 +57,11 @@ fn blob_directories() {
 }
 
 #[test]
+fn journals_of_transactions() {
+    stands("journal");
+}
+
+#[test]
 fn log_directories() {
     stands("log");
 }

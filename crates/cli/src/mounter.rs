@@ -41,6 +41,7 @@ impl Mounter for Mounts {
         // A listing that brings attributes would depend on all of them.
         options.readdirplus = false;
         options.private = true;
+        options.read_only = has(MountOption::ReadOnly);
         options.allow_other |= has(MountOption::AllowOther);
         options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);
         options.programs = !has(MountOption::NoExec);

@@ -115,15 +115,23 @@ impl Version {
 }
 
 /// Bytes as one run instead of a sequence of numbers: the same encoding, without a step for each byte.
-pub(crate) mod as_bytes {
+pub mod as_bytes {
     use serde::de::{Deserializer, Error, SeqAccess, Visitor};
     use serde::ser::Serializer;
     use std::fmt;
 
+    /// For `#[serde(with = ...)]`.
+    ///
+    /// # Errors
+    /// As the serializer's.
     pub fn serialize<T: AsRef<[u8]>, S: Serializer>(bytes: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(bytes.as_ref())
     }
 
+    /// For `#[serde(with = ...)]`.
+    ///
+    /// # Errors
+    /// As the deserializer's.
     pub fn deserialize<'de, T: From<Vec<u8>>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_byte_buf(Bytes).map(T::from)
     }

@@ -114,7 +114,8 @@ fn print(status: &DaemonStatus) {
     }
     for txn in &status.transactions {
         let (id, age, uid, changes, start) = (&txn.id, txn.age_secs, txn.uid, txn.changes, &txn.start);
-        println!("txn      {id}: {age} s old, user {uid}, {changes} records changed, keeps the state {start}");
+        let state = txn.state.word();
+        println!("txn      {id}: {state}, {age} s old, user {uid}, {changes} records changed, keeps the state {start}");
     }
     let leases = &node.leases;
     println!("pending  {} changes answered and not committed yet ({} bytes)", leases.pending, leases.pending_bytes);

@@ -121,7 +121,7 @@ pub fn note(message: &str, id: &str) -> String {
     if message.is_empty() { format!("[txn {id}]") } else { format!("{message} [txn {id}]") }
 }
 
-/// The commit with this note, behind `after` and up to `upto`, if there is one.
+/// The commit whose note ends with this, behind `after` and up to `upto`, if there is one.
 ///
 /// # Errors
 /// As the view's.
@@ -136,7 +136,7 @@ pub fn find(
         let page = view.scan(&range, PAGE)?;
         for (key, version) in &page {
             if let (KeyParts::Commit { tid }, Record::Commit(committed)) = (key.parts(), &version.record)
-                && *committed.note == *note
+                && committed.note.ends_with(note)
             {
                 return Ok(Some(tid));
             }

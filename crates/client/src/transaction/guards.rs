@@ -67,25 +67,20 @@ impl Guards {
         self.bytes
     }
 
-    /// An operation read `guard` of the base with the transaction's changes over it. `made` are the objects that the transaction made.
+    /// An operation read `guard` of the base with the transaction's changes over it. `made` are the objects that the transaction made. False if that was depended
+    /// on already.
     ///
     /// # Errors
     /// As the view's.
-    pub fn add(&mut self, guard: &Guard, base: &dyn View, made: &BTreeSet<ObjectId>) -> Result<(), ViewError> {
+    pub fn add(&mut self, guard: &Guard, base: &dyn View, made: &BTreeSet<ObjectId>) -> Result<bool, ViewError> {
         match guard {
             Guard::Firm { key, .. } => self.add_firm(key, base, made),
             Guard::Unchanged { key, .. } => {
-                if !made.contains(&owner(key)) && base.get(key)?.is_some() {
-                    self.add_key(key, true);
-                }
-                Ok(())
+                Ok(!made.contains(&owner(key)) && base.get(key)?.is_some() && self.add_key(key, true))
             }
             Guard::Empty { range } => match Key::from_bytes(&range.start) {
                 Ok(key) if *range == KeyRange::one(&key) => {
-                    if !made.contains(&owner(&key)) {
-                        self.add_key(&key, base.get(&key)?.is_some());
-                    }
-                    Ok(())
+                    Ok(!made.contains(&owner(&key)) && self.add_key(&key, base.get(&key)?.is_some()))
                 }
                 _ => self.add_range(range, base.scan(range, 1)?.is_empty(), base, made),
             },
@@ -93,25 +88,28 @@ impl Guards {
         }
     }
 
-    fn add_firm(&mut self, key: &Key, base: &dyn View, made: &BTreeSet<ObjectId>) -> Result<(), ViewError> {
+    fn add_firm(&mut self, key: &Key, base: &dyn View, made: &BTreeSet<ObjectId>) -> Result<bool, ViewError> {
         let object = key.object();
-        if !made.contains(&object) && !self.attrs.contains_key(&object) && base.get(key)?.is_some() {
-            self.attrs.insert(object, Depends::Firm);
-            self.bytes += ATTR_KEY_BYTES + GUARD_BYTES;
+        if made.contains(&object) || self.attrs.contains_key(&object) || base.get(key)?.is_none() {
+            return Ok(false);
         }
-        Ok(())
+        self.attrs.insert(object, Depends::Firm);
+        self.bytes += ATTR_KEY_BYTES + GUARD_BYTES;
+        Ok(true)
     }
 
-    fn add_key(&mut self, key: &Key, there: bool) {
+    fn add_key(&mut self, key: &Key, there: bool) -> bool {
         match key.parts() {
             KeyParts::Attr if there => return self.add_whole(key.object()),
             KeyParts::Attr | KeyParts::Orphan { .. } => {}
-            _ if self.attrs.get(&key.object()) == Some(&Depends::Whole) => return,
+            _ if self.attrs.get(&key.object()) == Some(&Depends::Whole) => return false,
             _ => {}
         }
-        if self.keys.insert(key.clone(), there).is_none() {
+        let known = self.keys.insert(key.clone(), there);
+        if known.is_none() {
             self.bytes += key_bytes(key);
         }
+        known != Some(there)
     }
 
     fn add_range(
@@ -120,28 +118,32 @@ impl Guards {
         empty: bool,
         base: &dyn View,
         made: &BTreeSet<ObjectId>,
-    ) -> Result<(), ViewError> {
+    ) -> Result<bool, ViewError> {
         let object = object_of(range).expect("an operation lists what is filed under one object");
         let attr = Key::attr(self.volume, object);
         if made.contains(&object) || self.attrs.get(&object) == Some(&Depends::Whole) {
-            return Ok(());
+            return Ok(false);
         }
-        match (empty, base.get(&attr)?) {
+        Ok(match (empty, base.get(&attr)?) {
             (false, Some(_)) => self.add_whole(object),
             (false, None) => self.add_key(&attr, false),
-            (true, _) => {
-                if self.empty.insert(range.clone()) {
-                    self.bytes += range_bytes(range);
-                }
-            }
+            (true, _) => self.add_empty(range.clone()),
+        })
+    }
+
+    fn add_empty(&mut self, range: KeyRange) -> bool {
+        let bytes = range_bytes(&range);
+        let new = self.empty.insert(range);
+        if new {
+            self.bytes += bytes;
         }
-        Ok(())
+        new
     }
 
     /// Depends on all of an object's attributes, and so on all that is filed under it.
-    fn add_whole(&mut self, object: ObjectId) {
+    fn add_whole(&mut self, object: ObjectId) -> bool {
         match self.attrs.insert(object, Depends::Whole) {
-            Some(Depends::Whole) => return,
+            Some(Depends::Whole) => return false,
             Some(Depends::Firm) => {}
             None => self.bytes += ATTR_KEY_BYTES + GUARD_BYTES,
         }
@@ -157,6 +159,27 @@ impl Guards {
             self.empty.remove(&range);
             self.bytes -= range_bytes(&range);
         }
+        true
+    }
+
+    /// What [`Guards::to_guards`] told.
+    pub(super) fn restored(volume: VolumeId, told: &[Guard]) -> Guards {
+        let mut guards = Guards::new(volume);
+        for guard in told {
+            match guard {
+                Guard::Firm { key, .. } => {
+                    if guards.attrs.insert(key.object(), Depends::Firm).is_none() {
+                        guards.bytes += ATTR_KEY_BYTES + GUARD_BYTES;
+                    }
+                }
+                Guard::Unchanged { key, .. } => drop(guards.add_key(key, true)),
+                Guard::Empty { range } | Guard::Stable { range, .. } => match Key::from_bytes(&range.start) {
+                    Ok(key) if *range == KeyRange::one(&key) => drop(guards.add_key(&key, false)),
+                    _ => drop(guards.add_empty(range.clone())),
+                },
+            }
+        }
+        guards
     }
 
     /// Does it depend on all attributes of the object?
@@ -178,7 +201,7 @@ impl Guards {
                 *names.entry(key.object()).or_default() += 1;
             }
             match names.into_iter().max_by_key(|(_, count)| *count) {
-                Some((directory, 2..)) => self.add_whole(directory),
+                Some((directory, 2..)) => drop(self.add_whole(directory)),
                 _ => return false,
             }
         }
@@ -219,7 +242,7 @@ pub(super) fn owner(key: &Key) -> ObjectId {
 }
 
 /// The object under which all of a range is filed, if it is one.
-fn object_of(range: &KeyRange) -> Option<ObjectId> {
+pub(super) fn object_of(range: &KeyRange) -> Option<ObjectId> {
     let (volume, object) = (range.start.get(..4)?, range.start.get(4..12)?);
     let volume = VolumeId(u32::from_be_bytes(volume.try_into().ok()?));
     let object = ObjectId(u64::from_be_bytes(object.try_into().ok()?));

@@ -9,6 +9,7 @@
 //! - [`pack`]: small contents of files go to blobs together
 //! - [`split`]: what is staged, if it does not fit into one request
 //! - [`commit`]: what its host does until it knows how its commit ended
+//! - [`journal`]: what was done in it, as bytes, from which it comes to be again
 //!
 //! Invariants:
 //! 1. The layer holds what its operations left behind of each record that they changed, and nothing else.
@@ -20,6 +21,7 @@
 pub mod commit;
 pub mod fold;
 pub mod guards;
+pub mod journal;
 pub mod pack;
 mod runs;
 pub mod split;
@@ -28,6 +30,7 @@ mod weight;
 
 pub use fold::Folded;
 pub use guards::Guards;
+pub use journal::Event;
 pub use step::Stepped;
 
 use self::runs::Runs;
@@ -97,6 +100,8 @@ pub struct Transaction {
     time: Tid,
     /// What the layer holds.
     weighed: Weighed,
+    /// What it was told since that was last taken, if somebody keeps a journal of it.
+    events: Option<Vec<Event>>,
 }
 
 impl Transaction {
@@ -115,7 +120,18 @@ impl Transaction {
             merging: BTreeMap::new(),
             time: at,
             weighed: Weighed::default(),
+            events: None,
         }
+    }
+
+    /// From now on [`Transaction::take_events`] gives what it was told.
+    pub fn keep_events(&mut self) {
+        self.events = Some(Vec::new());
+    }
+
+    /// What it was told since this was last asked: enough to make the same of it again.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The volume.
@@ -172,7 +188,20 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TransactionError`]. Nothing has changed then.
-    pub fn accept(&mut self, base: &dyn View, mut plan: Plan, now_ns: u64) -> Result<(), TransactionError> {
+    pub fn accept(&mut self, base: &dyn View, plan: Plan, now_ns: u64) -> Result<(), TransactionError> {
+        let asked = self.events.is_some().then(|| plan.clone());
+        let guards = self.guards.len();
+        let taken_in = self.take_in(base, plan, now_ns);
+        // To make room, guards are made fewer, and stay so.
+        if let (Some(events), Some(plan)) = (&mut self.events, asked)
+            && (taken_in.is_ok() || self.guards.len() != guards)
+        {
+            events.push(Event::Wrote { plan, now_ns, refused: taken_in.is_err() });
+        }
+        taken_in
+    }
+
+    fn take_in(&mut self, base: &dyn View, mut plan: Plan, now_ns: u64) -> Result<(), TransactionError> {
         let time = self.time.max(self.at).advance(now_ns);
         let (asked, mut runs) = (plan.clone(), self.written.clone_of(&plan));
         plan.settle_times(time);
@@ -233,8 +262,8 @@ impl Transaction {
         let has = |object: ObjectId| self.made.contains(&object) || made.contains(&object);
         let of_new = made.iter().map(|object| {
             // Each begins a run, unless the one before it is there; and joins what is behind it, if that was there before.
-            let begins = !has(ObjectId(object.0 - 1));
-            let joins = self.made.contains(&ObjectId(object.0 + 1));
+            let begins = object.0.checked_sub(1).is_none_or(|before| !has(ObjectId(before)));
+            let joins = self.made.contains(&ObjectId(object.0.saturating_add(1)));
             isize::from(begins) - isize::from(joins)
         });
         self.made_runs.saturating_add_signed(of_new.sum())
@@ -279,9 +308,17 @@ impl Transaction {
     /// # Errors
     /// [`TransactionError::Full`]: the answer must not be given.
     fn depend(&mut self, base: &dyn View, guards: &[gavel_wire::Guard]) -> Result<(), TransactionError> {
-        for guard in guards {
-            self.guards.add(guard, base, &self.made)?;
+        let mut new = Vec::new();
+        let added = guards.iter().try_for_each(|guard| {
+            if self.guards.add(guard, base, &self.made)? && self.events.is_some() {
+                new.push(guard.clone());
+            }
+            Ok::<(), gavel_wire::ViewError>(())
+        });
+        if let Some(events) = self.events.as_mut().filter(|_| !new.is_empty()) {
+            events.push(Event::Read(new));
         }
+        added?;
         let room = COMMIT_BYTES_MAX.saturating_sub(self.weighed.bytes + self.runs * RUN_BYTES);
         if self.guards.len() <= GUARDS_MAX && self.guards.bytes() <= room {
             return Ok(());
@@ -300,6 +337,9 @@ impl Transaction {
         if !self.made.contains(&object) || !self.layer.get(&attr).is_some_and(nameless) {
             return;
         }
+        if let Some(events) = &mut self.events {
+            events.push(Event::Forgot(object));
+        }
         let mark = KeyRange::one(&Key::orphan(self.volume, object));
         for range in [KeyRange::object(self.volume, object), mark] {
             let laid: Vec<Key> = self.layer.laid(&range).map(|(key, _)| key.clone()).collect();
@@ -312,6 +352,11 @@ impl Transaction {
                 self.layer.lift(self.plans, [&key]);
             }
         }
+    }
+
+    /// Forgets all objects that it made and that have no name: nobody has any open.
+    pub fn forget_all_nameless(&mut self) {
+        self.nameless().into_iter().for_each(|object| self.forget_nameless(object));
     }
 
     /// Goes on from a later state, in which all that it depends on is as it was: `base` is the view at its start, `later` that of the later state.

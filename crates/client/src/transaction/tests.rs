@@ -1,5 +1,7 @@
 //! Random operations: what a transaction folds to gives what it showed; and if its guards hold later, it would have done the same then.
 
+mod journal;
+
 use super::*;
 use crate::run::{Run, Step};
 use crate::tree::{Answer, TreeError, TreeRequest};

@@ -7,7 +7,7 @@ use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::retention;
 use crate::host::tree::{PastTree, VolumeTree};
-use crate::host::txn::Transactions;
+use crate::host::txn::{self, Transactions};
 use crate::host::{control, flusher, journal, volumes};
 use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
 use bytes::Bytes;
@@ -164,6 +164,9 @@ impl Daemon {
         )
         .map_err(failing("taking up the replica"))?;
         blobs.begin(machine.server.state()).map_err(failing("taking up the blobs"))?;
+        // What they have stored is held before anything can be collected.
+        let transactions =
+            Transactions::start(&config, &*mounter, &blobs).map_err(failing("looking for transactions"))?;
         let (journal, _) = journal::start(disks.journal, inbox.clone()).map_err(failing("starting a thread"))?;
         let (flusher, _) = flusher::start(records, inbox).map_err(failing("starting a thread"))?;
         let node_thread = NodeThread {
@@ -190,7 +193,6 @@ impl Daemon {
         collector::start(&blobs, &node).map_err(failing("starting a thread"))?;
         tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join(BLOBS_DIR)));
         let stop = tokio::sync::watch::Sender::new(false);
-        let transactions = Transactions::start(&config, &*mounter).map_err(failing("clearing transactions"))?;
         let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, transactions, stop, thread });
         daemon.clone().serve().await?;
         Ok(daemon)
@@ -200,6 +202,7 @@ impl Daemon {
         control::start(self.clone())
             .map_err(failing(format!("control socket {}", self.config.control_socket.display())))?;
         tokio::spawn(retention::keep_pins(Arc::downgrade(&self)));
+        txn::open_again(&self);
         for mount in self.config.mounts.clone() {
             let path = mount.path.clone();
             if mount.volume.number().is_none() {
@@ -305,7 +308,7 @@ impl Daemon {
 
     /// Ends the mounts, the node and its threads, in this order.
     pub async fn shut_down(&self) {
-        self.transactions.abort_all(self).await;
+        self.transactions.leave_all(self).await;
         for mount in self.mounter.mounts() {
             let mounter = self.mounter.clone();
             let ended = tokio::task::spawn_blocking(move || mounter.umount(&mount.path));

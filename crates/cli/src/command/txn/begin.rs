@@ -10,7 +10,7 @@ use gavel_types::VolumeRef;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Begins a transaction: the volume as it is now, at a directory of its own. What is changed there is seen by nobody else until it is committed. It ends with its node.
+/// Begins a transaction: the volume as it is now, at a directory of its own. What is changed there is seen by nobody else until it is committed. It is there again when its node was stopped or killed and starts.
 #[derive(Args)]
 #[command(after_help = "Example:\n  gavel txn begin /mnt/work\n  gavel txn begin --message 'new layout'")]
 pub struct Begin {
@@ -58,6 +58,9 @@ pub struct Commit {
     /// What for; by default, as was said when it began
     #[arg(long, short)]
     message: Option<String>,
+    /// Also if its journal is damaged: commit what is left of it
+    #[arg(long)]
+    incomplete: bool,
     /// For programs: as JSON
     #[arg(long)]
     json: bool,
@@ -73,7 +76,12 @@ impl Commit {
         {
             write_back(&line.place);
         }
-        end(&socket, &id, TxnAsk::Commit { id: id.clone(), message: self.message }, self.json)
+        end(
+            &socket,
+            &id,
+            TxnAsk::Commit { id: id.clone(), message: self.message, incomplete: self.incomplete },
+            self.json,
+        )
     }
 }
 

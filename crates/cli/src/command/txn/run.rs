@@ -1,10 +1,9 @@
 //! `gavel txn run`: a command whose changes become one commit, or nothing.
 
 use super::enter::FAILED;
-use super::which::{Node, PATIENCE, of_path};
+use super::which::{Node, PATIENCE, of_path, unreachable};
 use super::{COLLIDED, complain, told};
 use crate::output::{hinted, print_error};
-use crate::target::ASK_HINT;
 use anyhow::Context;
 use clap::Args;
 use gavel_runtime::host::control::{Reply, Request};
@@ -151,7 +150,7 @@ impl Run {
         let uid = rustix::process::geteuid().as_raw();
         let request =
             Request::TxnRun(TxnBegin { volume: volume.clone(), uid, message: self.message.clone(), dir: None });
-        let gone = |error: std::io::Error| hinted(format!("{}: {error}", socket.display()), ASK_HINT);
+        let gone = |error: std::io::Error| unreachable(socket, &error);
         let mut stream = UnixStream::connect(socket).map_err(gone)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let line = serde_json::to_string(&request)? + "\n";

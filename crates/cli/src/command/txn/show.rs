@@ -8,7 +8,7 @@ use clap::Args;
 use gavel_runtime::host::txn::{TxnAnswer, TxnAsk, TxnLine};
 use std::process::ExitCode;
 
-/// Says which transactions are open on a node.
+/// Says which transactions are open on a node, and, once, which were committed when it ended.
 #[derive(Args)]
 #[command(after_help = "Example:\n  gavel txn list")]
 pub struct List {
@@ -36,14 +36,29 @@ impl List {
                 format!("{} s", line.age_secs),
                 users.name(line.uid),
                 line.changes.to_string(),
+                line.state.word().to_owned(),
                 line.start.clone(),
                 if line.run { "(run)".into() } else { line.place.display().to_string() },
                 line.message.clone(),
             ]
         });
-        let head =
-            ["transaction", "volume", "age", "user", "records changed", "keeps the state", "directory", "message"];
+        let head = [
+            "transaction",
+            "volume",
+            "age",
+            "user",
+            "records changed",
+            "state",
+            "keeps the state",
+            "directory",
+            "message",
+        ];
         println!("{}", table(&head, rows.collect()));
+        for line in &lines {
+            for notice in &line.notices {
+                println!("{}: {notice}", line.id);
+            }
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -76,11 +91,15 @@ impl Status {
                 line.age_secs,
                 Users::default().name(line.uid)
             );
+            println!("state        {}", line.state.word());
             println!("directory    {}", line.place.display());
             println!("keeps        the state {}", line.start);
             println!("changed      {} records", line.changes);
             println!("depends on   {} records", line.guards);
             println!("room taken   {} of {} bytes", line.bytes, line.bytes_max);
+            for notice in &line.notices {
+                println!("NOTICE       {notice}");
+            }
             if let Some(full) = &line.full {
                 println!("FULL         an operation was refused for lack of room: {full}");
             }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use gavel_mount::CONTROL_XATTR;
 use gavel_runtime::config::Config;
-use gavel_runtime::host::control::{Reply, Request, ask};
+use gavel_runtime::host::control::{AskError, Reply, Request, ask};
 use gavel_runtime::host::txn::{CONTROL_PREFIX, TxnAnswer, TxnAsk};
 use gavel_types::{VolumeId, VolumeRef};
 use std::collections::BTreeSet;
@@ -105,12 +105,30 @@ impl Which {
     }
 }
 
+/// Why a daemon can't be asked, and what to do.
+pub fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+    let user = rustix::process::geteuid();
+    if error.kind() != std::io::ErrorKind::PermissionDenied || user.is_root() {
+        return hinted(format!("{}: {error}", socket.display()), ASK_HINT);
+    }
+    let user = user.as_raw();
+    let hint = format!(
+        "let root run it for this user: gavel txn run -- setpriv --reuid={user} --regid={} --init-groups COMMAND",
+        rustix::process::getegid().as_raw()
+    );
+    let what = "its owner and root alone may begin and end transactions";
+    hinted(format!("{}: user {user} may not ask this daemon: {what}", socket.display()), hint)
+}
+
 /// Asks a daemon. What it could not do is an error.
 pub fn ask_txn(socket: &Path, about: TxnAsk) -> anyhow::Result<TxnAnswer> {
     match ask(socket, &Request::Txn { about }, PATIENCE) {
         Ok(Reply::Txn(answer)) => Ok(*answer),
         Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
         Ok(_) => Err(anyhow::anyhow!("the daemon answered something else than it was asked")),
+        Err(AskError::NotRunning { socket, cause }) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(unreachable(&socket, &cause))
+        }
         Err(error) => Err(hinted(error.to_string(), ASK_HINT)),
     }
 }

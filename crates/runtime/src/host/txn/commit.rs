@@ -1,7 +1,7 @@
 //! One commit of a transaction, and finding out what became of it.
 
 use super::staging::NotStaged;
-use super::{Open, Phase, TxnEnd, blocking, report, staging};
+use super::{Open, TxnEnd, blocking, report, staging};
 use crate::host::daemon::Daemon;
 use crate::host::node::{Input, WaitError};
 use gavel_client::transaction::commit::{Next, Shipped, Shipping, all_hold, find, note};
@@ -36,12 +36,9 @@ pub(super) async fn commit(daemon: &Arc<Daemon>, open: Arc<Open>, message: Strin
 async fn commit_to_the_end(daemon: &Arc<Daemon>, open: &Arc<Open>, message: &str) -> Result<TxnEnd, String> {
     open.take_to_end()?;
     open.end_processes().await;
-    let shipped = ship(open, message).await;
-    let again = || {
-        let mut state = open.state.lock();
-        if state.phase == Phase::Committing && !open.run {
-            state.phase = Phase::Open;
-        }
+    let shipped = match open.committing().await {
+        Ok(()) => ship(open, message).await,
+        Err(cause) => Err(cause),
     };
     let nothing = "it could not be committed, and nothing was written";
     match shipped {
@@ -56,7 +53,7 @@ async fn commit_to_the_end(daemon: &Arc<Daemon>, open: &Arc<Open>, message: &str
         Ok(Some(Shipped::Collided)) => {
             let reported = open.clone();
             let report = blocking(move || report::report(&reported, reported.node.tid())).await;
-            again();
+            open.not_committed();
             if open.run {
                 open.end(daemon, "it collided with others, and nothing was written").await;
             }
@@ -64,14 +61,17 @@ async fn commit_to_the_end(daemon: &Arc<Daemon>, open: &Arc<Open>, message: &str
             Ok(TxnEnd::Collided { collisions, more })
         }
         Ok(Some(Shipped::Not(cause))) | Err(cause) => {
-            again();
+            open.not_committed();
             if open.run {
                 open.end(daemon, nothing).await;
             }
             Err(format!("nothing was written: {cause}"))
         }
         Ok(Some(Shipped::Unknown(cause))) => {
-            open.end(daemon, "nobody could say whether it was committed").await;
+            match open.run {
+                true => open.end(daemon, "nobody could say whether it was committed").await,
+                false => open.leave_uncertain(daemon, &cause).await,
+            }
             Ok(TxnEnd::Unknown { cause })
         }
     }
@@ -121,7 +121,7 @@ fn fold(open: &Open) -> Result<Folded, String> {
     Ok(folded)
 }
 
-const GONE: &str = "the history it started from is gone: the state was pruned";
+pub(super) const GONE: &str = "the history it started from is gone: the state was pruned";
 
 /// What is written before the commit, if it does not fit into one request; and the commit.
 fn in_parts(open: &Open, folded: Folded) -> Result<(Arc<[Part]>, Folded), String> {
@@ -259,6 +259,7 @@ async fn look(open: &Open, note: &str) -> Result<(Option<Tid>, bool), String> {
 /// Why it stays where it is, in words.
 pub(super) async fn rebase(daemon: &Arc<Daemon>, open: Arc<Open>) -> Result<TxnEnd, String> {
     open.check_open().map_err(|_| format!("transaction {} is being committed or has ended", open.id))?;
+    open.check_complete(false)?;
     let last = open.tree.last().await.map_err(|error| error.to_string())?;
     let moving = open.clone();
     let end = blocking(move || {
@@ -274,7 +275,7 @@ pub(super) async fn rebase(daemon: &Arc<Daemon>, open: Arc<Open>) -> Result<TxnE
                 if !moving.node.records.is_whole(moving.volume, at) {
                     return Err(GONE.into());
                 }
-                state.transaction = moved;
+                state.move_to(moved)?;
                 None
             } else {
                 Some(())

@@ -5,6 +5,7 @@
 //!   begin ──> open ──commit──> committing ──> ended (committed)
 //!              │ ^                 └── it collides, or there is no quorum ──> open again; of `gavel txn run`: ended (nothing happened)
 //!              └─┴── abort, or its `gavel txn run` is gone ──> ended (nothing happened)
+//!   of `gavel txn begin`, when the node ends: left ──> when it starts: open again, ended (committed), or lost
 //! ```
 //!
 //! - `tree`: what its mount shows
@@ -12,34 +13,47 @@
 //! - `staging`: writing before the commit what does not fit into it
 //! - `report`: what it collides with
 //! - `past`: how it differs from its start
+//! - `kept`: the journal of one of `gavel txn begin`, as a file
+//! - `reopen`: such ones when the node ends and starts
+//! - `line`: how one is, for people and programs
 //! - `run`: the daemon's side of `gavel txn run`
 //! - `namespace`: the processes of such a run
 
 mod commit;
+mod kept;
+mod line;
 pub mod namespace;
 mod past;
+mod reopen;
 mod report;
 mod run;
 mod staging;
 mod tree;
 
+pub use line::{TxnLine, TxnState};
 use namespace::Namespace;
+pub(super) use reopen::open_again;
 pub use report::{Collision, There};
 pub(super) use run::run;
 
-use crate::config::{Config, MountConfig, MountOption};
+use crate::config::{MountConfig, MountOption};
 use crate::host::blobs::Blobs;
-use crate::host::daemon::{Daemon, Mounter};
+use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
 use crate::host::tree::VolumeTree;
 use crate::host::{retention, volumes};
+use gavel_client::transaction::journal::Header;
 use gavel_client::{Forget, Transaction};
 use gavel_history::diff::{DiffLine, End, Way, diff};
 use gavel_types::limits::NOTE_BYTES_MAX;
-use gavel_types::{BlobId, ObjectId, Tid, Timestamp, VolumeId, VolumeRef};
+use gavel_types::{BlobId, ObjectId, Tid, VolumeId, VolumeRef};
+use kept::Kept;
 use parking_lot::Mutex;
+use reopen::Left;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
@@ -94,6 +108,9 @@ pub enum TxnAsk {
         id: String,
         /// What for; none: as was said when it began.
         message: Option<String>,
+        /// Also if its journal is damaged, and only a part of what was done is left.
+        #[serde(default)]
+        incomplete: bool,
     },
     /// Give it up.
     Abort {
@@ -141,40 +158,6 @@ pub struct TxnStarted {
     pub place: PathBuf,
     /// Where this node has the volume mounted for reading and writing.
     pub over: Vec<PathBuf>,
-}
-
-/// A transaction that is open. Part of the machine-readable output: fields are only added.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TxnLine {
-    /// Its id.
-    pub id: String,
-    /// Its volume.
-    pub volume: u32,
-    /// For which user.
-    pub uid: u32,
-    /// When it began, to the second.
-    pub time: String,
-    /// How many seconds ago.
-    pub age_secs: u64,
-    /// The state that it began at, or was moved to: it stays as long as this is open.
-    pub start: String,
-    /// Where it is mounted.
-    pub place: PathBuf,
-    /// Is it a `gavel txn run`?
-    pub run: bool,
-    /// What for.
-    pub message: String,
-    /// How many records it has changed.
-    pub changes: u64,
-    /// How many it depends on.
-    pub guards: u64,
-    /// How much of the room that a commit has it takes, in bytes, no less than it does.
-    pub bytes: u64,
-    /// How much room a commit has.
-    pub bytes_max: u64,
-    /// Why an operation was refused for lack of room, if one was.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub full: Option<String>,
 }
 
 /// How a transaction ended.
@@ -228,6 +211,8 @@ pub(super) struct Open {
     /// The place is a directory of the daemon's, which goes with it.
     own_place: bool,
     run: bool,
+    /// Why it shows only a part of what was done in it, and takes no changes.
+    damaged: Option<String>,
     node: Arc<NodeHandle>,
     blobs: Arc<Blobs>,
     tree: Arc<VolumeTree>,
@@ -255,6 +240,32 @@ struct State {
     namespaces: Vec<Namespace>,
     /// Ids for what it makes: so many together that they are few runs.
     ids: VecDeque<ObjectId>,
+    /// Where what is done is written; none of a run, nor of one that takes no changes.
+    kept: Option<Kept>,
+    /// Why nothing more can be done in it before the node starts again.
+    broken: Option<String>,
+    /// What whoever looks at it should know.
+    notices: Vec<String>,
+}
+
+impl State {
+    fn new(transaction: Transaction, kept: Option<Kept>) -> State {
+        State {
+            transaction,
+            phase: Phase::Open,
+            opens: BTreeMap::new(),
+            storing: BTreeMap::new(),
+            storing_bytes: 0,
+            held: BTreeSet::new(),
+            stored_as_of: Tid::MAX,
+            full: None,
+            namespaces: Vec::new(),
+            ids: VecDeque::new(),
+            kept,
+            broken: None,
+            notices: Vec::new(),
+        }
+    }
 }
 
 /// Those that are open on this node.
@@ -266,46 +277,25 @@ pub struct Transactions {
 #[derive(Default)]
 struct Table {
     open: BTreeMap<String, Arc<Open>>,
+    /// Those that are not open again yet, or will not be.
+    left: BTreeMap<String, Left>,
     ended: VecDeque<(String, String)>,
     last_ns: u64,
 }
 
 impl Transactions {
-    /// None is open yet; what an earlier life has left mounted is taken off.
-    ///
-    /// # Errors
-    /// If the directory of their places can't be made.
-    pub(super) fn start(config: &Config, mounter: &dyn Mounter) -> std::io::Result<Transactions> {
-        let places = config.data_dir.join(PLACES_DIR);
-        std::fs::create_dir_all(&places)?;
-        for entry in std::fs::read_dir(&places)?.flatten() {
-            let path = entry.path();
-            match std::fs::read_to_string(&path) {
-                // Where one was mounted that somebody had named a place for.
-                Ok(place) => {
-                    mounter.clear(Path::new(place.trim_end_matches('\n')));
-                    std::fs::remove_file(&path)?;
-                }
-                Err(_) => {
-                    mounter.clear(&path);
-                    if let Err(error) = std::fs::remove_dir(&path) {
-                        tracing::warn!(path = %path.display(), %error, "the place of a transaction stays behind");
-                    }
-                }
-            }
-        }
-        Ok(Transactions { places, table: Mutex::default() })
-    }
-
     /// The states that open transactions began at: they must not be pruned.
     pub fn starts(&self) -> Vec<(VolumeId, Tid)> {
         let table = self.table.lock();
-        table.open.values().map(|open| (open.volume, open.state.lock().transaction.at())).collect()
+        let open = table.open.values().map(|open| (open.volume, open.state.lock().transaction.at()));
+        open.chain(table.left.values().filter_map(Left::start)).collect()
     }
 
     /// Those that are open.
     pub fn list(&self, daemon: &Daemon) -> Vec<TxnLine> {
-        self.table.lock().open.values().map(|open| open.line(daemon)).collect()
+        let table = self.table.lock();
+        let open = table.open.values().map(|open| open.line(daemon));
+        open.chain(table.left.iter().map(|(id, left)| left.line(id, daemon))).collect()
     }
 
     fn find(&self, id: &str) -> Result<Arc<Open>, String> {
@@ -315,6 +305,9 @@ impl Transactions {
         }
         if let Some((_, how)) = table.ended.iter().rev().find(|(ended, _)| ended == id) {
             return Err(format!("transaction {id} has ended: {how}"));
+        }
+        if let Some((id, left)) = table.left(id)? {
+            return Err(left.refusal(id));
         }
         let path = Path::new(id);
         let mut found = table.open.values().filter(|open| {
@@ -329,11 +322,26 @@ impl Transactions {
         }
     }
 
-    /// Gives all of them up: the daemon ends.
-    pub async fn abort_all(&self, daemon: &Daemon) {
+    /// How one is; whoever hears so that one was committed is told by this.
+    fn status(&self, daemon: &Daemon, id: &str) -> Result<TxnLine, String> {
+        let left = {
+            let table = self.table.lock();
+            table.left(id)?.map(|(id, left)| left.line(id, daemon))
+        };
+        match left {
+            Some(line) => Ok(self.tell(vec![line]).remove(0)),
+            None => Ok(self.find(id)?.line(daemon)),
+        }
+    }
+
+    /// The daemon ends: runs are given up, others are left to be opened again.
+    pub async fn leave_all(&self, daemon: &Daemon) {
         let open: Vec<Arc<Open>> = self.table.lock().open.values().cloned().collect();
         for open in open {
-            open.end(daemon, "its node was stopped, and nothing was written").await;
+            match open.run {
+                true => open.end(daemon, "its node was stopped, and nothing was written").await,
+                false => open.leave(daemon).await,
+            }
         }
     }
 
@@ -368,19 +376,23 @@ pub(super) async fn answer(daemon: &Arc<Daemon>, ask: TxnAsk) -> Result<TxnAnswe
             let open = self::begin(daemon, begin, false).await?;
             Ok(TxnAnswer::Started(open.started(daemon)))
         }
-        TxnAsk::List {} => Ok(TxnAnswer::List(transactions.list(daemon))),
-        TxnAsk::Status { id } => Ok(TxnAnswer::List(vec![transactions.find(&id)?.line(daemon)])),
+        TxnAsk::List {} => Ok(TxnAnswer::List(transactions.tell(transactions.list(daemon)))),
+        TxnAsk::Status { id } => Ok(TxnAnswer::List(vec![transactions.status(daemon, &id)?])),
         TxnAsk::Diff { id } => {
             let open = transactions.find(&id)?;
             blocking(move || open.differences()).await.map(TxnAnswer::Diff)
         }
-        TxnAsk::Commit { id, message } => {
+        TxnAsk::Commit { id, message, incomplete } => {
             let open = transactions.find(&id)?;
+            open.check_complete(incomplete)?;
             let message = message.unwrap_or_else(|| open.message.clone());
             check_message(&message)?;
             commit::commit(daemon, open, message).await.map(TxnAnswer::Ended)
         }
         TxnAsk::Abort { id } => {
+            if transactions.drop_lost(daemon, &id)? {
+                return Ok(TxnAnswer::Ended(TxnEnd::Aborted {}));
+            }
             let open = transactions.find(&id)?;
             open.take_to_end()?;
             open.end(daemon, "it was aborted, and nothing was written").await;
@@ -410,7 +422,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + 
 async fn begin(daemon: &Arc<Daemon>, begin: TxnBegin, run: bool) -> Result<Arc<Open>, String> {
     check_message(&begin.message)?;
     let volume = volumes::living(&daemon.node, &begin.volume)?;
-    if daemon.transactions.table.lock().open.len() >= TRANSACTIONS_MAX {
+    if daemon.transactions.table.lock().len() >= TRANSACTIONS_MAX {
         return Err(format!(
             "{TRANSACTIONS_MAX} transactions are open on this node\nHint: `gavel txn list` shows them, `gavel txn abort` ends one"
         ));
@@ -431,34 +443,31 @@ async fn begin(daemon: &Arc<Daemon>, begin: TxnBegin, run: bool) -> Result<Arc<O
     if own_place {
         std::fs::create_dir(&place).map_err(|error| format!("{}: {error}", place.display()))?;
     }
-    let state = State {
-        transaction: Transaction::new(volume, start),
-        phase: Phase::Open,
-        opens: BTreeMap::new(),
-        storing: BTreeMap::new(),
-        storing_bytes: 0,
-        held: BTreeSet::new(),
-        stored_as_of: Tid::MAX,
-        full: None,
-        namespaces: Vec::new(),
-        ids: VecDeque::new(),
-    };
-    let open = Arc::new(Open {
-        id: id.clone(),
+    let header = Header {
+        id: id.as_str().into(),
         volume,
+        start,
+        place: place.as_os_str().as_bytes().into(),
+        own_place,
         uid: begin.uid,
         began_ns: daemon.node.cluster_ns(),
-        message: begin.message,
-        place: place.clone(),
-        own_place,
-        run,
-        node: daemon.node.clone(),
-        blobs: daemon.blobs.clone(),
-        tree,
-        state: Mutex::new(state),
-        stored: tokio::sync::Notify::new(),
-        front: Mutex::default(),
-    });
+        message: begin.message.into(),
+        anew: false,
+    };
+    let mut transaction = Transaction::new(volume, start);
+    let kept = match run {
+        true => None,
+        false => {
+            transaction.keep_events();
+            let (places, header) = (places.clone(), header.clone());
+            let kept = blocking(move || Kept::begin(&places, header).map_err(|error| error.to_string())).await;
+            Some(kept.map_err(|error| {
+                drop_place(&daemon.transactions.places.join(&id), own_place);
+                format!("{}: no transaction can begin: {error}", daemon.transactions.places.display())
+            })?)
+        }
+    };
+    let open = Arc::new(Open::new(daemon, &header, run, None, State::new(transaction, kept)));
     daemon.transactions.table.lock().open.insert(id.clone(), open.clone());
     // Every state stays whole for some seconds, so this need not be waited for; what keeps pins tries again.
     let pinning = daemon.clone();
@@ -467,15 +476,19 @@ async fn begin(daemon: &Arc<Daemon>, begin: TxnBegin, run: bool) -> Result<Arc<O
             tracing::warn!(%error, %start, "the start of a transaction is not kept");
         }
     });
-    let tree = Arc::new(TxnTree { open: open.clone(), tokio: Handle::current() });
-    let mount = MountConfig { path: place, volume: volume.into(), options: options(daemon, volume), at: None };
-    let (mounter, control) =
-        (daemon.mounter.clone(), format!("{CONTROL_PREFIX}{id} {}", daemon.config.control_socket.display()));
-    if let Err(error) = blocking(move || mounter.mount_private(tree, &mount, &control)).await {
+    if let Err(error) = open.mount(daemon).await {
         open.end(daemon, "it could not be mounted").await;
         return Err(error);
     }
     Ok(open)
+}
+
+/// The place of a transaction's mount goes with it.
+fn drop_place(place: &Path, own_place: bool) {
+    let removed = if own_place { std::fs::remove_dir(place) } else { std::fs::remove_file(place) };
+    if let Err(error) = removed {
+        tracing::warn!(path = %place.display(), %error, "the place of a transaction stays behind");
+    }
 }
 
 /// What programs on the volume's mounts may not do, they may not do on this one.
@@ -490,6 +503,48 @@ fn options(daemon: &Daemon, volume: VolumeId) -> Vec<MountOption> {
 }
 
 impl Open {
+    fn new(daemon: &Daemon, header: &Header, run: bool, damaged: Option<String>, state: State) -> Open {
+        Open {
+            id: header.id.to_string(),
+            volume: header.volume,
+            uid: header.uid,
+            began_ns: header.began_ns,
+            message: header.message.to_string(),
+            place: PathBuf::from(OsStr::from_bytes(&header.place)),
+            own_place: header.own_place,
+            run,
+            damaged,
+            node: daemon.node.clone(),
+            blobs: daemon.blobs.clone(),
+            tree: daemon.tree(header.volume, false),
+            state: Mutex::new(state),
+            stored: tokio::sync::Notify::new(),
+            front: Mutex::default(),
+        }
+    }
+
+    /// Mounts it at its place.
+    async fn mount(self: &Arc<Self>, daemon: &Arc<Daemon>) -> Result<(), String> {
+        let tree = Arc::new(TxnTree { open: self.clone(), tokio: Handle::current() });
+        let mut options = options(daemon, self.volume);
+        options.extend(self.damaged.is_some().then_some(MountOption::ReadOnly));
+        let mount = MountConfig { path: self.place.clone(), volume: self.volume.into(), options, at: None };
+        let socket = daemon.config.control_socket.display();
+        let (mounter, control) = (daemon.mounter.clone(), format!("{CONTROL_PREFIX}{} {socket}", self.id));
+        blocking(move || mounter.mount_private(tree, &mount, &control)).await
+    }
+
+    /// A part of what was done is committed only if that is meant.
+    fn check_complete(&self, incomplete: bool) -> Result<(), String> {
+        match &self.damaged {
+            Some(cause) if !incomplete => Err(format!(
+                "transaction {} is not whole: {cause}\nHint: `gavel txn diff` shows what is left; `gavel txn commit --incomplete` commits that, `gavel txn abort` gives it up",
+                self.id
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn started(&self, daemon: &Daemon) -> TxnStarted {
         let places: BTreeSet<PathBuf> =
             daemon.transactions.table.lock().open.values().map(|open| open.place.clone()).collect();
@@ -503,26 +558,6 @@ impl Open {
             start: self.state.lock().transaction.at().to_string(),
             place: self.place.clone(),
             over: over.map(|mount| mount.path).collect(),
-        }
-    }
-
-    fn line(&self, daemon: &Daemon) -> TxnLine {
-        let state = self.state.lock();
-        TxnLine {
-            id: self.id.clone(),
-            volume: self.volume.0,
-            uid: self.uid,
-            time: Timestamp::of_tid(Tid(self.began_ns)).to_string(),
-            age_secs: daemon.node.cluster_ns().saturating_sub(self.began_ns) / 1_000_000_000,
-            start: state.transaction.at().to_string(),
-            place: self.place.clone(),
-            run: self.run,
-            message: self.message.clone(),
-            changes: state.transaction.changes() as u64,
-            guards: state.transaction.guards().len() as u64,
-            bytes: state.transaction.bytes() as u64,
-            bytes_max: gavel_client::transaction::COMMIT_BYTES_MAX as u64,
-            full: state.full.clone(),
         }
     }
 
@@ -554,6 +589,9 @@ impl Open {
     /// From now on nothing more becomes a part of it.
     fn take_to_end(&self) -> Result<(), String> {
         let mut state = self.state.lock();
+        if let Some(cause) = &state.broken {
+            return Err(format!("transaction {}: {cause}", self.id));
+        }
         match state.phase {
             Phase::Open => {
                 state.phase = Phase::Committing;
@@ -582,24 +620,60 @@ impl Open {
         let held = {
             let mut state = self.state.lock();
             state.phase = Phase::Ended;
+            state.kept = None;
             std::mem::take(&mut state.held)
         };
+        if !self.run
+            && let Err(error) = kept::remove(&daemon.transactions.places, &self.id)
+        {
+            tracing::error!(transaction = %self.id, %error, how, "its journal can't be removed: it will seem to be open when the node starts");
+        }
         held.into_iter().for_each(|blob| self.blobs.in_use.let_go(blob));
         self.stored.notify_waiters();
-        let (mounter, place) = (daemon.mounter.clone(), self.place.clone());
-        // It may never have been mounted, or somebody has taken it off.
-        let ended = tokio::task::spawn_blocking(move || mounter.umount(&place)).await;
-        tracing::debug!(transaction = %self.id, ?ended, how, "a transaction has ended");
-        let place = daemon.transactions.places.join(&self.id);
-        let removed = if self.own_place { std::fs::remove_dir(&place) } else { std::fs::remove_file(&place) };
-        if let Err(error) = removed {
-            tracing::warn!(path = %place.display(), %error, "the place of a transaction stays behind");
-        }
+        self.umount(daemon).await;
+        tracing::debug!(transaction = %self.id, how, "a transaction has ended");
+        drop_place(&daemon.transactions.places.join(&self.id), self.own_place);
         let mut table = daemon.transactions.table.lock();
         table.open.remove(&self.id);
-        table.ended.push_back((self.id.clone(), how.to_owned()));
-        if table.ended.len() > ENDED_MAX {
-            table.ended.pop_front();
+        table.remember(&self.id, how.to_owned());
+    }
+
+    /// It may never have been mounted, or somebody has taken it off.
+    async fn umount(&self, daemon: &Daemon) {
+        let (mounter, place) = (daemon.mounter.clone(), self.place.clone());
+        let ended = tokio::task::spawn_blocking(move || mounter.umount(&place)).await;
+        tracing::debug!(transaction = %self.id, ?ended, "taken off");
+    }
+}
+
+impl Table {
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.open.len() + self.left.len()
+    }
+
+    fn remember(&mut self, id: &str, how: String) {
+        self.ended.push_back((id.to_owned(), how));
+        if self.ended.len() > ENDED_MAX {
+            self.ended.pop_front();
+        }
+    }
+
+    /// One that is not open, by its id, a beginning of it, or a path in its place.
+    fn left(&self, id: &str) -> Result<Option<(&str, &Left)>, String> {
+        let path = Path::new(id);
+        let means = |name: &str, left: &Left| {
+            let within = path.is_absolute() && left.place().is_some_and(|place| path.starts_with(place));
+            within || !id.is_empty() && name.starts_with(id)
+        };
+        if self.open.contains_key(id) {
+            return Ok(None);
+        }
+        let mut found = self.left.iter().filter(|(name, left)| means(name, left));
+        match (found.next(), found.next()) {
+            (Some((name, left)), None) => Ok(Some((name, left))),
+            (Some(_), Some(_)) => Err(format!("{id}: several transactions begin so")),
+            _ => Ok(None),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! What a transaction's mount shows: the volume as of its start, with its own changes over it.
 
-use super::Open;
+use super::kept::{self, Kept};
+use super::{Open, State};
 use crate::host::node::Input;
+use gavel_client::transaction::journal::{Entry, replay};
 use gavel_client::tree::Answered;
-use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Stepped, Tree, TreeError, TreeRequest};
+use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Stepped, Transaction, Tree, TreeError, TreeRequest};
 use gavel_fs::Reply;
 use gavel_fs::operation::Caller;
 use gavel_txn::Layered;
 use gavel_types::limits::INLINE_BYTES_MAX;
 use gavel_types::{BlobId, ObjectId, Tid, VolumeId};
+use gavel_wire::View;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -41,8 +44,11 @@ impl Tree for TxnTree {
             TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
                 return self.open.tree.submit(caller, request, answered);
             }
-            // Nothing of it is durable before it is committed.
-            TreeRequest::Sync { .. } => return answered(self.open.check_open().map(|()| Answer::of(Reply::Empty))),
+            TreeRequest::Sync { .. } => {
+                let open = self.open.clone();
+                self.tokio.spawn(async move { answered(open.sync().await.map(|()| Answer::of(Reply::Empty))) });
+                return;
+            }
             _ => {}
         }
         let large = matches!(&request, TreeRequest::Write { data, .. } if data.len() > INLINE_BYTES_MAX);
@@ -87,6 +93,10 @@ impl Tree for TxnTree {
             if *count == 0 {
                 state.opens.remove(&object);
                 state.transaction.forget_nameless(object);
+                let base = self.open.node.records.at(state.transaction.at());
+                if let Err(error) = state.record(&base, None) {
+                    tracing::warn!(transaction = %self.open.id, %error, "a file that was closed");
+                }
             }
         }
     }
@@ -112,6 +122,9 @@ impl Open {
         if state.phase != super::Phase::Open {
             return Next::Done(Err(TreeError::Closed), None);
         }
+        if let Err(error) = state.ready() {
+            return Next::Done(Err(error), None);
+        }
         let base = self.node.records.at(state.transaction.at());
         let loses = run.loses_name(&Layered::new(&base, state.transaction.layer().clone()));
         let now_ns = self.node.cluster_ns();
@@ -125,6 +138,9 @@ impl Open {
             state.transaction.forget_nameless(object);
         }
         let Stepped { step, store } = stepped;
+        if let Err(error) = state.record(&base, store.as_ref().map(|(_, bytes)| bytes)) {
+            return Next::Done(Err(error), None);
+        }
         if let Some((id, bytes)) = &store {
             let place = state.storing.entry(*id).or_insert((bytes.clone(), 0));
             place.1 += 1;
@@ -212,12 +228,19 @@ impl Open {
     }
 
     /// Stores bytes on a majority, for as long as it takes, or until the transaction has ended.
-    async fn store(self: Arc<Self>, id: BlobId, bytes: bytes::Bytes) {
+    pub(super) async fn store(self: Arc<Self>, id: BlobId, bytes: bytes::Bytes) {
         let whose = format!("of transaction {}", self.id);
         let given_up = || self.state.lock().phase == super::Phase::Ended || self.node.failure().is_some();
         let as_of = self.blobs.store_until(bytes.clone(), &whose, given_up).await.unwrap_or(Tid::ZERO);
         let mut state = self.state.lock();
         state.stored_as_of = state.stored_as_of.min(as_of);
+        if as_of > Tid::ZERO
+            && let Some(kept) = &mut state.kept
+            && let Err(error) = kept.append(&Entry::Stored { blob: id, as_of })
+        {
+            // Then it is stored once more when the node starts.
+            tracing::debug!(transaction = %self.id, %error, "its journal");
+        }
         state.storing_bytes -= bytes.len();
         if let Some((_, times)) = state.storing.get_mut(&id) {
             *times -= 1;
@@ -248,5 +271,81 @@ impl Open {
             }
             stored.await;
         }
+    }
+}
+
+impl Open {
+    /// All that was done is durable; of a run, nothing is before it is committed.
+    async fn sync(&self) -> Result<(), TreeError> {
+        self.check_open()?;
+        let Some(file) = self.state.lock().kept.as_ref().map(Kept::file) else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        match synced.map_err(std::io::Error::other).and_then(|synced| synced) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let cause = format!(
+                    "its journal could not be synced: {error}; what the disk has of it shows when the node starts again"
+                );
+                self.state.lock().broken = Some(cause);
+                Err(kept::failed(&error))
+            }
+        }
+    }
+}
+
+impl State {
+    /// An operation can begin: its journal has room.
+    fn ready(&mut self) -> Result<(), TreeError> {
+        if let Some(cause) = &self.broken {
+            return Err(TreeError::Storage { cause: cause.clone(), full: false });
+        }
+        let Some(kept) = self.kept.as_mut().filter(|kept| kept.is_long()) else { return Ok(()) };
+        let storing = self.storing.values().map(|(bytes, _)| bytes.clone());
+        let (at, whole) = (self.transaction.at(), self.transaction.to_whole());
+        let anew = kept.write_anew(at, whole, &self.held, self.stored_as_of, storing);
+        anew.map_err(|error| self.refused(&error))
+    }
+
+    /// What an operation did is in the journal, or it is taken back.
+    fn record(&mut self, base: &dyn View, store: Option<&bytes::Bytes>) -> Result<(), TreeError> {
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let events = self.transaction.take_events();
+        if events.is_empty() && store.is_none() {
+            return Ok(());
+        }
+        let store = store.map_or_else(Box::default, |bytes| bytes[..].into());
+        let Err(error) = kept.append(&Entry::Did { events, store }) else { return Ok(()) };
+        let replayed = kept.read_back().map_err(|error| error.to_string());
+        match replayed.and_then(|bytes| replay(&bytes, base).map_err(|error| error.to_string())) {
+            Ok(replayed) => {
+                self.transaction = replayed.transaction;
+                self.transaction.keep_events();
+            }
+            Err(cause) => self.broken = Some(format!("its journal can't be written nor read: {error}; {cause}")),
+        }
+        Err(self.refused(&error))
+    }
+
+    fn refused(&mut self, error: &std::io::Error) -> TreeError {
+        let refused = kept::failed(error);
+        if let TreeError::Storage { cause, full: true } = &refused {
+            self.full = Some(cause.clone());
+        }
+        refused
+    }
+
+    /// It begins at a later state.
+    ///
+    /// # Errors
+    /// If that can't be written, in words: then nothing has changed.
+    pub(super) fn move_to(&mut self, mut moved: Transaction) -> Result<(), String> {
+        if let Some(kept) = &mut self.kept {
+            let storing = self.storing.values().map(|(bytes, _)| bytes.clone());
+            let anew = kept.write_anew(moved.at(), moved.to_whole(), &self.held, self.stored_as_of, storing);
+            anew.map_err(|error| format!("its journal: {error}"))?;
+            moved.keep_events();
+        }
+        self.transaction = moved;
+        Ok(())
     }
 }
