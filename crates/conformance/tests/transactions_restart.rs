@@ -673,6 +673,9 @@ fn a_commit_that_was_done_while_its_session_ended_is_told_as_committed_once() ->
         for _ in 0..TRIES {
             let away = Away::new(cluster)?;
             let (commit, committed) = away.commit_and(|| process::signal(away.pid, Signal::STOP))?;
+            // More than the log keeps for those who are away: the node will not read there what became of its commit, and has to look.
+            let dd = "dd if=/dev/urandom of=filler bs=16k count=6000 conv=fsync 2>/dev/null; rm filler";
+            command::shell(&away.mount(), dd, PATIENCE)?;
             process::signal(away.pid, Signal::CONT)?;
             let done = committed.is_some();
             away.is_as_told(commit, committed)?;
