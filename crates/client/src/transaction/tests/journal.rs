@@ -218,6 +218,39 @@ fn guards_that_were_made_fewer_are_so_again() {
 }
 
 #[test]
+fn a_plan_that_was_refused_after_guards_were_made_fewer_is_refused_again() {
+    let mut host = Host::new(Base::new());
+    let create = Operation::Create {
+        parent: ROOT,
+        name: b"f"[..].into(),
+        mode: 0o644,
+        umask: 0,
+        exclusive: true,
+        truncate: false,
+    };
+    host.operate(&TreeRequest::Operation(create), ObjectId(100));
+    for number in 0..80 {
+        let name = format!("{number:0200}").into_bytes().into();
+        host.operate(&TreeRequest::Lookup { parent: ROOT, name }, ROOT);
+    }
+    let set = |host: &mut Host, number: usize, bytes: usize| {
+        let (name, value) = (format!("user.{number}").into_bytes().into(), vec![1; bytes].into());
+        let set = Operation::Setxattr { object: ObjectId(100), name, value, mode: XattrMode::Set };
+        host.operate(&TreeRequest::Operation(set), ROOT)
+    };
+    let mut number = 0;
+    while host.transaction.bytes() + 21_000 < COMMIT_BYTES_MAX {
+        assert!(!set(&mut host, number, 20_000));
+        number += 1;
+    }
+    assert!(!host.transaction.guards().is_whole(ROOT), "there was room so far");
+    assert!(set(&mut host, number, 60_000), "there is not, with fewer guards neither");
+    assert!(host.transaction.guards().is_whole(ROOT));
+    let found = replay(&host.file, &host.base).unwrap();
+    same(&found.transaction, &host.transaction, "refused");
+}
+
+#[test]
 fn stages_blobs_and_holds_are_what_the_last_records_say() {
     let base = Base::new();
     let (mut writer, mut file) = Writer::begin(&header(&base)).unwrap();
