@@ -121,7 +121,7 @@ impl PastModel {
         self.elsewhere.contains(&tid)
     }
 
-    fn add(&mut self, tid: Tid, key: Key, version: Option<Version>) -> Result<(), String> {
+    pub(crate) fn add(&mut self, tid: Tid, key: Key, version: Option<Version>) -> Result<(), String> {
         if let KeyParts::Commit { tid: signed } = key.parts()
             && signed != tid
         {

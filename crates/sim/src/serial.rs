@@ -325,7 +325,7 @@ impl Serial {
                 }
             }
             for (place, (value, by)) in &made {
-                let last = made.range((place.0, place.1 + 1)..=(place.0, u64::MAX)).next().is_none();
+                let last = made.range((place.0, place.1)..=(place.0, u64::MAX)).count() == 1;
                 let there = self.value_at(past, &cell, place.0);
                 let gone =
                     matches!(cell, Cell::Bytes(object) | Cell::Xattr(object, _) if is_gone(past, object, place.0));
@@ -471,4 +471,189 @@ fn check_order(entries: &[Entry], versions: &Versions) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_types::NodeId;
+    use gavel_wire::{Committed, Dirent, Kind};
+
+    const DIR: ObjectId = ObjectId(5);
+    const A: Cell = Cell::Name(DIR, 0);
+    const B: Cell = Cell::Name(DIR, 1);
+    /// What everything begins with: A is 100, B is 200.
+    const START: Tid = Tid(10);
+
+    struct History {
+        past: PastModel,
+        serial: Serial,
+    }
+
+    fn version(tid: Tid, record: Record) -> Version {
+        Version { create: tid, firm: tid, record }
+    }
+
+    impl History {
+        fn new() -> History {
+            let mut history = History { past: PastModel::default(), serial: Serial::default() };
+            history.commit(START, "", &[(A, 100), (B, 200)]);
+            history
+        }
+
+        /// What replicas have at `tid`.
+        fn commit(&mut self, tid: Tid, note: &str, cells: &[(Cell, u64)]) {
+            for (cell, value) in cells {
+                let dirent = Record::Dirent(Dirent { object: ObjectId(*value), kind: Kind::File });
+                let made = (*value != 0).then(|| version(tid, dirent));
+                self.past.add(tid, cell.key(VOLUME, false), made).unwrap();
+            }
+            let record = Record::Commit(Committed { node: NodeId(1), uid: 0, note: note.into() });
+            self.past.add(tid, Key::commit(VOLUME, tid), Some(version(tid, record))).unwrap();
+        }
+
+        /// A transaction that began at the start, and was told how it ended.
+        fn told(&mut self, id: &str, times: (u64, u64), reads: &[(Cell, u64)], writes: &[(Cell, u64)], end: End) {
+            self.serial.ended(Ended {
+                id: id.into(),
+                machine: 0,
+                called: times.0,
+                returned: Some(times.1),
+                reads: reads.iter().map(|(cell, value)| (*cell, Seen::Is(*value), START)).collect(),
+                writes: writes.iter().copied().collect(),
+                made: BTreeSet::new(),
+                began: (START, START),
+                behind: (1, 0),
+                end,
+            });
+        }
+
+        /// One that was committed.
+        fn done(&mut self, id: &str, times: (u64, u64), tid: u64, reads: &[(Cell, u64)], writes: &[(Cell, u64)]) {
+            self.commit(Tid(tid), &commit::note("", id), writes);
+            self.told(id, times, reads, writes, End::Committed(Some(Tid(tid))));
+        }
+
+        /// A plain read.
+        fn read(&mut self, times: (u64, u64), cell: Cell, value: u64) {
+            self.serial.answered(Plain {
+                what: format!("reads {value}"),
+                machine: 1,
+                life: 1,
+                stands_on: StandsOn::View,
+                tid: None,
+                called: times.0,
+                returned: Some(times.1),
+                access: Access { reads: vec![(cell, Seen::Is(value))], writes: Vec::new() },
+            });
+        }
+
+        fn check(&self) -> Result<(), String> {
+            self.serial.check(&self.past)
+        }
+
+        fn is_a_cycle(&self) -> bool {
+            self.check().is_err_and(|what| what.contains("no order") && what.contains("a cycle"))
+        }
+    }
+
+    #[test]
+    fn transactions_that_have_nothing_in_common_are_fine() {
+        let mut history = History::new();
+        history.done("one", (1, 9), 20, &[(A, 100)], &[(A, 101)]);
+        history.done("two", (2, 8), 30, &[(B, 200)], &[(B, 201)]);
+        history.read((3, 4), A, 100);
+        history.read((3, 7), A, 101);
+        history.read((10, 11), B, 201);
+        history.told("three", (5, 6), &[(A, 100), (B, 200)], &[(A, 7)], End::Not);
+        assert_eq!(history.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_lost_update_is_a_cycle() {
+        let mut history = History::new();
+        history.done("one", (1, 9), 20, &[(A, 100)], &[(A, 101)]);
+        history.done("two", (2, 8), 30, &[(A, 100)], &[(A, 102)]);
+        assert!(history.is_a_cycle(), "{:?}", history.check());
+    }
+
+    #[test]
+    fn write_skew_is_a_cycle() {
+        let mut history = History::new();
+        history.done("one", (1, 9), 20, &[(A, 100), (B, 200)], &[(A, 101)]);
+        history.done("two", (2, 8), 30, &[(A, 100), (B, 200)], &[(B, 201)]);
+        assert!(history.is_a_cycle(), "{:?}", history.check());
+    }
+
+    /// Each lists the directory, in which a name is lacking, and makes a name there.
+    #[test]
+    fn a_phantom_is_a_cycle() {
+        let (c, d) = (Cell::Name(DIR, 2), Cell::Name(DIR, 3));
+        let lists = [(A, 100), (B, 200), (c, 0), (d, 0)];
+        let mut history = History::new();
+        history.done("one", (1, 9), 20, &lists, &[(c, 300)]);
+        history.done("two", (2, 8), 30, &lists, &[(d, 400)]);
+        assert!(history.is_a_cycle(), "{:?}", history.check());
+    }
+
+    #[test]
+    fn a_plain_read_of_what_was_overwritten_before_is_a_cycle() {
+        let mut history = History::new();
+        history.done("one", (1, 5), 20, &[], &[(A, 101)]);
+        history.read((6, 7), A, 100);
+        assert!(history.is_a_cycle(), "{:?}", history.check());
+    }
+
+    /// Fekete, O'Neil and O'Neil, "A read-only transaction anomaly under snapshot isolation", 2004; who reads is a plain program here.
+    #[test]
+    fn reads_that_order_two_writers_the_other_way_round_are_a_cycle() {
+        let mut history = History::new();
+        history.done("deposit", (2, 5), 20, &[(B, 200)], &[(B, 201)]);
+        history.done("withdrawal", (1, 20), 30, &[(A, 100), (B, 200)], &[(A, 99)]);
+        assert!(history.check().is_err(), "the withdrawal did not see the deposit, and is behind it");
+        let mut history = History::new();
+        history.done("withdrawal", (1, 20), 20, &[(A, 100), (B, 200)], &[(A, 99)]);
+        history.done("deposit", (2, 5), 30, &[(B, 200)], &[(B, 201)]);
+        assert_eq!(history.check(), Ok(()));
+        history.read((6, 7), B, 201);
+        history.read((8, 9), A, 100);
+        assert!(history.is_a_cycle(), "{:?}", history.check());
+    }
+
+    #[test]
+    fn what_was_told_must_be_there_whole_and_once() {
+        let mut history = History::new();
+        history.told("one", (1, 9), &[], &[(A, 101)], End::Committed(Some(Tid(20))));
+        assert!(history.check().is_err(), "acknowledged, and not there");
+        let mut history = History::new();
+        history.commit(Tid(20), &commit::note("", "one"), &[(A, 101)]);
+        history.told("one", (1, 9), &[], &[(A, 101), (B, 201)], End::Unknown);
+        assert!(history.check().is_err(), "half of it");
+        let mut history = History::new();
+        history.done("one", (1, 9), 20, &[], &[(A, 101)]);
+        history.commit(Tid(30), &commit::note("", "one"), &[(A, 101)]);
+        assert!(history.check().is_err(), "twice");
+        let mut history = History::new();
+        history.commit(Tid(20), &commit::note("", "one"), &[(A, 101)]);
+        history.told("one", (1, 9), &[], &[(A, 101)], End::Not);
+        assert!(history.check().is_err(), "given up, and there");
+    }
+
+    #[test]
+    fn a_value_that_was_never_committed_cannot_be_read() {
+        let mut history = History::new();
+        history.told("one", (1, 9), &[], &[(A, 101)], End::Not);
+        history.read((3, 4), A, 101);
+        assert!(history.check().is_err_and(|what| what.contains("never there")));
+    }
+
+    #[test]
+    fn one_that_only_reads_sees_one_state() {
+        let mut history = History::new();
+        history.done("one", (1, 5), 20, &[], &[(A, 101), (B, 201)]);
+        history.told("two", (2, 6), &[(A, 100), (B, 200)], &[], End::Committed(None));
+        assert_eq!(history.check(), Ok(()));
+        history.told("three", (2, 6), &[(A, 100), (B, 201)], &[], End::Committed(None));
+        assert!(history.check().is_err());
+    }
 }

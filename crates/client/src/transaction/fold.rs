@@ -36,11 +36,13 @@ impl Transaction {
                 _ if self.is_nameless(key.object()) => {}
                 _ => {
                     let before = base.get(key)?;
+                    // Others may have changed what is as it was at the start, unless it is depended on, or known to nobody else: then it is put so.
+                    let stays = self.made.contains(&key.object()) || self.guards.has(key);
                     match (version, before) {
-                        (Some(version), Some(before)) if version.record == before.record => {}
+                        (Some(version), Some(before)) if stays && version.record == before.record => {}
                         (Some(version), _) => put(key, version, &mut mutations),
-                        (None, Some(_)) => mutations.push(Mutation::Delete { key: key.clone() }),
-                        (None, None) => {}
+                        (None, None) if stays => {}
+                        (None, _) => mutations.push(Mutation::Delete { key: key.clone() }),
                     }
                 }
             }
@@ -58,11 +60,11 @@ impl Transaction {
     }
 
     /// The objects that it made and that have no name any more: they never reach the commit.
-    pub(super) fn nameless(&self) -> BTreeSet<ObjectId> {
+    fn nameless(&self) -> BTreeSet<ObjectId> {
         self.made.iter().copied().filter(|object| self.is_nameless(*object)).collect()
     }
 
-    fn is_nameless(&self, object: ObjectId) -> bool {
+    pub(super) fn is_nameless(&self, object: ObjectId) -> bool {
         match self.layer.get(&Key::attr(self.volume, object)).flatten() {
             Some(version) => attr_of(version).is_some_and(|attr| attr.nlink == 0),
             None => false,

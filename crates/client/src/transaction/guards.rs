@@ -182,6 +182,11 @@ impl Guards {
         guards
     }
 
+    /// Does it depend on the record: is it just before the commit what it was at the start?
+    pub fn has(&self, key: &Key) -> bool {
+        self.is_whole(key.object()) || self.keys.contains_key(key) || self.empty.iter().any(|range| range.contains(key))
+    }
+
     /// Does it depend on all attributes of the object?
     pub fn is_whole(&self, object: ObjectId) -> bool {
         self.attrs.get(&object) == Some(&Depends::Whole)

@@ -374,12 +374,11 @@ impl Transaction {
         moved.written = self.written.clone();
         moved.runs = self.runs;
         moved.merging = self.merging.clone();
-        // What has no name any more is not in the plan, and may still be open.
-        let nameless = self.nameless();
+        // What has no name any more may still be open: what it made is not in the plan, and of what was there not all.
         let kept: Vec<Change> = self
             .layer
             .laid(&KeyRange::volume(self.volume))
-            .filter(|(key, _)| nameless.contains(&guards::owner(key)))
+            .filter(|(key, _)| self.is_nameless(guards::owner(key)))
             .map(|(key, version)| Change { tid: moved.time, key: key.clone(), old: None, new: version.cloned() })
             .collect();
         moved.made_runs = self.made_runs;

@@ -569,3 +569,51 @@ fn contents_of_many_small_files_are_packed() {
     let mut small = Plan { mutations: plan.mutations[..1].to_vec() };
     assert!(pack::pack(&mut small).is_empty(), "few bytes stay where they are");
 }
+
+fn file(base: &mut Base, name: &str, id: u64) -> ObjectId {
+    let name = name.as_bytes().into();
+    let operation = Operation::Create { parent: ROOT, name, mode: 0o644, umask: 0, exclusive: true, truncate: false };
+    base.operate(&TreeRequest::Operation(operation), ObjectId(id)).unwrap();
+    ObjectId(id)
+}
+
+/// An attribute is set, which depends on nothing, and removed again: that is not nothing, for somebody else may have set it meanwhile.
+#[test]
+fn what_is_as_at_the_start_is_put_so_unless_it_is_depended_on() {
+    let mut base = Base::new();
+    let object = file(&mut base, "f", 20);
+    let name: Box<[u8]> = b"user.x"[..].into();
+    let set = |value: &[u8]| {
+        let (name, value) = (name.clone(), value.into());
+        TreeRequest::Operation(Operation::Setxattr { object, name, value, mode: XattrMode::Set })
+    };
+    let mut transaction = Transaction::new(V, base.tid);
+    run(&mut transaction, &base, &set(b"mine"), ObjectId(30)).unwrap();
+    let remove = TreeRequest::Operation(Operation::Removexattr { object, name: name.clone() });
+    run(&mut transaction, &base, &remove, ObjectId(30)).unwrap();
+    let folded = transaction.fold(&base).unwrap();
+    let mut later = base.clone();
+    later.operate(&set(b"theirs"), ObjectId(30)).unwrap();
+    if later.broken(&folded.guards).is_none() {
+        later.commit(&folded.plan);
+        assert_eq!(later.get(&Key::xattr(V, object, &name)), Ok(None), "it was removed last");
+    }
+}
+
+/// A file that was there loses its last name, is written to by who has it open, and the transaction is moved to the present.
+#[test]
+fn a_file_that_has_lost_its_name_keeps_its_bytes_when_its_transaction_is_moved() {
+    let mut base = Base::new();
+    let object = file(&mut base, "f", 20);
+    let mut transaction = Transaction::new(V, base.tid);
+    let unlink = TreeRequest::Operation(Operation::Unlink { parent: ROOT, name: b"f"[..].into() });
+    run(&mut transaction, &base, &unlink, ObjectId(30)).unwrap();
+    let data = b"still open".to_vec();
+    let write = TreeRequest::Write { object, offset: 0, append: false, data: data.clone(), kill_suidgid: false };
+    run(&mut transaction, &base, &write, ObjectId(30)).unwrap();
+    let mut later = base.clone();
+    file(&mut later, "other", 21);
+    let mut moved = transaction.rebased(&base, &later, later.tid.0 + SECOND).unwrap();
+    let read = TreeRequest::Read { object, offset: 0, len: 100 };
+    assert_eq!(run(&mut moved, &later, &read, ObjectId(30)).unwrap().data, data);
+}
