@@ -119,8 +119,12 @@ fn check_what_stays(cluster: &Cluster) -> Result<()> {
 }
 
 fn space(cluster: &Cluster) -> Result<Value> {
-    let mount = cluster.mount(1);
-    let ran = gavel(cluster, &[OsStr::new("space"), OsStr::new("--json"), mount.as_os_str()])?;
+    space_of(cluster, "")
+}
+
+fn space_of(cluster: &Cluster, path: &str) -> Result<Value> {
+    let path = cluster.mount(1).join(path);
+    let ran = gavel(cluster, &[OsStr::new("space"), OsStr::new("--json"), path.as_os_str()])?;
     Ok(serde_json::from_str(&ran.ok()?)?)
 }
 
@@ -154,6 +158,61 @@ fn what_was_removed_and_pruned_gives_its_space_back() -> Result<()> {
         std::fs::write(path_of(&cluster.mount(2), 1), bytes_of(1))?;
         File::open(cluster.mount(2))?.sync_all()?;
         ensure!(std::fs::read(path_of(&cluster.mount(3), 1))? == bytes_of(1), "written again");
+        Ok(())
+    })
+}
+
+/// Waits until `gavel space PATH` tells of the blobs of so many files: live ones, and all.
+fn wait_until_told_below(cluster: &Cluster, path: &str, live: u64, total: u64) -> Result<Value> {
+    let mut last = Value::Null;
+    let told = wait::until("the space below a path is that of its files", PATIENCE, || {
+        last = space_of(cluster, path).unwrap_or_else(|error| Value::String(error.to_string()));
+        let is = |pointer, files| number(&last, pointer).is_ok_and(|bytes| are_of(bytes, files));
+        is("/live/blob_bytes", live) && is("/total/blob_bytes", total)
+    });
+    told.with_context(|| format!("{path}: {live} files live of {total}, in {last}"))?;
+    Ok(last)
+}
+
+#[test]
+fn the_space_below_a_path_is_that_of_what_lives_there_and_was_removed_from_there() -> Result<()> {
+    with_cluster(3, |cluster| {
+        let mount = cluster.mount(1);
+        for (number, path) in ["in/a", "in/b", "in/sub/c", "in/sub/d", "in/sub/leaves", "out/e"].iter().enumerate() {
+            let path = mount.join(path);
+            std::fs::create_dir_all(path.parent().context("a parent")?)?;
+            std::fs::write(path, bytes_of(number as u64))?;
+        }
+        File::open(&mount)?.sync_all()?;
+        let whole = wait_until_told_below(cluster, "in", 5, 5)?;
+        ensure!(whole.pointer("/path") == Some(&Value::from("in")), "{whole}");
+        ensure!(number(&whole, "/shared/elsewhere_bytes")? == 0, "{whole}");
+        wait_until_told_below(cluster, "in/sub", 3, 3)?;
+        wait_until_told_below(cluster, "in/a", 1, 1)?;
+        // What is removed is the past of its directory, also when that is removed; what is moved counts where it is.
+        std::fs::remove_file(mount.join("in/b"))?;
+        std::fs::rename(mount.join("in/sub/leaves"), mount.join("out/came"))?;
+        std::fs::remove_dir_all(mount.join("in/sub"))?;
+        File::open(&mount)?.sync_all()?;
+        wait_until_told_below(cluster, "in", 1, 4)?;
+        wait_until_told_below(cluster, "in/sub", 0, 2)?;
+        wait_until_told_below(cluster, "in/b", 0, 1)?;
+        wait_until_told_below(cluster, "out", 2, 2)?;
+        // Equal writes are stored once. (Of more bytes, the kernel may make other writes each time.)
+        let same = &bytes_of(100)[..MIB as usize / 2];
+        for directory in ["left", "right"] {
+            std::fs::create_dir(mount.join(directory))?;
+            std::fs::write(mount.join(directory).join("same"), same)?;
+        }
+        File::open(&mount)?.sync_all()?;
+        let mut last = Value::Null;
+        let told = wait::until("what is shared is told", PATIENCE, || {
+            last = space_of(cluster, "left").unwrap_or_else(|error| Value::String(error.to_string()));
+            number(&last, "/shared/elsewhere_bytes").is_ok_and(|bytes| bytes == MIB / 2)
+        });
+        told.with_context(|| last.to_string())?;
+        let never = gavel(cluster, &[OsStr::new("space"), mount.join("in/never").as_os_str()])?;
+        ensure!(never.code == Some(1), "a name that never was: {never:?}");
         Ok(())
     })
 }

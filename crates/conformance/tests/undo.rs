@@ -5,9 +5,12 @@ use gavel_conformance::cluster::{Cluster, with_cluster};
 use gavel_conformance::command::Ran;
 use gavel_conformance::{command, mounts, trees};
 use serde_json::Value;
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -96,6 +99,66 @@ fn a_removed_tree_comes_back_whole() -> Result<()> {
         // The undo is a change, and goes back in one piece.
         undo(cluster, &tree)?;
         ensure!(!tree.exists() && std::fs::read_dir(&mount)?.next().is_none(), "it was not there before");
+        Ok(())
+    })
+}
+
+fn names(directory: &Path) -> Result<BTreeSet<OsString>> {
+    Ok(std::fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<_>>()?)
+}
+
+/// The hidden name under which something comes back in `directory`, if there is one.
+fn being_built(directory: &Path) -> Option<PathBuf> {
+    let names = std::fs::read_dir(directory).ok()?.filter_map(Result::ok);
+    names
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".undo-")))
+}
+
+#[test]
+fn somebody_fills_and_removes_what_comes_back_and_nothing_is_left_half_done() -> Result<()> {
+    with_cluster(3, |cluster| {
+        let (mount, other) = (cluster.mount(1), cluster.mount(2));
+        shell(&mount, &format!("mkdir tree && cd tree && seq {FILES} | xargs touch"))?;
+        settle(&mount)?;
+        let then = names(&mount.join("tree"))?;
+        for round in 0..3 {
+            shell(&mount, "rm -r tree")?;
+            settle(&mount)?;
+            let is_done = AtomicBool::new(false);
+            let (ran, met) = std::thread::scope(|scope| {
+                let meddler = scope.spawn(|| {
+                    let mut met = 0;
+                    while !is_done.load(Ordering::Relaxed) {
+                        // Names that are to come, made by somebody else, or all of it removed.
+                        if let Some(hidden) = being_built(&other) {
+                            met += u64::from(match round {
+                                0 => {
+                                    (1..=FILES).any(|number| File::create_new(hidden.join(number.to_string())).is_ok())
+                                }
+                                _ => std::fs::remove_dir_all(&hidden).is_ok(),
+                            });
+                        }
+                    }
+                    met
+                });
+                let ran = gavel(cluster, &[OsStr::new("undo"), mount.join("tree").as_os_str()]);
+                is_done.store(true, Ordering::Relaxed);
+                (ran, meddler.join().unwrap_or_default())
+            });
+            let ran = ran?;
+            println!("round {round}: somebody was in its way {met} times; status {:?}", ran.code);
+            // Whoever meddles all the time may win: then the command says so, and what there is can be removed.
+            if ran.code != Some(0) {
+                ensure!(met > 0, "nobody was in its way: {ran:?}");
+                ensure!(!mount.join("tree").exists(), "a tree that is not whole: {ran:?}");
+                shell(&mount, "rm -rf .undo-*")?;
+                settle(&mount)?;
+                undo(cluster, &mount.join("tree"))?;
+            }
+            ensure!(names(&mount.join("tree"))? == then, "the tree is as it was, after {met} collisions");
+            ensure!(being_built(&mount).is_none(), "nothing is left of what was built");
+        }
         Ok(())
     })
 }

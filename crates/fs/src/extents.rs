@@ -2,6 +2,7 @@
 
 use crate::Stop;
 use crate::tree::{Tree, damaged};
+use gavel_types::limits::INLINE_BYTES_MAX;
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId};
 use gavel_wire::{Content, Extent, Record, Version};
 use std::ops::ControlFlow;
@@ -55,9 +56,11 @@ pub(crate) fn walk(
     if from >= to {
         return Ok(());
     }
+    // Mostly, extents are as large as they get: more than these need not be read.
+    let mut limit = ((to - from).div_ceil(INLINE_BYTES_MAX as u64) as usize).min(PAGE);
     loop {
         let range = KeyRange::extents_behind(tree.volume(), object, behind);
-        let page = tree.unguarded().scan(&range, PAGE)?;
+        let page = tree.unguarded().scan(&range, limit)?;
         for (key, version) in &page {
             let (extent, start, end) = checked(key, version)?;
             let shown = start < to && {
@@ -70,9 +73,10 @@ pub(crate) fn walk(
             }
             behind = end;
         }
-        if page.len() < PAGE {
+        if page.len() < limit {
             return tree.depend_on(&all);
         }
+        limit = PAGE;
     }
 }
 

@@ -16,6 +16,8 @@ pub const RUN_GAP: u64 = 10 * 1_000_000_000;
 pub const OBJECTS_MAX: usize = 1_000_000;
 /// Rows that are stepped over on the way from the attributes of one object to those of the next, before they are looked up instead: that costs about as much.
 const STEPS_MAX: usize = 32;
+/// Objects whose attributes are read by one range. With ranges up to the last of 10,000 files that were removed, finding the state to go back to took 0.6 s.
+const BLOCK_OBJECTS: u64 = 64;
 
 /// Why there is no state to go back to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -235,30 +237,37 @@ impl Finding<'_> {
 }
 
 /// The attributes of objects that are asked for in the order of their ids. What was made together lies together, so the way to the next one is mostly a
-/// few steps.
+/// few steps. No more than [`BLOCK_OBJECTS`] are read at a time: a store may step over all that was removed in a range to find that nothing lives there.
 struct Attributes<'a> {
     past: &'a dyn Past,
     volume: VolumeId,
     last: ObjectId,
+    /// The last object of `rows`.
+    end: ObjectId,
     rows: Option<Peekable<Rows<'a, Lived>>>,
 }
 
 impl<'a> Attributes<'a> {
     /// `last` is the last one that is asked for.
     fn new(past: &'a dyn Past, volume: VolumeId, last: ObjectId) -> Attributes<'a> {
-        Attributes { past, volume, last, rows: None }
+        Attributes { past, volume, last, end: ObjectId(0), rows: None }
     }
 
     /// The attributes of `object` as of `at`.
     fn at(&mut self, object: ObjectId, at: Tid) -> Result<Option<Version>, ViewError> {
         let key = Key::attr(self.volume, object);
         let past = self.past;
-        let rows = match self.rows.take() {
+        let rows = match self.rows.take().filter(|_| object <= self.end) {
             Some(mut rows) => step_to(&mut rows, &key)?.then_some(rows),
             None => None,
         };
-        let mut rows =
-            rows.unwrap_or_else(|| past.versions(&KeyRange::objects(self.volume, object, self.last)).peekable());
+        let mut rows = match rows {
+            Some(rows) => rows,
+            None => {
+                self.end = ObjectId(object.0.saturating_add(BLOCK_OBJECTS - 1)).min(self.last);
+                past.versions(&KeyRange::objects(self.volume, object, self.end)).peekable()
+            }
+        };
         for _ in 0..STEPS_MAX {
             let of_key = |row: &Result<Lived, ViewError>| row.as_ref().map_or(true, |lived| lived.key == key);
             let Some(row) = rows.next_if(of_key) else {

@@ -1,4 +1,4 @@
-//! `gavel space`: where the bytes of a volume are.
+//! `gavel space`: where the bytes of a volume are, or of what lies below a path in it.
 
 use crate::output::{print_json, table};
 use crate::target::Target;
@@ -8,18 +8,19 @@ use gavel_runtime::host::space::{Held, Space as Found};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Where the bytes of a volume are: what lives, what only the past shows and since when, what snapshots keep, and what this node's disk holds.
+/// Where the bytes below a path are: what lives, what only the past shows and since when, what snapshots keep, and what this node's disk holds.
 #[derive(Args)]
 #[command(
     after_help = "RECORDS are names, attributes and files up to 16 KiB, before compression; BLOBS the bytes of larger writes, each stored once. Every row and every blob is counted once, in the first line that it belongs to, so that the lines add up to the total.\n\n\
+Of a mount's root, all of the volume is counted. Of any other path, what lives there and below it, and what was removed from there; what was moved away counts where it is now.\n\n\
 Exit status: 0 done; 1 could not be done; 2 wrong command line.\n\n\
-Examples:\n  gavel space /srv/shared\n  gavel space --volume 2 /srv/shared\n  gavel space --json ."
+Examples:\n  gavel space /srv/shared\n  gavel space /srv/shared/projects/old\n  gavel space --volume 2 /srv/shared\n  gavel space --json ."
 )]
 pub struct Space {
-    /// A path in a mount of the volume; by default the directory in which you are
+    /// A path in a mount, which may have been removed; its root is the whole volume. By default the directory in which you are
     #[arg(default_value = ".")]
     path: PathBuf,
-    /// Another volume than the one that is mounted there
+    /// The whole of this volume, and not of what is mounted there
     #[arg(long, value_name = "NUMBER")]
     volume: Option<u32>,
     /// For programs: everything, as JSON
@@ -32,8 +33,11 @@ impl Space {
     /// Why it could not be done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let target = Target::of(&self.path)?;
-        let volume = self.volume.unwrap_or(target.volume);
-        match target.ask(&Request::Space { volume })? {
+        let request = match self.volume {
+            Some(volume) => Request::Space { volume, path: Vec::new() },
+            None => Request::Space { volume: target.volume, path: target.path.clone() },
+        };
+        match target.ask(&request)? {
             Reply::Space(space) if self.json => print_json(&space)?,
             Reply::Space(space) => tell(&space),
             _ => return Err(anyhow::anyhow!("the daemon did not say where the bytes are")),
@@ -58,8 +62,9 @@ fn tell(space: &Found) {
         shared.blobs,
         size(shared.saved_bytes)
     );
-    if shared.other_volumes_bytes > 0 {
-        println!("           {} are shared with other volumes", size(shared.other_volumes_bytes));
+    if shared.elsewhere_bytes > 0 {
+        let others = if space.path.is_empty() { "other volumes" } else { "what is elsewhere" };
+        println!("           {} are shared with {others}", size(shared.elsewhere_bytes));
     }
     let disk = &space.disk;
     println!(

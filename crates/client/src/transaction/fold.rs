@@ -60,7 +60,7 @@ impl Transaction {
     }
 
     /// The objects that it made and that have no name any more: they never reach the commit.
-    fn nameless(&self) -> BTreeSet<ObjectId> {
+    pub(super) fn nameless(&self) -> BTreeSet<ObjectId> {
         self.made.iter().copied().filter(|object| self.is_nameless(*object)).collect()
     }
 

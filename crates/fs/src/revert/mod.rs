@@ -6,11 +6,15 @@
 //! [`Revert::step`] is a function of two views and of what is left to do; it makes the next plan. If the plan collides, the step is run again on a newer
 //! view of the present: what is left to do has not moved.
 //!
+//! What is built up where nobody looks can be planned ahead ([`Revert::ahead`]): plans are made while those before them are still on their way. Such a plan
+//! looks for nothing in the present that an earlier one makes, and says by guards that it must be there.
+//!
 //! - `step`: one plan in the making
 //!
 //! Invariants:
 //! 1. A name of the present is removed only if it is what the plan's guards say; one that is made must be free.
 //! 2. Behind each plan, directories count their names, and objects their links.
+//! 3. Planned ahead, a plan whose predecessor was not committed is not committed either, as far as it needs what that one makes.
 
 mod step;
 
@@ -24,6 +28,8 @@ use step::Making;
 const STEP_MUTATIONS_MAX: usize = 16 * 1024;
 /// Most bytes of one plan, roughly, but for the last object's.
 const STEP_BYTES_MAX: usize = 1024 * 1024;
+/// The same of a plan that is made ahead: nobody waits for each of them, and replicas are to have something to do early.
+const AHEAD_BYTES_MAX: usize = 256 * 1024;
 /// Most objects that one plan makes: a kernel may have to be told of each.
 pub const STEP_OBJECTS_MAX: usize = 4096;
 /// Names read of a directory at a time.
@@ -74,6 +80,8 @@ pub struct Revert {
     made: BTreeMap<ObjectId, ObjectId>,
     /// Objects with several names that were changed back already, or need not be.
     settled: BTreeSet<ObjectId>,
+    /// Planned ahead: the directories, and the files that lack bytes, that plans before this one make. None: plans see what those before them have done.
+    built: Option<BTreeSet<ObjectId>>,
     reverted: Reverted,
 }
 
@@ -109,8 +117,16 @@ impl Revert {
     }
 
     fn empty(volume: VolumeId) -> Revert {
-        let (work, links, late, made, settled, reverted) = Default::default();
-        Revert { volume, work, links, late, made, settled, reverted }
+        let (work, links, late, made, settled, built, reverted) = Default::default();
+        Revert { volume, work, links, late, made, settled, built, reverted }
+    }
+
+    /// The same, but each plan may be made before those before it are committed. Only for what is gone, and is built up under a name of which nobody knows;
+    /// the directory in which that is must be seen to be there when the first plan is made. If one plan collides, those behind it may have been committed in part:
+    /// what was built has to be removed, and all begun anew.
+    #[must_use]
+    pub fn ahead(self) -> Revert {
+        Revert { built: Some(BTreeSet::new()), ..self }
     }
 
     /// The next plan. `ids` are object ids that nobody has used; the first ones are taken, [`STEP_OBJECTS_MAX`] at most.

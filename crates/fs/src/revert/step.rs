@@ -1,10 +1,12 @@
 //! One plan in the making.
 
-use super::{NAMES_PAGE, ROWS_PAGE, Revert, STEP_BYTES_MAX, STEP_MUTATIONS_MAX, STEP_OBJECTS_MAX, Work};
+use super::{
+    AHEAD_BYTES_MAX, NAMES_PAGE, ROWS_PAGE, Revert, STEP_BYTES_MAX, STEP_MUTATIONS_MAX, STEP_OBJECTS_MAX, Work,
+};
 use crate::changes::Changes;
 use crate::tree::{damaged, is_removed};
 use crate::{FsError, Stop};
-use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Timestamp, VolumeId};
+use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Attr, AttrDelta, Content, Dirent, Extent, Guard, Kind, Plan, Record, Version, View, ViewError};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +36,10 @@ pub(super) struct Making<'a> {
     fresh: BTreeSet<ObjectId>,
     /// Directories that this plan needs.
     guarded: BTreeSet<ObjectId>,
+    /// What plans before this one make, as far as this one needs it.
+    needed: BTreeSet<ObjectId>,
+    /// Names that this plan makes in directories that plans before it make: the first one, and the end behind the last one.
+    named: BTreeMap<ObjectId, KeyRange>,
     /// Links that this plan adds to and takes from objects that are there.
     links: BTreeMap<ObjectId, i64>,
     rows: usize,
@@ -49,9 +55,26 @@ impl<'a> Making<'a> {
         ids: &'a [ObjectId],
     ) -> Making<'a> {
         let changes = Changes::new(revert.volume);
-        let (counted, dropped, fresh, guarded, links) = Default::default();
-        let (guards, rows, bytes, took) = Default::default();
-        Making { revert, now, then, ids, changes, guards, counted, dropped, fresh, guarded, links, rows, bytes, took }
+        let (counted, dropped, fresh, guarded, needed, named) = Default::default();
+        let (links, guards, rows, bytes, took) = Default::default();
+        Making {
+            revert,
+            now,
+            then,
+            ids,
+            changes,
+            guards,
+            counted,
+            dropped,
+            fresh,
+            guarded,
+            needed,
+            named,
+            links,
+            rows,
+            bytes,
+            took,
+        }
     }
 
     /// Works until the plan is full or nothing is left.
@@ -70,7 +93,8 @@ impl<'a> Making<'a> {
     }
 
     fn is_full(&self) -> bool {
-        self.rows >= STEP_MUTATIONS_MAX || self.bytes >= STEP_BYTES_MAX || self.took >= STEP_OBJECTS_MAX
+        let bytes_max = if self.revert.built.is_some() { AHEAD_BYTES_MAX } else { STEP_BYTES_MAX };
+        self.rows >= STEP_MUTATIONS_MAX || self.bytes >= bytes_max || self.took >= STEP_OBJECTS_MAX
     }
 
     /// The plan, and how many ids it has taken.
@@ -84,6 +108,11 @@ impl<'a> Making<'a> {
             let delta = AttrDelta { size: names, nlink: subdirectories, size_min: 0, atime, mtime, ctime };
             self.changes.adjust(directory, delta);
         }
+        for object in std::mem::take(&mut self.needed) {
+            // Nobody knows yet as of when it is there, so any time will do.
+            self.guards.push(Guard::Unchanged { key: Key::attr(self.volume(), object), at: Tid::MAX });
+        }
+        self.guards.extend(std::mem::take(&mut self.named).into_values().map(|range| Guard::Empty { range }));
         (self.guards, self.changes.into_plan(), self.took)
     }
 
@@ -102,6 +131,16 @@ impl<'a> Making<'a> {
         }
     }
 
+    /// Is it of a plan before this one that may not be committed yet?
+    fn is_built(&self, object: ObjectId) -> bool {
+        self.revert.built.as_ref().is_some_and(|built| built.contains(&object)) && !self.fresh.contains(&object)
+    }
+
+    /// Was it made on this way, so that nothing of it is to be looked for in the present?
+    fn is_made(&self, object: ObjectId) -> bool {
+        self.fresh.contains(&object) || self.is_built(object)
+    }
+
     fn later(&mut self, work: Work) {
         self.revert.work.push(work);
     }
@@ -118,7 +157,7 @@ impl<'a> Making<'a> {
             self.revert.reverted.not_kept += 1;
             return Ok(());
         }
-        let now = if self.fresh.contains(&parent) { None } else { dirent(self.now, self.volume(), parent, &name)? };
+        let now = if self.is_made(parent) { None } else { dirent(self.now, self.volume(), parent, &name)? };
         match (now, then) {
             (None, None) => Ok(()),
             (None, Some(then)) => self.make((parent, of), name, then),
@@ -307,7 +346,10 @@ impl<'a> Making<'a> {
             }
             None => self.anew(parent, then, was)?,
         };
-        if !self.fresh.contains(&parent) {
+        if self.is_built(parent) {
+            self.needed.insert(parent);
+            self.keep_free(parent, &name);
+        } else if !self.fresh.contains(&parent) {
             let at = self.now.tid();
             self.check_directory(parent)?;
             if self.guarded.insert(parent) {
@@ -324,6 +366,20 @@ impl<'a> Making<'a> {
         self.bytes += 2 * (ROW_BYTES + name.len());
         self.revert.reverted.made += 1;
         Ok(())
+    }
+
+    /// A name in a directory that a plan before this one makes must be free. Names come in the order of their keys, so all of one plan are told as one
+    /// range, but for those that are made last.
+    fn keep_free(&mut self, parent: ObjectId, name: &[u8]) {
+        let one = KeyRange::one(&Key::dirent(self.volume(), parent, name));
+        match self.named.get_mut(&parent) {
+            _ if self.revert.late => self.guards.push(Guard::Empty { range: one }),
+            Some(range) => {
+                range.end = one.end.max(std::mem::take(&mut range.end));
+                range.start = one.start.min(std::mem::take(&mut range.start));
+            }
+            None => drop(self.named.insert(parent, one)),
+        }
     }
 
     /// Has the object a name now?
@@ -345,8 +401,11 @@ impl<'a> Making<'a> {
 
     /// What a further name of an object is to name: what was made for it, or itself, if it is there as it was.
     fn stands_for(&mut self, object: ObjectId) -> Result<Option<ObjectId>, Stop> {
-        if let Some(made) = self.revert.made.get(&object) {
-            return Ok(Some(*made));
+        if let Some(made) = self.revert.made.get(&object).copied() {
+            if made != object && self.revert.built.is_some() && !self.fresh.contains(&made) {
+                self.needed.insert(made);
+            }
+            return Ok(Some(made));
         }
         let key = Key::attr(self.volume(), object);
         let Some(found) = self.now.get(&key)? else { return Ok(None) };
@@ -383,6 +442,9 @@ impl<'a> Making<'a> {
         }
         if is_directory || rows.len() == ROWS_PAGE {
             rows = self.then.scan(&KeyRange::xattrs(self.volume(), then.object), usize::MAX)?;
+            if let Some(built) = &mut self.revert.built {
+                built.insert(object);
+            }
             match then.kind {
                 Kind::Directory => {
                     self.later(Work::Times { now: object, then: then.object });
@@ -438,6 +500,9 @@ impl<'a> Making<'a> {
     /// Puts the bytes that a file had from `from` on, where there is a hole now.
     fn fill(&mut self, now: ObjectId, then: ObjectId, from: u64) -> Result<(), Stop> {
         let mut from = from;
+        if self.is_built(now) {
+            self.needed.insert(now);
+        }
         loop {
             let page = self.then.scan(&KeyRange::extents_behind(self.volume(), then, from), ROWS_PAGE)?;
             for (key, version) in &page {
@@ -464,7 +529,7 @@ impl<'a> Making<'a> {
                 None => all,
             }
         };
-        let here = if self.fresh.contains(&now) { Vec::new() } else { page(self.now, &behind(now))? };
+        let here = if self.is_made(now) { Vec::new() } else { page(self.now, &behind(now))? };
         let there = match then {
             Some(then) => page(self.then, &behind(then))?,
             None => Vec::new(),
@@ -507,13 +572,16 @@ impl<'a> Making<'a> {
         let key = Key::attr(self.volume(), then);
         let was = as_attr(&key, &version(self.then, &key)?)?;
         let times = (was.atime, was.mtime);
-        let touched = self.counted.contains_key(&now) || self.fresh.contains(&now);
+        let touched = self.counted.contains_key(&now) || self.is_made(now);
         let key = Key::attr(self.volume(), now);
         let stays = !touched && {
             let is = as_attr(&key, &version(self.now, &key)?)?;
             (is.atime, is.mtime) == times
         };
         if !stays {
+            if self.is_built(now) {
+                self.needed.insert(now);
+            }
             self.counted.entry(now).or_default().times = Some(times);
             self.rows += 1;
         }

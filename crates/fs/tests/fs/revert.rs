@@ -4,7 +4,7 @@ use super::steps::step;
 use super::world::*;
 use gavel_fs::revert::{Revert, Reverted, Reverting};
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Timestamp};
-use gavel_wire::{Attr, Dirent, Extent, Kind, Record, View};
+use gavel_wire::{Attr, Dirent, Extent, Guard, Kind, Plan, Record, View};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -212,6 +212,123 @@ fn a_large_directory_comes_back_in_several_plans() {
     let mut expected = tree(&then, ROOT);
     expected.insert(vec![], tree(&world.records, ROOT)[&b""[..]].clone());
     assert!(tree(&world.records, ROOT) == expected);
+}
+
+/// A tree that takes several plans to come back: directories in each other, files with several names, one of them with many extents.
+fn plant(world: &mut World) {
+    let top = world.made(&mkdir(ROOT, "d"));
+    let mut directory = top;
+    for number in 0..600 {
+        if number % 20 == 0 {
+            let parent = if number % 80 == 0 { top } else { directory };
+            directory = world.made(&mkdir(parent, &format!("d{number}")));
+        }
+        let object = world.made(&file(directory, &format!("f{number}")));
+        let done = world.prepare(&write(object, 0, &[7; 900])).unwrap();
+        world.finish(done).unwrap();
+        if number % 50 == 0 {
+            world.run(&link(object, top, &format!("other{number}"))).unwrap();
+            world.run(&setxattr(object, b"user.colour", b"blue")).unwrap();
+        }
+    }
+    let large = world.made(&file(directory, "large"));
+    for extent in 0..300 {
+        let done = world.prepare(&write(large, extent * 8192, &[8; 4000])).unwrap();
+        world.finish(done).unwrap();
+    }
+}
+
+/// The tree under the name `d` goes.
+fn fell(world: &mut World) {
+    let records = world.records.clone();
+    go_back(world, &records, Revert::new(V, ROOT, b"d", None));
+}
+
+/// All plans, made before any of them is committed.
+fn planned_ahead(world: &mut World, then: &Records) -> Vec<(Vec<Guard>, Plan)> {
+    let mut revert = Revert::new(V, ROOT, b"d", named(then, ROOT, "d")).ahead();
+    let mut ids: Vec<ObjectId> = (0..4096).map(|next| ObjectId(world.fresh.0 + next)).collect();
+    world.fresh.0 += 4096;
+    let mut plans = Vec::new();
+    loop {
+        match revert.step(&world.records, then, &ids).unwrap() {
+            Reverting::Done => return plans,
+            Reverting::NeedObjectIds => panic!("there are enough"),
+            Reverting::Commit { guards, plan, taken } => {
+                ids.drain(..taken);
+                plans.push((guards, plan));
+            }
+        }
+    }
+}
+
+fn but_for_the_root(records: &Records) -> Tree {
+    let mut tree = tree(records, ROOT);
+    tree.remove(&b""[..]);
+    tree
+}
+
+#[test]
+fn planned_ahead_it_is_the_same() {
+    let mut world = World::new();
+    plant(&mut world);
+    let then = world.records.clone();
+    fell(&mut world);
+    let plans = planned_ahead(&mut world, &then);
+    assert!(plans.len() >= 6, "{}", plans.len());
+    for (guards, plan) in plans {
+        assert!(guards.len() < 200, "{} guards", guards.len());
+        world.commit(guards, plan).expect("nobody else changes anything");
+        super::invariants::check(&world.records);
+    }
+    assert!(but_for_the_root(&world.records) == but_for_the_root(&then));
+}
+
+#[test]
+fn planned_ahead_what_needs_a_plan_that_collided_collides_too() {
+    let mut felled = World::new();
+    plant(&mut felled);
+    let then = felled.records.clone();
+    fell(&mut felled);
+    let plans = planned_ahead(&mut felled, &then);
+    let before = tree(&felled.records, ROOT).len();
+    for lost in [0, 1, plans.len() / 2, plans.len() - 1] {
+        let mut world = felled.clone();
+        let mut collided = 0;
+        for (number, (guards, plan)) in plans.iter().enumerate() {
+            let is_refused = number == lost || world.commit(guards.clone(), plan.clone()).is_err();
+            collided += usize::from(is_refused);
+        }
+        // Each plan goes on in a directory that the one before has made or filled, or at least below the top.
+        assert!(lost > 0 || collided == plans.len(), "without the top there is nothing: {collided}");
+        super::invariants::check(&world.records);
+        if named(&world.records, ROOT, "d").is_some() {
+            fell(&mut world);
+        }
+        assert_eq!(tree(&world.records, ROOT).len(), before, "what was built is gone");
+        undo(&mut world, &then, "d");
+        assert!(but_for_the_root(&world.records) == but_for_the_root(&then));
+    }
+}
+
+#[test]
+fn planned_ahead_nothing_is_put_over_what_somebody_has_made() {
+    let mut world = World::new();
+    plant(&mut world);
+    let then = world.records.clone();
+    fell(&mut world);
+    let mut plans = planned_ahead(&mut world, &then).into_iter();
+    let (guards, plan) = plans.next().unwrap();
+    world.commit(guards, plan).unwrap();
+    // Somebody has found it, and makes every name at the top that is still to come.
+    let top = named(&world.records, ROOT, "d").unwrap().object;
+    for number in 0..600 {
+        let _ = world.run(&file(top, &format!("d{number}")));
+        let _ = world.run(&file(top, &format!("other{number}")));
+    }
+    let collided = plans.filter(|(guards, plan)| world.commit(guards.clone(), plan.clone()).is_err()).count();
+    assert!(collided > 0, "names were made twice");
+    super::invariants::check(&world.records);
 }
 
 #[test]

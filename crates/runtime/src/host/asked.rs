@@ -1,6 +1,6 @@
 //! What people ask of the replicated state beside records, such as snapshots and policies: one request, one outcome.
 
-use crate::host::node::{Input, NodeHandle};
+use crate::host::node::{Input, NodeHandle, NodeView, WaitError};
 use gavel_types::Tid;
 use gavel_wire::{Author, Guard, Outcome, Plan, Refusal, RequestBody};
 use std::time::Duration;
@@ -32,10 +32,39 @@ pub(super) async fn request(node: &NodeHandle, body: RequestBody, patience: Dura
     }
 }
 
-/// Commits a plan. False if it collided, or a blob that it names has to be stored anew. What it names was stored, or found named, as of `stored_as_of`.
+/// A commit on its way.
+pub(super) struct Coming(oneshot::Receiver<Result<(Option<Outcome>, NodeView), WaitError>>);
+
+/// Ships a plan. What it names was stored, or found named, as of `stored_as_of`.
+pub(super) fn ship(node: &NodeHandle, guards: Vec<Guard>, plan: Plan, author: Author, stored_as_of: Tid) -> Coming {
+    let (reply, outcome) = oneshot::channel();
+    node.inbox.push(Input::Commit { guards, plan, author, stored_as_of, reply });
+    Coming(outcome)
+}
+
+impl Coming {
+    /// Waits for what becomes of it. False if it collided, or a blob that it names has to be stored anew.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub(super) async fn outcome(self, patience: Duration) -> Result<bool, String> {
+        match tokio::time::timeout(patience, self.0).await {
+            Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(true),
+            Ok(Ok(Ok((Some(Outcome::Refused { refusal: Refusal::BadPlan }), _)))) => {
+                Err("the plan was refused; please report this".into())
+            }
+            Ok(Ok(Ok(_))) => Ok(false),
+            Ok(Ok(Err(error))) => Err(error.to_string()),
+            Ok(Err(_)) => Err("the node is shutting down".into()),
+            Err(_) => Err("no quorum answered in time".into()),
+        }
+    }
+}
+
+/// Commits a plan: [`ship`], and [`Coming::outcome`].
 ///
 /// # Errors
-/// What went wrong, in words.
+/// As [`Coming::outcome`].
 pub(super) async fn commit(
     node: &NodeHandle,
     guards: Vec<Guard>,
@@ -44,16 +73,5 @@ pub(super) async fn commit(
     stored_as_of: Tid,
     patience: Duration,
 ) -> Result<bool, String> {
-    let (reply, outcome) = oneshot::channel();
-    node.inbox.push(Input::Commit { guards, plan, author, stored_as_of, reply });
-    match tokio::time::timeout(patience, outcome).await {
-        Ok(Ok(Ok((Some(Outcome::Committed { .. }), _)))) => Ok(true),
-        Ok(Ok(Ok((Some(Outcome::Refused { refusal: Refusal::BadPlan }), _)))) => {
-            Err("the plan was refused; please report this".into())
-        }
-        Ok(Ok(Ok(_))) => Ok(false),
-        Ok(Ok(Err(error))) => Err(error.to_string()),
-        Ok(Err(_)) => Err("the node is shutting down".into()),
-        Err(_) => Err("no quorum answered in time".into()),
-    }
+    ship(node, guards, plan, author, stored_as_of).outcome(patience).await
 }

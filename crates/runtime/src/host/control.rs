@@ -115,10 +115,13 @@ pub enum Request {
         /// What about it.
         about: ScheduleAsk,
     },
-    /// Where are the bytes of a volume?
+    /// Where are the bytes of a volume, or of what lies below a path in it?
     Space {
         /// Which volume.
         volume: u32,
+        /// The path within it, as bytes; none: the whole volume.
+        #[serde(default)]
+        path: Vec<u8>,
     },
     /// Which volumes are there, or: make, clone, rename, destroy, restore one.
     Volume(VolumeAsk),
@@ -335,8 +338,8 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
         Request::Browse(ask) => reply(browse::browse(daemon, ask).await, |browsed| Reply::Browsed(Box::new(browsed))),
         Request::ReadAt(ask) => reply(browse::read(daemon, ask).await, Reply::Piece),
         Request::Past { .. } | Request::TxnRun(_) => Reply::Error("this is answered with many lines".into()),
-        Request::Space { volume } => {
-            reply(space::ask(daemon, VolumeId(volume)).await, |space| Reply::Space(Box::new(space)))
+        Request::Space { volume, path } => {
+            reply(space::ask(daemon, VolumeId(volume), path).await, |space| Reply::Space(Box::new(space)))
         }
         Request::Txn { about } => reply(txn::answer(daemon, about).await, |answer| Reply::Txn(Box::new(answer))),
         Request::Retention { volume, about } => {

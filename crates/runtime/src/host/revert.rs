@@ -1,8 +1,14 @@
 //! Undo and restore: a path becomes what it was, or its past gets a name of its own.
+//!
+//! - `build`: what takes several plans to come back
+//! - `ids`: ids for what is made anew
+
+mod build;
+mod ids;
 
 use crate::host::asked;
 use crate::host::daemon::Daemon;
-use crate::host::node::Input;
+use build::Site;
 use gavel_client::TreeError;
 use gavel_fs::{Revert, Reverted, Reverting, Stop};
 use gavel_history::history::kind_name;
@@ -12,16 +18,14 @@ use gavel_store::records::{AheadView, ReadAhead};
 use gavel_types::limits::NAME_BYTES_MAX;
 use gavel_types::{At, Key, KeyRange, ObjectId, Tid, Timestamp, VolumeId};
 use gavel_wire::{AttrDelta, Author, Dirent, Guard, Kind, Mutation, Plan, Record, View};
+use ids::Ids;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// How long the quorum may take for one plan.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// So often one plan may collide with what others do.
 const COLLISIONS_MAX: u32 = 100;
-/// Object ids that are fetched at first; if they do not do, as many as one plan takes.
-const FIRST_IDS: usize = 64;
 /// What the name begins with under which a path comes back that takes several plans.
 pub const STAGING_PREFIX: &str = ".undo-";
 
@@ -84,8 +88,8 @@ pub async fn revert(daemon: &Daemon, ask: RevertAsk) -> Result<RevertDone, Strin
     let volume = VolumeId(ask.volume);
     let tree = daemon.tree(volume, false);
     let words = |error: TreeError| error.to_string();
-    // The present: what this node and the others have done so far.
-    let before = tree.state_at(&At::Age(0)).await.map_err(words)?;
+    // The present: what this node and the others have done so far. (Not the state of this moment: what this node has answered is committed behind it.)
+    let before = tree.last().await.map_err(words)?;
     let at = match &ask.at {
         Some(text) => tree.state_named(text).await?,
         None => {
@@ -110,7 +114,7 @@ pub async fn revert(daemon: &Daemon, ask: RevertAsk) -> Result<RevertDone, Strin
         return Ok(done);
     }
     let (author, read) = (Author::user(ask.uid), ReadAhead::default());
-    let mut going = Going { daemon, volume, at, author, read, ids: Vec::new(), commits: 0, begun: at };
+    let mut going = Going { daemon, volume, at, author, read, ids: Ids::default(), commits: 0 };
     let Reverted { made, changed, removed, not_kept } = going.go(&goal).await?;
     (done.made, done.changed, done.removed) = (made, changed, removed);
     (done.not_kept, done.commits) = (not_kept, going.commits);
@@ -194,10 +198,8 @@ struct Going<'a> {
     author: Author,
     /// What was read of the past so far.
     read: ReadAhead,
-    ids: Vec<ObjectId>,
+    ids: Ids,
     commits: u64,
-    /// What this node had applied when the first plan was made.
-    begun: Tid,
 }
 
 /// A plan that was made, and what is left to do behind it.
@@ -206,6 +208,8 @@ struct Made {
     guards: Vec<Guard>,
     plan: Plan,
     taken: usize,
+    /// What this node had applied when it was made: what the past names is named as of then, if it can be read.
+    read_at: Tid,
 }
 
 impl Made {
@@ -235,40 +239,43 @@ impl Going<'_> {
         if name.is_empty() {
             return self.run(Revert::contents(self.volume, ObjectId::ROOT, ObjectId::ROOT), None).await;
         }
-        let mut revert = Revert::new(self.volume, *parent, name, *was);
-        self.begun = self.daemon.node.tid();
-        let first = match self.plan(&mut revert).await? {
-            None => return Ok(revert.reverted()),
-            Some(made) => made,
-        };
-        // What comes back in several plans is not to be seen before it is whole. What is there changes as it goes.
-        if first.rest.is_last() || is.is_some() {
-            return self.run(revert, Some(first)).await;
+        let revert = Revert::new(self.volume, *parent, name, *was);
+        if is.is_some() {
+            // What is there changes as it goes.
+            return self.run(revert, None).await;
         }
-        let staging = format!("{STAGING_PREFIX}{:x}-{}", self.daemon.node.tid().0, walk::shown(name));
-        let mut end = staging.len().min(NAME_BYTES_MAX);
-        while !staging.is_char_boundary(end) {
-            end -= 1;
+        let mut ahead = revert.clone().ahead();
+        match self.plan(&mut ahead).await? {
+            None => Ok(ahead.reverted()),
+            Some(first) if first.rest.is_last() => self.run(revert, Some(first)).await,
+            // What comes back in several plans is not to be seen before it is whole.
+            Some(first) => {
+                let staging = staging_name(self.daemon.node.tid(), name);
+                let (key, hidden) =
+                    (Key::dirent(self.volume, *parent, name), Key::dirent(self.volume, *parent, &staging));
+                let site = Site { volume: self.volume, parent: *parent, name: &staging, was: *was };
+                let told = |error| {
+                    format!(
+                        "{error}; what has come back by now is called {}: remove it, and try again",
+                        walk::shown(&staging)
+                    )
+                };
+                let reverted = self.build(&site, first.under(&key, &hidden)).await.map_err(told)?;
+                self.rename(*parent, &staging, name).await?;
+                Ok(reverted)
+            }
         }
-        let staging = &staging.as_bytes()[..end];
-        let first = first.under(&Key::dirent(self.volume, *parent, name), &Key::dirent(self.volume, *parent, staging));
-        let reverted = self.run(Revert::new(self.volume, *parent, staging, *was), Some(first)).await?;
-        self.rename(*parent, staging, name).await?;
-        Ok(reverted)
     }
 
     /// Goes all the way. `first` is the first plan, if it was made already.
     async fn run(&mut self, mut revert: Revert, mut first: Option<Made>) -> Result<Reverted, String> {
-        let begun = self.begun;
         let mut collisions = 0;
         loop {
-            // What the past names is named as of now, if it can be read.
-            let read_at = first.as_ref().map_or(self.daemon.node.tid(), |_| begun);
             let made = match first.take() {
                 Some(made) => Some(made),
                 None => self.plan(&mut revert).await?,
             };
-            let Some(Made { rest, guards, plan, taken }) = made else { return Ok(revert.reverted()) };
+            let Some(Made { rest, guards, plan, taken, read_at }) = made else { return Ok(revert.reverted()) };
             let rewritten: Vec<ObjectId> = plan.mutations.iter().filter_map(rewritten).collect();
             if !self.commit(guards, plan, read_at).await? {
                 collisions += 1;
@@ -278,7 +285,7 @@ impl Going<'_> {
                 continue;
             }
             collisions = 0;
-            self.ids.drain(..taken);
+            self.ids.take(taken);
             revert = rest;
             for object in rewritten {
                 // Bytes that this node's mounts keep of it are not what they were.
@@ -291,9 +298,10 @@ impl Going<'_> {
     async fn plan(&mut self, revert: &mut Revert) -> Result<Option<Made>, String> {
         loop {
             let mut rest = revert.clone();
+            let read_at = self.daemon.node.tid();
             let now = self.daemon.node.latest();
             let then = AheadView::new(self.daemon.node.records.at(self.at), std::mem::take(&mut self.read));
-            let step = rest.step(&now, &then, &self.ids);
+            let step = rest.step(&now, &then, self.ids.had());
             self.read = then.into_read();
             // Asked behind the read: what is removed is announced before.
             if !self.daemon.node.records.is_whole(self.volume, self.at) {
@@ -304,26 +312,14 @@ impl Going<'_> {
                     *revert = rest;
                     return Ok(None);
                 }
-                Ok(Reverting::Commit { guards, plan, taken }) => return Ok(Some(Made { rest, guards, plan, taken })),
-                Ok(Reverting::NeedObjectIds) => self.fetch_ids().await?,
+                Ok(Reverting::Commit { guards, plan, taken }) => {
+                    return Ok(Some(Made { rest, guards, plan, taken, read_at }));
+                }
+                Ok(Reverting::NeedObjectIds) => self.ids.more(&self.daemon.node).await?,
                 Err(Stop::Error(error)) => return Err(format!("where it is to come: {error}")),
                 Err(error) => return Err(error.to_string()),
             }
         }
-    }
-
-    async fn fetch_ids(&mut self) -> Result<(), String> {
-        let wanted = if self.ids.is_empty() { FIRST_IDS } else { gavel_fs::revert::STEP_OBJECTS_MAX };
-        let mut coming = Vec::new();
-        for _ in self.ids.len()..wanted {
-            let (reply, id) = oneshot::channel();
-            self.daemon.node.inbox.push(Input::ObjectId(reply));
-            coming.push(id);
-        }
-        for id in coming {
-            self.ids.push(answered(id).await?);
-        }
-        Ok(())
     }
 
     /// Commits a plan. False if it collided.
@@ -379,11 +375,12 @@ fn rewritten(mutation: &Mutation) -> Option<ObjectId> {
     }
 }
 
-async fn answered<T>(answer: oneshot::Receiver<Result<T, crate::host::node::WaitError>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Ok(Ok(answer))) => Ok(answer),
-        Ok(Ok(Err(error))) => Err(error.to_string()),
-        Ok(Err(_)) => Err("the node is shutting down".into()),
-        Err(_) => Err("no quorum answered in time".into()),
+/// The name under which what was called `name` is built: as much of that as a name has room for.
+fn staging_name(tid: Tid, name: &[u8]) -> Vec<u8> {
+    let staging = format!("{STAGING_PREFIX}{:x}-{}", tid.0, walk::shown(name));
+    let mut end = staging.len().min(NAME_BYTES_MAX);
+    while !staging.is_char_boundary(end) {
+        end -= 1;
     }
+    staging.as_bytes()[..end].to_vec()
 }

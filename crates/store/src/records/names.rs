@@ -46,6 +46,21 @@ impl<E: Engine> Records<E> {
         Ok(found)
     }
 
+    /// The records of which some version names the blob, one after the other, those of several versions more than once; `each` ends it with `false`.
+    ///
+    /// # Errors
+    /// [`RecordsError::Damaged`], the engine's.
+    pub fn each_name_of(&self, blob: BlobId, mut each: impl FnMut(&Key) -> bool) -> Result<(), RecordsError> {
+        let snapshot = self.engine.snapshot();
+        let (start, end) = rows::names_of(blob);
+        for row in snapshot.range(&start, &end) {
+            if !each(&rows::parse_name(&row?.0)?.1) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Every version that names a blob, in the order of blobs, then of keys; `each` ends it with `false`. Reads as it goes, from one state.
     ///
     /// # Errors

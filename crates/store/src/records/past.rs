@@ -8,6 +8,7 @@ use super::{RecordsError, live, rows};
 use crate::engine::Snapshot;
 use gavel_types::{Key, KeyRange, Tid};
 use gavel_wire::{Version, View, ViewError};
+use std::iter::Peekable;
 
 /// Rows of one key's history that a scan has no use for, after which it opens a range behind them instead of stepping on.
 /// That costs about as much as 10 to 20 steps over small rows.
@@ -42,37 +43,26 @@ impl<S: Snapshot> PastView<S> {
         Ok(attributes.is_some_and(|version| version.create <= self.tid))
     }
 
-    /// The live versions that were there at the Tid already.
-    fn still_live(&self, range: &KeyRange) -> impl Iterator<Item = Result<(Key, Version), RecordsError>> {
-        let tid = self.tid;
-        live::range(&self.snapshot, range)
-            .filter(move |row| row.as_ref().map_or(true, |(_, version)| version.create <= tid))
-    }
-
     fn scan_visible(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, RecordsError> {
+        let was_there = |version: &Version| version.create <= self.tid;
+        let live = live::range(&self.snapshot, range);
         if self.is_as_it_was(range)? {
-            return self.still_live(range).take(limit).collect();
+            let of_then = live.filter(|row| row.as_ref().map_or(true, |(_, version)| was_there(version)));
+            return of_then.take(limit).collect();
         }
-        let mut live = self.still_live(range).peekable();
+        // Both sides are walked in the order of keys, and neither further than the other: what is behind the last row that is wanted may be much.
         let mut ended = Ended::new(&self.snapshot, range, self.tid);
-        let mut next_ended = ended.next_visible()?;
+        let mut live = live.peekable();
         let mut found = Vec::new();
         while found.len() < limit {
-            // A key has one visible version at most, so the two sides never tie.
-            let ended_first = match (live.peek(), &next_ended) {
-                (Some(Ok((live, _))), Some((ended, _))) => ended < live,
-                (None, Some(_)) => true,
-                _ => false,
-            };
-            if ended_first {
-                found.extend(next_ended.take());
-                next_ended = ended.next_visible()?;
-            } else {
-                match live.next() {
-                    Some(row) => found.push(row?),
-                    None => break,
-                }
+            let bound = live.peek().map(|row| row.as_ref().map(|(key, _)| key).map_err(Clone::clone)).transpose()?;
+            if let Some(row) = ended.next_before(bound)? {
+                found.push(row);
+                continue;
             }
+            // Of a key whose live version is younger, an ended one may be visible: it comes next.
+            let Some(row) = live.next().transpose()? else { break };
+            found.extend(was_there(&row.1).then_some(row));
         }
         Ok(found)
     }
@@ -97,7 +87,7 @@ struct Ended<'s, S: Snapshot> {
     range: &'s KeyRange,
     tid: Tid,
     end: Vec<u8>,
-    rows: HistoryRows<'s, S>,
+    rows: Peekable<HistoryRows<'s, S>>,
     /// The key of the last row.
     place: Option<Place>,
     /// Steps that the next key is given: keys of a range tend to have equally long histories.
@@ -119,14 +109,19 @@ struct Place {
 impl<'s, S: Snapshot> Ended<'s, S> {
     fn new(snapshot: &'s S, range: &'s KeyRange, tid: Tid) -> Ended<'s, S> {
         let (start, end) = rows::history_within(range);
-        let rows = Box::new(snapshot.range(&start, &end));
+        let rows = open(snapshot, &start, &end);
         Ended { snapshot, range, tid, end, rows, place: None, patience: STEPS_MAX }
     }
 
-    fn next_visible(&mut self) -> Result<Option<(Key, Version)>, RecordsError> {
-        while let Some(row) = self.rows.next() {
-            let (row, value) = row?;
-            let (key, delete) = rows::parse_history(&row)?;
+    /// The next one that is visible, if its key is before that one.
+    fn next_before(&mut self, bound: Option<&Key>) -> Result<Option<(Key, Version)>, RecordsError> {
+        while let Some(row) = self.rows.peek() {
+            let (row, _) = row.as_ref().map_err(Clone::clone)?;
+            let (key, delete) = rows::parse_history(row)?;
+            if bound.is_some_and(|bound| key >= *bound) {
+                return Ok(None);
+            }
+            let Some((_, value)) = self.rows.next().transpose()? else { break };
             if !self.range.contains(&key) {
                 self.skip_to(rows::history_after(&key, Tid::MAX).1);
                 continue;
@@ -169,8 +164,13 @@ impl<'s, S: Snapshot> Ended<'s, S> {
     }
 
     fn skip_to(&mut self, start: Vec<u8>) {
-        self.rows = Box::new(self.snapshot.range(&start, &self.end));
+        self.rows = open(self.snapshot, &start, &self.end);
     }
+}
+
+fn open<'s, S: Snapshot>(snapshot: &'s S, start: &[u8], end: &[u8]) -> Peekable<HistoryRows<'s, S>> {
+    let rows: HistoryRows<'s, S> = Box::new(snapshot.range(start, end));
+    rows.peekable()
 }
 
 impl<S: Snapshot> View for PastView<S> {

@@ -81,9 +81,10 @@ impl VolumeTree {
     /// The present: what is committed now, with what this node has answered; without a quorum, what is known here.
     ///
     /// # Errors
-    /// As [`VolumeTree::state_at`], but not [`TreeError::NoQuorum`].
+    /// As [`VolumeTree::last`], but not [`TreeError::NoQuorum`].
     pub async fn present(&self) -> Result<Tid, TreeError> {
-        match self.state_at(&At::Age(0)).await {
+        // Not the state of this moment: what was answered before it is committed behind it.
+        match self.last().await {
             Err(TreeError::NoQuorum { .. }) => Ok(self.inner.node.tid()),
             state => state,
         }
