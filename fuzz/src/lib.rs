@@ -16,6 +16,7 @@
 //! - [`log`]: a directory of log segments
 //! - [`blobs`]: a directory of blob segments and indexes
 //! - [`journal`]: journals of transactions, replayed
+//! - [`mirror`]: streams to mirrors
 //! - [`acl`]: access control lists, as programs hand them in
 //! - [`mutate`]: inputs made of seeds; [`parts`]: inputs of several byte strings; `seal`: checksums made good again
 
@@ -23,6 +24,7 @@ pub mod acl;
 pub mod blobs;
 pub mod journal;
 pub mod log;
+pub mod mirror;
 pub mod mutate;
 pub mod net;
 pub mod parts;
@@ -47,11 +49,12 @@ pub struct Target {
 }
 
 /// All families.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "acl", run: acl::run, seeds: acl::seeds },
     Target { name: "blobs", run: blobs::run, seeds: blobs::seeds },
     Target { name: "journal", run: journal::run, seeds: journal::seeds },
     Target { name: "log", run: log::run, seeds: log::seeds },
+    Target { name: "mirror", run: mirror::run, seeds: mirror::seeds },
     Target { name: "net", run: net::run, seeds: net::seeds },
     Target { name: "quorum", run: quorum::run, seeds: quorum::seeds },
     Target { name: "state", run: state::run, seeds: state::seeds },

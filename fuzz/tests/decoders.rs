@@ -67,6 +67,11 @@ fn log_directories() {
 }
 
 #[test]
+fn streams_to_mirrors() {
+    stands("mirror");
+}
+
+#[test]
 fn frames_and_greetings() {
     stands("net");
 }

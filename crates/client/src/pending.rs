@@ -218,6 +218,11 @@ impl Pending {
         self.ids.push_back(ids);
     }
 
+    /// Ids before this one are not used any more.
+    pub fn skip_ids(&mut self, floor: ObjectId) {
+        skip_ids(&mut self.ids, floor);
+    }
+
     /// Accepts a plan: from now on, views show it. `base` is the replica, taken under the same lock. `asked` is called if the plan is accepted: what
     /// was asked for is moved here, not copied. Gives the plan's number.
     ///
@@ -454,6 +459,14 @@ fn join_deltas(earlier: &mut AttrDelta, later: &AttrDelta) -> bool {
         ctime: later.ctime.or(earlier.ctime),
     };
     true
+}
+
+/// Drops the ids before `floor` out of ranges of ids.
+pub(crate) fn skip_ids(ids: &mut VecDeque<(u64, u64)>, floor: ObjectId) {
+    ids.retain_mut(|(first, end)| {
+        *first = (*first).max(floor.0);
+        *first < *end
+    });
 }
 
 #[cfg(test)]

@@ -190,6 +190,7 @@ impl Run {
                 let cause = format!("the plan of {:?} was refused; please report this", self.operation);
                 return Err(TreeError::Storage { cause, full: false });
             }
+            Some(Outcome::Refused { refusal: Refusal::ReadOnly }) => return Err(FsError::ReadOnly.into()),
             Some(Outcome::Refused { .. } | Outcome::Allocated { .. } | Outcome::Waits) | None => {
                 let collected = outcome == Some(Outcome::Refused { refusal: Refusal::Collected });
                 if let Some((bytes, _)) = self.stored.take_if(|_| collected) {

@@ -300,6 +300,11 @@ impl Session {
         Some(taken)
     }
 
+    /// Ids before this one are not used any more.
+    pub fn skip_ids(&mut self, floor: ObjectId) {
+        crate::pending::skip_ids(&mut self.ids, floor);
+    }
+
     /// Asks from which entry on a view is current. Answered by `Confirmed` or `NoQuorum`.
     pub fn confirm_read(&mut self, now: Moment, token: Token) {
         if self.without_quorum_ns(now).is_some() || self.reads_waiting.len() >= BACKLOG_MAX {

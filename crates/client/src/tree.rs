@@ -302,6 +302,12 @@ pub enum NoState {
     /// It was pruned.
     #[error("this state was pruned: the volume's retention policy did not keep it")]
     Pruned,
+    /// The volume is a mirror that has not come so far.
+    #[error("the mirror has not received this state of its source yet: `gavel mirror list` says how far it is")]
+    NotReceived,
+    /// The volume is a mirror that went from an earlier state to a later one at once.
+    #[error("the mirror never had this state of its source: it went from an earlier one to a later one at once")]
+    NeverReceived,
 }
 
 /// Called once with the answer, on any thread. Must be quick.

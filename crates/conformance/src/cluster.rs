@@ -23,7 +23,7 @@ pub struct Cluster {
     nodes: u64,
     place: Place,
     // Dropped last: the next test starts on a clean machine.
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 /// What `gavel dev status --json` says of a node, as far as tests ask.
@@ -120,6 +120,18 @@ impl Cluster {
     /// # Errors
     /// If that does not work.
     pub fn up(turn: Turn, nodes: u64) -> Result<Cluster> {
+        Cluster::made(Some(turn), nodes)
+    }
+
+    /// Brings another cluster up, beside this one. It must not live longer.
+    ///
+    /// # Errors
+    /// If that does not work.
+    pub fn beside(&self, nodes: u64) -> Result<Cluster> {
+        Cluster::made(None, nodes)
+    }
+
+    fn made(turn: Option<Turn>, nodes: u64) -> Result<Cluster> {
         let gavel = Gavel::find()?;
         let place = Place::new()?;
         let dir = place.path().join("c");

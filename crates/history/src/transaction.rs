@@ -127,7 +127,7 @@ impl Transaction {
                     self.names.push(NameChange { place, old, new });
                 }
             }
-            KeyParts::Orphan { .. } | KeyParts::Commit { .. } => {}
+            KeyParts::Orphan { .. } | KeyParts::Commit { .. } | KeyParts::Boundary => {}
         }
         Ok(())
     }

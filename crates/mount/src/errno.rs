@@ -63,6 +63,7 @@ fn of_no_state(error: NoState) -> Errno {
     match error {
         // Before the volume, nothing had any name.
         NoState::Unnamed | NoState::BeforeVolume | NoState::BeforeClone => Errno::ENOENT,
+        NoState::NotReceived | NoState::NeverReceived => Errno::ENOENT,
         NoState::Future => Errno::EINVAL,
         // What was there, and is not any more: as NFS says of a handle.
         NoState::Pruned => Errno::from_i32(libc::ESTALE),

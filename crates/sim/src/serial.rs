@@ -508,7 +508,7 @@ mod tests {
                 let made = (*value != 0).then(|| version(tid, dirent));
                 self.past.add(tid, cell.key(VOLUME, false), made).unwrap();
             }
-            let record = Record::Commit(Committed { node: NodeId(1), uid: 0, note: note.into() });
+            let record = Record::Commit(Committed { node: NodeId(1), uid: 0, note: note.into(), staged: Vec::new() });
             self.past.add(tid, Key::commit(VOLUME, tid), Some(version(tid, record))).unwrap();
         }
 

@@ -9,6 +9,7 @@
 //! A repeated number finds the recorded outcome and changes nothing. A request whose session has ended, or whose
 //! number is not the next, changes nothing and has no outcome: its node sees the session end, or sends it again.
 
+mod mirror;
 mod staging;
 
 pub use staging::REAP_STAGED_MAX;
@@ -215,9 +216,9 @@ impl Run<'_> {
         Ok(self.named.contains(&blob) || self.base.names(blob)?)
     }
 
-    /// Are the blobs that a plan names where they were when they were stored?
-    fn blobs_are_there(&self, plan: &Plan, stored_as_of: Tid) -> Result<bool, ViewError> {
-        for blob in plan.blobs() {
+    /// Are the blobs that something names where they were when they were stored?
+    fn blobs_are_there(&self, blobs: impl Iterator<Item = BlobId>, stored_as_of: Tid) -> Result<bool, ViewError> {
+        for blob in blobs {
             if self.state.collection.may_be_gone(blob, stored_as_of) && !self.is_named(blob)? {
                 return Ok(false);
             }
@@ -338,7 +339,13 @@ impl Run<'_> {
             | RequestBody::CloneVolume { .. }
             | RequestBody::RenameVolume { .. }
             | RequestBody::DestroyVolume { .. }
-            | RequestBody::RestoreVolume { .. }) => done(tid, self.volume_request(tid, body)?),
+            | RequestBody::RestoreVolume { .. }
+            | RequestBody::CreateMirror { .. }
+            | RequestBody::PromoteMirror { .. }) => done(tid, self.volume_request(tid, body)?),
+            RequestBody::MirrorStep(step) => {
+                let node = session.node;
+                self.mirror_step(tid, node, step)?
+            }
         };
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
             session.outcomes.insert(request.seq, outcome.clone());
@@ -356,7 +363,13 @@ impl Run<'_> {
         let blocks = others.flat_map(|(_, other)| &other.blocks);
         let theirs: Vec<_> = blocks.map(|first| (*first, ObjectId(first.0 + OBJECT_BLOCK - 1))).collect();
         let objects = Existing { first_free: self.state.next_object, theirs: &theirs };
+        let past = &self.state.past;
+        let mirrors = past.volumes().filter(|(_, past)| past.is_mirror());
+        let mirrors: Vec<KeyRange> = mirrors.map(|(volume, _)| KeyRange::volume(volume)).collect();
         for want in wants.iter().take(LEASE_RANGES_MAX) {
+            if mirrors.iter().any(|mirror| mirror.overlaps(&want.range)) {
+                continue;
+            }
             let granted = self.state.leases.grant(session, want, tid, objects);
             self.out.leases |= granted.is_ok();
         }
@@ -365,7 +378,7 @@ impl Run<'_> {
 
     fn commit(&mut self, tid: Tid, session: SessionId, judged: &Judged<'_>) -> Result<Outcome, ViewError> {
         let Judged { guards, plan, author, stored_as_of, staged } = *judged;
-        if !self.blobs_are_there(plan, stored_as_of)? {
+        if !self.blobs_are_there(plan.blobs(), stored_as_of)? {
             return Ok(Outcome::Refused { refusal: Refusal::Collected });
         }
         let bad_plan = Ok(Outcome::Refused { refusal: Refusal::BadPlan });
@@ -388,6 +401,12 @@ impl Run<'_> {
         // One that never was, or a clone of this entry.
         let takes = |volume: &VolumeId| self.state.past.takes_commits(*volume) && !self.begun.contains(volume);
         if !volumes.iter().all(takes) {
+            return bad_plan;
+        }
+        if volumes.iter().any(|volume| self.state.past.is_mirror(*volume)) {
+            return Ok(Outcome::Refused { refusal: Refusal::ReadOnly });
+        }
+        if self.makes_mirrored_id(plan)? {
             return bad_plan;
         }
         let orphaned = plan.mutations.iter().filter_map(|mutation| match mutation {
@@ -446,6 +465,11 @@ impl Run<'_> {
         }
         expansion.check_plan()?;
         let done = expansion.finish()?;
+        self.check_bytes(&done)?;
+        Ok(done)
+    }
+
+    fn check_bytes(&self, done: &Expanded) -> Result<(), ExpandError> {
         for (volume, counted) in &done.1 {
             let before = self.state.volumes.get(volume).copied().unwrap_or_default();
             let known = self.state.past.of(*volume).is_none_or(|past| !past.is_being_counted());
@@ -453,7 +477,7 @@ impl Run<'_> {
                 return Err(ExpandError::BadPlan("bytes of a volume"));
             }
         }
-        Ok(done)
+        Ok(())
     }
 
     fn take(&mut self, tid: Tid, (changes, counted): Expanded) -> Result<(), ViewError> {
@@ -483,7 +507,9 @@ impl Run<'_> {
 
     /// Where a session works: in all volumes, if they are few; otherwise in the first of those in which it holds leases.
     fn volumes_of_session(&self, session: SessionId) -> Vec<VolumeId> {
-        let living = |volume: &VolumeId| self.state.past.of(*volume).is_some_and(VolumePast::is_living);
+        // In a mirror nobody makes anything.
+        let living =
+            |volume: &VolumeId| self.state.past.of(*volume).is_some_and(|past| past.is_living() && !past.is_mirror());
         let all = self.state.volumes.keys().copied().filter(living);
         if self.state.volumes.len() <= BLOCK_VOLUMES_MAX {
             return all.collect();
@@ -646,7 +672,11 @@ impl Run<'_> {
                 Ok(volume) => Ok(self.make_volume(tid, volume, Some(name), (*mode, *uid, *gid))?),
                 Err(refusal) => Err(refusal),
             },
-            RequestBody::CloneVolume { from, at, name } => self.clone_volume(tid, *from, *at, name)?,
+            RequestBody::CloneVolume { from, at, name } => {
+                // What a mirror holds beyond its boundary may be half of a step.
+                let at = at.or(self.state.past.of(*from).and_then(VolumePast::boundary));
+                self.clone_volume(tid, *from, at, name)?
+            }
             RequestBody::RenameVolume { volume, name } => self.state.past.rename_volume(*volume, name),
             RequestBody::DestroyVolume { volume, now } => {
                 let destroyed = self.state.past.destroy(tid, *volume, *now);
@@ -654,6 +684,8 @@ impl Run<'_> {
                 destroyed
             }
             RequestBody::RestoreVolume { volume, name } => self.state.past.restore(*volume, name.as_deref()),
+            RequestBody::CreateMirror { name, source } => self.create_mirror(tid, name, *source)?,
+            RequestBody::PromoteMirror { volume } => self.promote(tid, *volume),
             _ => unreachable!("nothing else is asked about volumes"),
         })
     }

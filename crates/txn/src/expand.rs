@@ -219,7 +219,11 @@ impl<'v> Expansion<'v> {
         Ok(())
     }
 
-    fn put(&mut self, key: &Key, record: &Record) -> Result<(), ExpandError> {
+    /// Puts `record` as a plan does.
+    ///
+    /// # Errors
+    /// [`ExpandError`]; the expansion must then be dropped.
+    pub fn put(&mut self, key: &Key, record: &Record) -> Result<(), ExpandError> {
         let mut record = record.clone();
         match (key.parts(), &mut record) {
             (KeyParts::Attr, Record::Attr(attr)) => {

@@ -15,6 +15,7 @@
 //! - [`collect`]: blobs that nothing names any more
 //! - [`staged`]: objects that were written before the commit that ties them in
 //! - [`volumes`]: volumes that are made, cloned, destroyed; `clones`: what a transaction does to a clone
+//! - [`mirrors`]: volumes that copy another cluster's
 //! - `volume_step`: one step of a sweep over a whole volume
 //! - [`overlay`]: a view with changes laid over it
 //! - [`layer`]: the same, of a node's own transactions that are not in the log yet
@@ -39,6 +40,7 @@ pub mod digest;
 pub mod expand;
 pub mod layer;
 mod locks;
+pub mod mirrors;
 pub mod overlay;
 pub mod past;
 pub mod prune;
@@ -52,6 +54,7 @@ pub use apply::{Applied, apply};
 pub use collect::Collection;
 pub use digest::Digest;
 pub use layer::{Layer, Layered};
+pub use mirrors::Mirror;
 pub use overlay::Overlay;
 pub use past::{Past, Scheduled, Snapshot, VolumePast};
 pub use staged::Staged;

@@ -12,6 +12,7 @@
 //! 5. A class can read nothing that its volume cannot.
 //! 6. All policies together keep [`POLICY_STATES_ALL_MAX`] states beside those that are whole.
 
+use crate::mirrors::Mirror;
 use crate::prune::{Keeping, Readable};
 use crate::prune_step::Pass;
 use crate::volumes::Stage;
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most states before a horizon that stay.
-pub const KEPT_MAX: usize = SNAPSHOTS_MAX + PINS_MAX + VOLUMES_MAX + POLICY_STATES_MAX as usize + RULES_MAX;
+pub const KEPT_MAX: usize = SNAPSHOTS_MAX + PINS_MAX + VOLUMES_MAX + 1 + POLICY_STATES_MAX as usize + RULES_MAX;
 
 /// The past of all volumes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -68,6 +69,8 @@ pub struct VolumePast {
     pub classes: BTreeMap<Class, ClassPast>,
     /// States that sessions need: they are whole.
     pub pins: BTreeMap<Tid, BTreeSet<SessionId>>,
+    /// What it copies, if it is or was a mirror.
+    pub mirror: Option<Mirror>,
     /// Where the sweep has come to that removes what horizon and kept states do not show; none if all of it is gone.
     pub pass: Option<Pass>,
 }
@@ -156,7 +159,7 @@ impl Past {
         if past.class_of(policy).is_some() {
             return Ok(());
         }
-        if past.origin.is_some() {
+        if past.origin.is_some() || past.is_mirror() {
             return Err(Refusal::BadPolicy);
         }
         let free = (1..=CLASSES_MAX).map(Class).find(|class| !past.classes.contains_key(class));
@@ -281,7 +284,7 @@ impl Past {
         if full {
             return Err(Refusal::Full);
         }
-        let state = at.unwrap_or(tid);
+        let state = at.or(past.boundary()).unwrap_or(tid);
         if state > tid || !past.can_read(state) {
             return Err(Refusal::Pruned);
         }
@@ -321,7 +324,8 @@ impl Past {
             count -= past.drop_oldest(rule.every_ns, rule.keep as usize - usize::from(free));
             let missed = count >= SNAPSHOTS_MAX;
             if free && !missed {
-                let snapshot = Snapshot { tid, named: tid, note: "".into(), every_ns: Some(rule.every_ns) };
+                let state = past.boundary().unwrap_or(tid);
+                let snapshot = Snapshot { tid: state, named: tid, note: "".into(), every_ns: Some(rule.every_ns) };
                 past.snapshots.insert(name.into(), snapshot);
                 count += 1;
             }
@@ -379,6 +383,7 @@ impl Past {
             let kept = past.kept.first().is_none_or(|first| *first >= past.made);
             assert!(kept && past.kept.last().is_none_or(|last| *last < past.horizon), "kept: {:?}", past.kept);
             past.check_classes(tid);
+            past.check_mirror(tid);
         }
         assert!(self.policy_states() <= POLICY_STATES_ALL_MAX, "the policies keep {} states", self.policy_states());
     }
@@ -434,7 +439,7 @@ impl VolumePast {
             assert!(rule.keep > 0 && *last <= rule.period(tid), "a snapshot of {last} would be made before its time");
             let made = self.snapshots.values().filter(|snapshot| snapshot.every_ns == Some(rule.every_ns));
             let mut periods = BTreeSet::new();
-            let twice = made.map(|snapshot| rule.period(snapshot.tid)).find(|period| !periods.insert(*period));
+            let twice = made.map(|snapshot| rule.period(snapshot.named)).find(|period| !periods.insert(*period));
             assert!(twice.is_none(), "two snapshots of {rule:?} in the period from {twice:?} on");
         }
     }
@@ -452,6 +457,7 @@ impl VolumePast {
     pub fn pruned(&self, now: Tid) -> VolumePast {
         let names = self.snapshots.values().map(|snapshot| snapshot.tid);
         let mut needed: Vec<Tid> = names.chain(self.pins.keys().copied()).chain(self.clones.keys().copied()).collect();
+        needed.extend(self.boundary());
         needed.sort_unstable();
         let mut pruned = self.clone();
         match (self.stage, self.policy.horizon(now)) {

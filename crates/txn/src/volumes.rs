@@ -119,6 +119,7 @@ impl Past {
             kept: Vec::new(),
             classes: BTreeMap::new(),
             pins: BTreeMap::new(),
+            mirror: None,
             pass: None,
         };
         self.volumes.insert(volume, past);

@@ -7,7 +7,7 @@
 //! | 4 | volume, big endian |
 //! | 8 | object, big endian |
 //! | 1 | domain |
-//! | n | sub: nothing (attr, target); cookie (8, big endian), name, NUL (dirent); end offset (8, big endian; extent); name, NUL (xattr); object (8, big endian; orphan); Tid (8, big endian; commit) |
+//! | n | sub: nothing (attr, target); cookie (8, big endian), name, NUL (dirent); end offset (8, big endian; extent); name, NUL (xattr); object (8, big endian; orphan); Tid (8, big endian; commit); nothing (boundary) |
 
 use crate::limits::{NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX};
 use crate::{ObjectId, Tid, VolumeId};
@@ -32,6 +32,8 @@ pub enum Domain {
     Orphan = 6,
     /// Who made a commit; filed under [`ObjectId::VOLUME`].
     Commit = 7,
+    /// Of a mirror: which state of its source it is; filed under [`ObjectId::VOLUME`].
+    Boundary = 8,
 }
 
 impl Domain {
@@ -44,6 +46,7 @@ impl Domain {
             5 => Domain::Target,
             6 => Domain::Orphan,
             7 => Domain::Commit,
+            8 => Domain::Boundary,
             _ => return None,
         })
     }
@@ -121,6 +124,8 @@ pub enum KeyParts<'a> {
         /// The commit.
         tid: Tid,
     },
+    /// Which state of its source a mirror is.
+    Boundary,
 }
 
 /// Keys are compared as their bytes, so a map of keys can be searched with the ends of a [`KeyRange`].
@@ -177,6 +182,11 @@ impl Key {
         Key::build(volume, ObjectId::VOLUME, Domain::Commit, &[&tid.0.to_be_bytes()])
     }
 
+    /// Which state of its source a mirror is.
+    pub fn boundary(volume: VolumeId) -> Key {
+        Key::build(volume, ObjectId::VOLUME, Domain::Boundary, &[])
+    }
+
     /// The encoded key.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -230,7 +240,8 @@ fn decode(bytes: &[u8]) -> Result<KeyParts<'_>, KeyError> {
     let parts = match Domain::from_byte(bytes[12]).ok_or(KeyError)? {
         Domain::Attr if sub.is_empty() => KeyParts::Attr,
         Domain::Target if sub.is_empty() => KeyParts::Target,
-        Domain::Attr | Domain::Target => return Err(KeyError),
+        Domain::Boundary if sub.is_empty() => KeyParts::Boundary,
+        Domain::Attr | Domain::Target | Domain::Boundary => return Err(KeyError),
         Domain::Dirent => {
             let (cookie, name) = sub.split_at_checked(8).ok_or(KeyError)?;
             let name = terminated(name)?;
@@ -263,6 +274,7 @@ impl fmt::Debug for Key {
             KeyParts::Target => write!(f, "target"),
             KeyParts::Orphan { object } => write!(f, "orphan/{object}"),
             KeyParts::Commit { tid } => write!(f, "commit/{tid}"),
+            KeyParts::Boundary => write!(f, "boundary"),
         }
     }
 }

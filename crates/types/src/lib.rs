@@ -29,4 +29,4 @@ pub use key::{Cookie, Domain, Key, KeyError, KeyParts, KeyRange};
 pub use retention::{Class, Retention};
 pub use schedule::Schedule;
 pub use time::{Moment, Timestamp};
-pub use volume::{CONTROL_XATTR, Origin, VolumeRef};
+pub use volume::{CONTROL_XATTR, MirrorSource, Origin, VolumeRef};

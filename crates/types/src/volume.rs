@@ -1,7 +1,7 @@
 //! What volumes are called, and where clones come from. `docs/protocols/volumes.md` has the whole of it.
 
 use crate::at::is_snapshot_name;
-use crate::{Tid, VolumeId};
+use crate::{ClusterId, Tid, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +23,17 @@ pub struct Origin {
     pub volume: VolumeId,
     /// The state of it.
     pub at: Tid,
+}
+
+/// The volume that a mirror copies. A number is never given to another volume, so the three name one for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MirrorSource {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its number there.
+    pub volume: VolumeId,
+    /// When it was made.
+    pub made: Tid,
 }
 
 /// What people write for a volume: its name, or its number.

@@ -3,7 +3,10 @@
 use crate::lease::Want;
 use crate::lock::{LockFile, LockKind, Span, Waiter};
 use crate::plan::{Author, Guard, Plan};
-use gavel_types::{BlobId, KeyRange, LogIndex, NodeId, ObjectId, Retention, Schedule, Seq, SessionId, Tid, VolumeId};
+use crate::record::Record;
+use gavel_types::{
+    BlobId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Schedule, Seq, SessionId, Tid, VolumeId,
+};
 use serde::{Deserialize, Serialize};
 
 /// One log entry: many items, each a transaction of its own. Item `i` has Tid `tid + i`.
@@ -315,6 +318,43 @@ pub enum RequestBody {
         /// The group.
         group: u64,
     },
+    /// Make a volume, of the next number, that is to be a mirror of another cluster's.
+    CreateMirror {
+        /// What it is called.
+        name: Box<str>,
+        /// What it copies.
+        source: MirrorSource,
+    },
+    /// Take a mirror on, towards a later state of its source.
+    MirrorStep(MirrorStep),
+    /// A mirror is a volume as any other from now on.
+    PromoteMirror {
+        /// The mirror.
+        volume: VolumeId,
+    },
+}
+
+/// A part of what takes a mirror from one state of its source to a later one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MirrorStep {
+    /// The mirror.
+    pub volume: VolumeId,
+    /// The state of the source that its boundary is.
+    pub from: Tid,
+    /// The state of the source that the step leads to; `from`: back to the boundary.
+    pub to: Tid,
+    /// Which part of the step this is, from 0 on.
+    pub part: u32,
+    /// It is the last one: `to` is the boundary.
+    pub last: bool,
+    /// The step is one transaction of the source.
+    pub single: bool,
+    /// Records of the mirror that are put, or end, in this order.
+    pub rows: Vec<(Key, Option<Record>)>,
+    /// For whom the source made the commit.
+    pub author: Author,
+    /// A majority had, or took, the blobs that the rows name when it had applied this transaction; of no meaning if they name none.
+    pub stored_as_of: Tid,
 }
 
 /// What became of a request. Recorded in the session until it is acknowledged.
@@ -379,6 +419,12 @@ pub enum Refusal {
     Collected,
     /// Nothing is staged as the group that was to be adopted: the session that staged it has ended. Stage it anew.
     NotStaged,
+    /// The volume is a mirror: only its source changes it.
+    ReadOnly,
+    /// The volume is no mirror, or not any more.
+    NotMirror,
+    /// The mirror is not where this begins: it has gone on, or another step is under way.
+    Behind,
 }
 
 /// What an applied entry means for this node's own session.

@@ -26,10 +26,12 @@ pub mod record;
 pub mod view;
 
 pub use codec::DecodeError;
-pub use entry::{BlobNews, Entry, Item, News, Outcome, Refusal, Request, RequestBody};
+pub use entry::{BlobNews, Entry, Item, MirrorStep, News, Outcome, Refusal, Request, RequestBody};
 pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};
 pub use past::{Lived, Past};
 pub use plan::{AttrDelta, Author, Guard, Mutation, Plan};
-pub use record::{Attr, Change, Committed, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Removal, Version};
+pub use record::{
+    Attr, Boundary, Change, Committed, Content, Dirent, Extent, Firm, Kind, Orphan, Record, Removal, Version,
+};
 pub use view::{Ended, Live, Recorder, View, ViewError};

@@ -136,6 +136,26 @@ pub struct Committed {
     pub staged: Vec<Tid>,
 }
 
+/// Which state of its source a mirror is, as of where this is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Boundary {
+    /// The last state of the source that the mirror has had.
+    pub source: Tid,
+    /// As of when it has had it.
+    pub local: Tid,
+    /// The state that the step leads to which is under way; `source` if none is.
+    pub to: Tid,
+    /// The step that ended at `source` was one transaction of the source: there was no state between.
+    pub single: bool,
+}
+
+impl Boundary {
+    /// Is what is there half of a step?
+    pub fn is_within_step(&self) -> bool {
+        self.to != self.source
+    }
+}
+
 /// A record's value.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Record {
@@ -155,6 +175,8 @@ pub enum Record {
     Commit(Committed),
     /// Nothing is there, though a clone would inherit something. Views never show it.
     Gone,
+    /// Which state of its source a mirror is.
+    Boundary(Boundary),
 }
 
 /// One version of a record: immutable from its create Tid on.

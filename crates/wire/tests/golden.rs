@@ -5,13 +5,14 @@
 use gavel_types::retention::{Retention, Rule};
 use gavel_types::schedule::{Every, Schedule};
 use gavel_types::{
-    BlobId, Class, Key, KeyRange, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, Timestamp, VolumeId,
+    BlobId, Class, ClusterId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Seq, SessionId, Term, Tid,
+    Timestamp, VolumeId,
 };
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
-    Attr, AttrDelta, Author, ChangeRow, Committed, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard, Item,
-    Kind, Message, Mode, Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
+    Attr, AttrDelta, Author, Boundary, ChangeRow, Committed, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard,
+    Item, Kind, Message, MirrorStep, Mode, Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
 };
 
 const V: VolumeId = VolumeId(1);
@@ -77,6 +78,17 @@ fn wants() -> Vec<Want> {
     vec![want(Mode::Shared, false), want(Mode::Exclusive, true)]
 }
 
+fn source() -> MirrorSource {
+    MirrorSource { cluster: ClusterId([5; 16]), volume: V, made: Tid(300) }
+}
+
+fn mirror_step() -> MirrorStep {
+    let rows = vec![(Key::target(V, O), Some(Record::Target(Box::new(*b"t")))), (Key::attr(V, O), None)];
+    let (author, stored_as_of) = (author(), Tid(70));
+    let (from, to) = (Tid(7), Tid(300));
+    MirrorStep { volume: V, from, to, part: 0, last: true, single: false, rows, author, stored_as_of }
+}
+
 fn entry() -> Entry {
     let file = LockFile { volume: V, object: O, family: Family::Posix };
     let span = Span { first: 1, last: 300 };
@@ -123,6 +135,9 @@ fn entry() -> Entry {
             stored_as_of: Tid(300),
         })),
         Item::Request(request(RequestBody::Unstage { group: 300 })),
+        Item::Request(request(RequestBody::CreateMirror { name: "n".into(), source: source() })),
+        Item::Request(request(RequestBody::MirrorStep(mirror_step()))),
+        Item::Request(request(RequestBody::PromoteMirror { volume: V })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
@@ -190,6 +205,10 @@ fn versions() {
             "048202050603e807016e01ac02",
         ),
         (Record::Gone, "0482020507"),
+        (
+            Record::Boundary(Boundary { source: Tid(300), local: Tid(7), to: Tid(301), single: true }),
+            "0482020508ac0207ad0201",
+        ),
     ];
     assert_eq!(VERSION_FORMAT, 4);
     for (record, bytes) in golden {
@@ -203,7 +222,7 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "06820221000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "06820224000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050306000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
         "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac020501ac0202000268",
@@ -214,9 +233,11 @@ fn entries() {
         "02010102000708060d01000708060e01ac02000708060f01ac0200070806100101ac02c8010007080611010180c8afa02500",
         "0007080612016eed03ac020200070806130101ac02016e000708061401016e0007080615010100070806160101016e000708",
         "0617ac020101ab02ac0201010d00000001000000000000012c05ac020007080618ac0201010d00000001000000000000012c",
-        "0105010401ac02e807016eac020007080619ac020102b424882702070401ac0205ac02090909090909090909090909090909",
-        "090909090909090909090909090909090906010701800408010901ababababababababababababababababababababababab",
-        "ababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
+        "0105010401ac02e807016eac020007080619ac02000708061a016e0505050505050505050505050505050501ac0200070806",
+        "1b0107ac02000100020d00000001000000000000012c05010401740d00000001000000000000012c0100e807016e46000708",
+        "061c010102b424882702070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
+        "06010701800408010901abababababababababababababababababababababababababababababababab0a01cdcdcdcdcdcd",
+        "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
     );
     assert_eq!(ENTRY_FORMAT, 6);
     let encoded = entry().encode();

@@ -7,6 +7,7 @@ mod diff;
 mod history;
 mod init;
 mod log;
+mod mirror;
 mod mount;
 mod rebuild;
 mod retention;
@@ -56,6 +57,9 @@ enum Command {
     /// Make, clone, destroy and restore volumes
     #[command(subcommand)]
     Volume(volume::Volume),
+    /// Keep second copies of volumes, in other clusters
+    #[command(subcommand)]
+    Mirror(mirror::Mirror),
     /// Make many changes at once, or none
     #[command(subcommand)]
     Txn(txn::Txn),
@@ -96,6 +100,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Diff(diff) => diff.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Volume(volume) => volume.run(),
+        Command::Mirror(mirror) => mirror.run(),
         Command::Txn(txn) => txn.run(),
         Command::Undo(undo) => undo.run(),
         Command::Restore(restore) => restore.run(),

@@ -31,7 +31,7 @@ impl Transaction {
             match key.parts() {
                 KeyParts::Attr => self.fold_attr(base, key, version, &mut mutations)?,
                 // Behind everything else: a plan's last mutations see that the object lost its names.
-                KeyParts::Orphan { .. } | KeyParts::Commit { .. } => {}
+                KeyParts::Orphan { .. } | KeyParts::Commit { .. } | KeyParts::Boundary => {}
                 KeyParts::Extent { .. } if !self.made.contains(&key.object()) => {}
                 _ if self.is_nameless(key.object()) => {}
                 _ => {

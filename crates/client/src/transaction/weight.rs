@@ -106,7 +106,7 @@ fn weight(key: &Key, version: Option<&Version>) -> usize {
         Record::Dirent(_) => NAME_BYTES,
         Record::Extent(_) => EXTENT_BYTES + inline(Some(version)).min(pack::PACK_BYTES_MIN),
         Record::Xattr(value) | Record::Target(value) => value.len() + 4,
-        Record::Orphan(_) | Record::Commit(_) | Record::Gone => 0,
+        Record::Orphan(_) | Record::Commit(_) | Record::Gone | Record::Boundary(_) => 0,
     });
     key.as_bytes().len() + CHANGE_BYTES + record
 }

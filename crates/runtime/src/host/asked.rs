@@ -53,6 +53,9 @@ impl Coming {
             Ok(Ok(Ok((Some(Outcome::Refused { refusal: Refusal::BadPlan }), _)))) => {
                 Err("the plan was refused; please report this".into())
             }
+            Ok(Ok(Ok((Some(Outcome::Refused { refusal: Refusal::ReadOnly }), _)))) => {
+                Err("the volume is a mirror: only its source changes it (`gavel mirror promote` ends that)".into())
+            }
             Ok(Ok(Ok(_))) => Ok(false),
             Ok(Ok(Err(error))) => Err(error.to_string()),
             Ok(Err(_)) => Err("the node is shutting down".into()),

@@ -9,6 +9,7 @@ use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
 use crate::host::history::{self, Line, Question, Stream};
+use crate::host::mirror::{self, MirrorAnswer, MirrorAsk, ReceiveAsk, SendAsk};
 use crate::host::node::Input;
 use crate::host::retention::{self, RetentionAsk, RetentionStatus};
 use crate::host::revert::{self, RevertAsk, RevertDone};
@@ -133,6 +134,15 @@ pub enum Request {
     /// Begin one that ends with this connection. Answered by [`TxnAnswer::Started`]; the asker then says `commit` or `abort`, each on a line, and is
     /// told how it ended.
     TxnRun(TxnBegin),
+    /// Which mirrors are there, or: promote one.
+    Mirror {
+        /// What.
+        about: MirrorAsk,
+    },
+    /// Make a stream for a mirror. Answered with chunks: a length (4 bytes, big endian) and so many bytes of the stream; behind a length of 0, a line.
+    MirrorSend(SendAsk),
+    /// Take a stream. The asker says chunks as above, the last one of length 0; it is answered with lines.
+    MirrorReceive(ReceiveAsk),
     /// End all mounts and stop.
     Stop {},
 }
@@ -171,6 +181,8 @@ pub enum Reply {
     Volumes(Vec<VolumeLine>),
     /// The answer to [`Request::Txn`] and [`Request::TxnRun`].
     Txn(Box<TxnAnswer>),
+    /// The answer to [`Request::Mirror`], [`Request::MirrorSend`] and [`Request::MirrorReceive`].
+    Mirror(Box<MirrorAnswer>),
     /// It could not be done: why, and what to do.
     Error(String),
 }
@@ -271,6 +283,8 @@ pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
                         history::answer(daemon, volume, question, stream).await;
                     }
                     Ok(Ok(Some(Long::Run(begin, read, write)))) => txn::run(daemon, begin, read, write).await,
+                    Ok(Ok(Some(Long::Send(ask, read, write)))) => mirror::send(daemon, ask, read, write).await,
+                    Ok(Ok(Some(Long::Receive(ask, read, write)))) => mirror::receive(daemon, ask, read, write).await,
                     Ok(Err(error)) => tracing::debug!(%error, "control connection"),
                     Ok(Ok(None)) | Err(_) => {}
                 }
@@ -284,6 +298,8 @@ pub(super) fn start(daemon: Arc<Daemon>) -> std::io::Result<()> {
 enum Long {
     Past(VolumeId, Question, Stream),
     Run(TxnBegin, OwnedReadHalf, OwnedWriteHalf),
+    Send(SendAsk, OwnedReadHalf, OwnedWriteHalf),
+    Receive(ReceiveAsk, tokio::io::BufReader<tokio::io::Take<OwnedReadHalf>>, OwnedWriteHalf),
 }
 
 /// Gives back what is more than a question and an answer.
@@ -296,6 +312,12 @@ async fn serve(daemon: &Arc<Daemon>, stream: UnixStream) -> std::io::Result<Opti
         Ok(Request::Past { volume, question }) => {
             let stream = Stream::new(read.into_inner().into_inner(), write);
             return Ok(Some(Long::Past(VolumeId(volume), question, stream)));
+        }
+        Ok(Request::MirrorSend(ask)) => return Ok(Some(Long::Send(ask, read.into_inner().into_inner(), write))),
+        Ok(Request::MirrorReceive(ask)) => {
+            // What has come of the stream with the request is in the buffer.
+            read.get_mut().set_limit(u64::MAX);
+            return Ok(Some(Long::Receive(ask, read, write)));
         }
         Ok(Request::TxnRun(begin)) => return Ok(Some(Long::Run(begin, read.into_inner().into_inner(), write))),
         Ok(request) => answer(daemon, request).await,
@@ -337,7 +359,9 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
         },
         Request::Browse(ask) => reply(browse::browse(daemon, ask).await, |browsed| Reply::Browsed(Box::new(browsed))),
         Request::ReadAt(ask) => reply(browse::read(daemon, ask).await, Reply::Piece),
-        Request::Past { .. } | Request::TxnRun(_) => Reply::Error("this is answered with many lines".into()),
+        Request::Past { .. } | Request::TxnRun(_) | Request::MirrorSend(_) | Request::MirrorReceive(_) => {
+            Reply::Error("this is answered with many lines".into())
+        }
         Request::Space { volume, path } => {
             reply(space::ask(daemon, VolumeId(volume), path).await, |space| Reply::Space(Box::new(space)))
         }
@@ -350,6 +374,7 @@ async fn answer(daemon: &Arc<Daemon>, request: Request) -> Reply {
             reply(snapshots::schedule(daemon, VolumeId(volume), about).await, Reply::Schedule)
         }
         Request::Volume(ask) => reply(volumes::ask(daemon, ask).await, Reply::Volumes),
+        Request::Mirror { about } => reply(mirror::ask(daemon, about).await, |answer| Reply::Mirror(Box::new(answer))),
         Request::Stop {} => {
             daemon.tell_to_stop();
             Reply::Done

@@ -4,6 +4,7 @@ use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
 use crate::host::collector;
 use crate::host::conflicts::{Conflicts, keeper};
+use crate::host::mirror::{MirrorTree, Sending};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::retention;
 use crate::host::tree::{PastTree, VolumeTree};
@@ -96,6 +97,8 @@ pub struct Daemon {
     pub(super) mounter: Arc<dyn Mounter>,
     /// Transactions of users that are open.
     pub transactions: Transactions,
+    /// States that streams to mirrors are made from.
+    pub(super) sending: Sending,
     pub(super) stop: tokio::sync::watch::Sender<bool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -193,7 +196,8 @@ impl Daemon {
         collector::start(&blobs, &node).map_err(failing("starting a thread"))?;
         tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join(BLOBS_DIR)));
         let stop = tokio::sync::watch::Sender::new(false);
-        let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, transactions, stop, thread });
+        let sending = Sending::default();
+        let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, transactions, sending, stop, thread });
         daemon.clone().serve().await?;
         Ok(daemon)
     }
@@ -205,7 +209,8 @@ impl Daemon {
         txn::open_again(&self);
         for mount in self.config.mounts.clone() {
             let path = mount.path.clone();
-            if mount.volume.number().is_none() {
+            // What else a volume is that is not the first one, this node does not know yet.
+            if mount.volume.number() != Some(VolumeId::FIRST) {
                 tokio::spawn(self.clone().mount_when_known(mount));
                 continue;
             }
@@ -267,7 +272,12 @@ impl Daemon {
         };
         mount.volume = volume.into();
         let tree = self.tree(volume, mount.options.contains(&MountOption::Sync));
+        let is_mirror = self.node.past.read().is_mirror(volume);
         let tree: Arc<dyn Tree> = match &mount.at {
+            None if is_mirror => {
+                mount.options.push(MountOption::ReadOnly);
+                Arc::new(MirrorTree::new(tree))
+            }
             None => tree,
             Some(at) => {
                 let state = tree.state_at(at).await.map_err(|error| format!("{at}: {error}"))?;

@@ -21,6 +21,7 @@
 //! - [`snapshots`]: names for states
 //! - [`volumes`]: which volumes there are; making, cloning, destroying them
 //! - [`retention`]: which past states stay, what would go, and states that mounts need
+//! - [`mirror`]: streams to and from mirrors, and what mirrors show
 //! - [`status`]: what a node says of itself
 
 mod asked;
@@ -34,6 +35,7 @@ pub mod flusher;
 pub mod fronts;
 pub mod history;
 pub mod journal;
+pub mod mirror;
 pub mod node;
 pub mod retention;
 pub mod revert;

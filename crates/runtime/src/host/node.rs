@@ -743,10 +743,16 @@ impl NodeThread {
         Ok(())
     }
 
-    fn publish(&self, tid: Tid) {
+    fn publish(&mut self, tid: Tid) {
         let past = &self.node.server.state().past;
         if self.handle.past.read().revision() != past.revision() {
+            let floor = past.all_ids_from();
             self.publish_past(past);
+            // Before anybody can make something in a mirror that was promoted: it is published below.
+            if floor > ObjectId::VOLUME {
+                self.node.session.skip_ids(floor);
+                self.handle.pending.lock().skip_ids(floor);
+            }
         }
         self.blobs.applied(tid);
         self.handle.published.store(tid.0, Ordering::Release);

@@ -313,6 +313,7 @@ async fn keep_pins_once(daemon: &Arc<Daemon>, unused: &mut BTreeMap<(VolumeId, T
     };
     let mut needed: BTreeSet<(VolumeId, Tid)> = mounts.iter().filter_map(state).collect();
     needed.extend(daemon.transactions.starts());
+    needed.extend(daemon.sending.states());
     if needed.is_empty() && daemon.node.past.read().volumes().all(|(_, past)| past.pins.is_empty()) {
         return;
     }

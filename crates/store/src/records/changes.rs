@@ -146,8 +146,11 @@ pub(super) fn fits(key: &Key, record: &Record) -> bool {
         Record::Target(_) => Domain::Target,
         Record::Orphan(_) => Domain::Orphan,
         Record::Commit(_) => Domain::Commit,
+        Record::Boundary(_) => Domain::Boundary,
         // In a clone, in place of any record of an object.
-        Record::Gone => return !matches!(key.parts(), KeyParts::Orphan { .. } | KeyParts::Commit { .. }),
+        Record::Gone => {
+            return !matches!(key.parts(), KeyParts::Orphan { .. } | KeyParts::Commit { .. } | KeyParts::Boundary);
+        }
     };
     // The byte behind volume and object; see the table of the key's format.
     key.as_bytes().get(12) == Some(&(domain as u8))

@@ -4,8 +4,11 @@
 
 use super::{Records, RecordsError, live, past, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{BlobId, Key, Tid};
+use gavel_types::{BlobId, Key, Tid, VolumeId};
 use gavel_wire::past::Lived;
+
+/// Versions that name a blob, of which it is looked whether a state shows one.
+const NAMES_LOOKED_AT_MAX: usize = 64;
 
 /// Does a version name the blob, live or ended?
 pub(super) fn is_named<S: Snapshot>(snapshot: &S, blob: BlobId) -> Result<bool, RecordsError> {
@@ -59,6 +62,26 @@ impl<E: Engine> Records<E> {
             }
         }
         Ok(())
+    }
+
+    /// Does a record of the volume name the blob, as of a state? Only some of those that name it are looked at: if it is named often, the answer may be no.
+    ///
+    /// # Errors
+    /// [`RecordsError::Damaged`], the engine's.
+    pub fn is_named_at(&self, blob: BlobId, volume: VolumeId, tid: Tid) -> Result<bool, RecordsError> {
+        let snapshot = self.engine.snapshot();
+        let (start, end) = rows::names_of(blob);
+        for row in snapshot.range(&start, &end).take(NAMES_LOOKED_AT_MAX) {
+            let (_, key, create) = rows::parse_name(&row?.0)?;
+            if key.volume() != volume || create > tid {
+                continue;
+            }
+            let lives = live::get(&snapshot, &key)?.is_some_and(|version| version.create == create);
+            if lives || past::ended_after(&snapshot, &key, tid)?.is_some_and(|(_, version)| version.create == create) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Every version that names a blob, in the order of blobs, then of keys; `each` ends it with `false`. Reads as it goes, from one state.

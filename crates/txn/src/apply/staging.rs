@@ -47,7 +47,7 @@ impl Run<'_> {
         stored_as_of: Tid,
     ) -> Result<Outcome, ViewError> {
         let refused = |refusal| Ok(Outcome::Refused { refusal });
-        if !self.blobs_are_there(plan, stored_as_of)? {
+        if !self.blobs_are_there(plan.blobs(), stored_as_of)? {
             return refused(Refusal::Collected);
         }
         if !self.is_free(whose.0, &[], plan) {
@@ -56,7 +56,10 @@ impl Run<'_> {
         if !self.state.past.takes_commits(volume) || self.begun.contains(&volume) {
             return refused(Refusal::Missing);
         }
-        if !self.are_given(runs) || !self.writes_only(whose, (volume, runs), plan) {
+        if self.state.past.is_mirror(volume) {
+            return refused(Refusal::ReadOnly);
+        }
+        if !self.are_given(runs) || !self.writes_only(whose, (volume, runs), plan) || self.makes_mirrored_id(plan)? {
             return refused(Refusal::BadPlan);
         }
         if let Err(refusal) = self.state.staged.check(whose, volume, runs) {

@@ -255,6 +255,9 @@ impl Judge {
             RequestBody::RenameVolume { .. }
             | RequestBody::DestroyVolume { .. }
             | RequestBody::RestoreVolume { .. } => before.clone(),
+            RequestBody::CreateMirror { .. } | RequestBody::MirrorStep(_) | RequestBody::PromoteMirror { .. } => {
+                before.clone()
+            }
             RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();

@@ -112,6 +112,7 @@ impl Trace {
                 format!("held by [{}]", holders.join(" "))
             }
             Record::Gone => "nothing, though it would be inherited".into(),
+            Record::Boundary(boundary) => format!("as of {} of its source", boundary.source),
             Record::Commit(committed) => format!("by user {} of node {}", committed.uid, committed.node),
         };
         let firm =

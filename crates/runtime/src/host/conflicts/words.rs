@@ -217,6 +217,7 @@ pub fn why(why: &Why, paths: &Paths<'_>) -> String {
                     KeyParts::Target => format!("another node has changed {object}"),
                     KeyParts::Orphan { .. } => "another node has removed it".into(),
                     KeyParts::Commit { .. } => "another node has made a commit".into(),
+                    KeyParts::Boundary => "a mirror has moved".into(),
                 }
             }
             // The start of a range of keys is not always a key: it says which object all the same.

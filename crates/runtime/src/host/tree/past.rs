@@ -1,6 +1,7 @@
 //! Past states: what they are called, and reads of them.
 
 use super::{Inner, VolumeTree, empty, not_sent, storage, within};
+use crate::host::mirror::states as mirror;
 use crate::host::node::{Input, NodeHandle};
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Tree, TreeError, TreeRequest};
@@ -16,7 +17,7 @@ const AHEAD_MAX: Duration = Duration::from_secs(1);
 
 impl VolumeTree {
     /// Reads as of a past state: on this thread, unless blobs are to be fetched.
-    pub(super) fn past(&self, caller: Caller, at: Tid, request: TreeRequest, answered: Answered) {
+    pub(in crate::host) fn past(&self, caller: Caller, at: Tid, request: TreeRequest, answered: Answered) {
         let inner = self.inner.clone();
         if !inner.node.is_used(inner.volume) {
             return answered(Err(FsError::Stale.into()));
@@ -50,6 +51,14 @@ impl VolumeTree {
             }
             other => unreachable!("a read of the past asks for blobs at most, not {other:?}"),
         }
+    }
+
+    /// The state that the volume shows, if it is a mirror.
+    pub(in crate::host) fn boundary(&self) -> Option<Tid> {
+        let node = &self.inner.node;
+        let boundary = node.past.read().of(self.inner.volume)?.boundary()?;
+        mirror::wait_for(node, boundary);
+        Some(boundary)
     }
 
     /// Which state is called so?
@@ -126,6 +135,16 @@ impl Inner {
     }
 
     async fn resolve(&self, at: &At) -> Result<Tid, TreeError> {
+        if let Some(state) = mirror::resolve(&self.node, self.volume, at) {
+            match state {
+                // It may have been received a moment ago.
+                Err(TreeError::NoState(NoState::NotReceived)) => drop(self.confirm_all().await?),
+                state => return state,
+            }
+            if let Some(state) = mirror::resolve(&self.node, self.volume, at) {
+                return state;
+            }
+        }
         let wanted = match at {
             At::Snapshot(name) => match self.node.snapshot(self.volume, name) {
                 Some(state) => state,

@@ -1,0 +1,168 @@
+//! What is to be done about each frame of a stream, for a mirror that stands at a boundary.
+//!
+//! What comes out is to be done in this order. It may be under way while the next frame is taken: a part that is not applied has all behind it refused.
+
+use crate::parts::Parts;
+use crate::stream::{Frame, Header, StepHead};
+use gavel_types::{MirrorSource, Tid, VolumeId};
+use gavel_wire::MirrorStep;
+
+/// A state that is the same as the boundary moves it only if it is later by so much.
+const REACHED_NS: u64 = 30_000_000_000;
+
+/// Where a mirror stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The mirror.
+    pub volume: VolumeId,
+    /// What it copies.
+    pub source: MirrorSource,
+    /// The state of the source that its boundary is.
+    pub at: Tid,
+    /// The state to which a step is under way.
+    pub step: Option<Tid>,
+}
+
+/// Why a sound stream is not taken. Nothing of it was.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// It is of another volume.
+    #[error(
+        "the stream is of volume {name} ({} of cluster {}, made at {}), and the mirror is of volume {} of cluster {}, made at {}",
+        found.volume, found.cluster, found.made, wanted.volume, wanted.cluster, wanted.made
+    )]
+    OtherVolume {
+        /// What the stream's volume was called.
+        name: Box<str>,
+        /// That volume.
+        found: MirrorSource,
+        /// The mirror's source.
+        wanted: MirrorSource,
+    },
+    /// It is a whole copy, and does not say what of the mirror is not there any more.
+    #[error("the stream is a whole copy, and the mirror has come to {at} already")]
+    Whole {
+        /// The mirror's boundary.
+        at: Tid,
+    },
+    /// It begins too late.
+    #[error("the stream begins with state {from} of the source, and the mirror has come to {at} only")]
+    Gap {
+        /// Where it begins.
+        from: Tid,
+        /// The mirror's boundary.
+        at: Tid,
+    },
+}
+
+/// Something to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Store these bytes on a majority.
+    Store(Vec<u8>),
+    /// Ship this part of a step. What it names was stored, or is named by the mirror.
+    Part(MirrorStep),
+    /// A step to another state is under way: go back to the boundary first.
+    GoBack,
+    /// The stream is over.
+    End(Tid),
+}
+
+/// What a stream has been, so far.
+#[derive(Debug)]
+pub struct Receiver {
+    standing: Standing,
+    parts: Option<Parts>,
+    /// Steps that the mirror has had already.
+    pub passed_over: u64,
+    /// Steps that were complete.
+    pub steps: u64,
+    /// Rows of steps.
+    pub rows: u64,
+}
+
+impl Receiver {
+    /// For a mirror that stands so.
+    pub fn new(standing: Standing) -> Receiver {
+        Receiver { standing, parts: None, passed_over: 0, steps: 0, rows: 0 }
+    }
+
+    /// The state of the source to which all that came out leads, when it is done.
+    pub fn at(&self) -> Tid {
+        self.standing.at
+    }
+
+    /// What is to be done about the next frame.
+    ///
+    /// # Errors
+    /// [`NotTaken`].
+    pub fn take(&mut self, frame: Frame) -> Result<Vec<Act>, NotTaken> {
+        Ok(match frame {
+            Frame::Header(header) => {
+                self.check(header)?;
+                Vec::new()
+            }
+            Frame::Step(head) => self.begin(head)?,
+            Frame::Rows(rows) => {
+                let Some(parts) = &mut self.parts else { return Ok(Vec::new()) };
+                self.rows += rows.len() as u64;
+                rows.into_iter().filter_map(|row| parts.row(row)).map(Act::Part).collect()
+            }
+            Frame::Blob(bytes) => self.parts.iter().map(|_| Act::Store(bytes.clone())).collect(),
+            Frame::StepEnd(_) => self.end().into_iter().collect(),
+            // While nothing changes, there is nothing to be written down each time.
+            Frame::Reached(tid) if tid.0 < self.standing.at.0.saturating_add(REACHED_NS) => Vec::new(),
+            Frame::Reached(tid) => self.reach(tid)?,
+            Frame::End(tid) => {
+                let mut acts = self.reach(tid)?;
+                acts.push(Act::End(tid));
+                acts
+            }
+        })
+    }
+
+    fn check(&self, header: Header) -> Result<(), NotTaken> {
+        let Standing { source, at, .. } = self.standing;
+        if header.source != source {
+            return Err(NotTaken::OtherVolume { name: header.name, found: header.source, wanted: source });
+        }
+        if header.from > at {
+            return Err(NotTaken::Gap { from: header.from, at });
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, head: StepHead) -> Result<Vec<Act>, NotTaken> {
+        let at = self.standing.at;
+        if head.to <= at {
+            self.passed_over += 1;
+            return Ok(Vec::new());
+        }
+        if head.from == Tid::ZERO && at != Tid::ZERO {
+            return Err(NotTaken::Whole { at });
+        }
+        // It may begin before the boundary: then all that has changed since that state is in it, and so all since the boundary.
+        let head = StepHead { from: at, ..head };
+        let back = self.standing.step.take().filter(|to| *to != head.to);
+        self.parts = Some(Parts::new(self.standing.volume, head));
+        Ok(back.map(|_| Act::GoBack).into_iter().collect())
+    }
+
+    fn end(&mut self) -> Option<Act> {
+        let mut parts = self.parts.take()?;
+        self.standing.at = parts.head().to;
+        self.steps += 1;
+        Some(Act::Part(parts.end()))
+    }
+
+    /// Nothing has changed up to there: a step without rows.
+    fn reach(&mut self, tid: Tid) -> Result<Vec<Act>, NotTaken> {
+        if tid <= self.standing.at {
+            return Ok(Vec::new());
+        }
+        let head = StepHead { from: self.standing.at, to: tid, single: true, author: None };
+        let mut acts = self.begin(head)?;
+        acts.extend(self.end());
+        Ok(acts)
+    }
+}

@@ -1,0 +1,85 @@
+//! The bytes of a stream, as `docs/formats/mirror-stream.md` has them.
+
+use gavel_mirror::{Decoder, Encoder, Frame, Header, Row, StepHead, Totals};
+use gavel_types::{ClusterId, Key, MirrorSource, ObjectId, Tid, VolumeId};
+use gavel_wire::{Author, Record};
+
+const V: VolumeId = VolumeId(3);
+
+fn frames() -> Vec<Frame> {
+    let source = MirrorSource { cluster: ClusterId([0xab; 16]), volume: V, made: Tid(5) };
+    let header = Header { source, name: "work".into(), from: Tid(7), to: Some(Tid(300)), without: Vec::new() };
+    let author = Some(Author { uid: 1000, note: "n".into() });
+    let attr = gavel_wire::Attr {
+        firm: gavel_wire::Firm {
+            kind: gavel_wire::Kind::Symlink,
+            mode: 0o777,
+            uid: 1,
+            gid: 2,
+            rdev: 0,
+            parent: ObjectId::VOLUME,
+            birth: Default::default(),
+            class: Default::default(),
+        },
+        nlink: 1,
+        size: 1,
+        allocated: 0,
+        atime: Default::default(),
+        mtime: Default::default(),
+        ctime: Default::default(),
+    };
+    let object = ObjectId(20);
+    let rows = vec![
+        Row { key: Key::attr(V, object), record: Some(Record::Attr(attr)) },
+        Row { key: Key::target(V, object), record: Some(Record::Target(b"t"[..].into())) },
+        Row { key: Key::xattr(V, object, b"user.a"), record: None },
+    ];
+    vec![
+        Frame::Header(header),
+        Frame::Step(StepHead { from: Tid(7), to: Tid(200), single: true, author }),
+        Frame::Blob(b"bytes".to_vec()),
+        Frame::Rows(rows),
+        Frame::StepEnd(Totals { rows: 3, blobs: 1 }),
+        Frame::Reached(Tid(250)),
+        Frame::End(Tid(300)),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// If this fails, other bytes mean a stream: that is another version.
+#[test]
+fn the_bytes_are_what_they_were() {
+    let mut encoder = Encoder::new();
+    let written: Vec<String> = frames().iter().map(|frame| hex(&encoder.write(frame))).collect();
+    assert_eq!(written, GOLDEN);
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let mut encoder = Encoder::new();
+    let bytes: Vec<u8> = frames().iter().flat_map(|frame| encoder.write(frame)).collect();
+    for piece in [1, 10, bytes.len()] {
+        let (mut decoder, mut read) = (Decoder::new(), Vec::new());
+        for piece in bytes.chunks(piece) {
+            decoder.push(piece);
+            while let Some(frame) = decoder.read().unwrap() {
+                read.push(frame);
+            }
+        }
+        assert_eq!(read, frames());
+        decoder.finish().unwrap();
+    }
+}
+
+const GOLDEN: [&str; 7] = [
+    "474156454c4d4952010000000000000000000000001cabababababababababababababababab030504776f726b0701ac0200f98838c59c230bb61593c1eee4767c7f",
+    "0100000000000000010000000907c8010101e807016e767e6af246de283770398052dfa0b58b",
+    "03000000000000000200000025df19b1f105ff929191ce49d0bbfdc5b4edc2a71a40f502dc955359eb33649e24627974657349bca6abad764c4f3de95a4e2a2748b3",
+    "020000000000000003000000400309000000000000001401010002ff0301020000000000010100000000000000090000000000000014050104017410000000000000001404757365722e61000081f7832c50f6ecaa68f077687fba1ddc",
+    "04000000000000000400000002030125cefe97868d7345fb9cecafeb9bf121",
+    "05000000000000000500000002fa016d7ee0f40c8658d9e7a07fae2ba5c49c",
+    "06000000000000000600000002ac02c6b2d10e5c392895daa3ce670980988d",
+];

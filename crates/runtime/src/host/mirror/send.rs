@@ -1,0 +1,432 @@
+//! A stream of a volume, from one of its states to a later one, and on from there if it is to follow.
+//!
+//! No snapshot of the records is held while the asker is waited for: what is read lies between states that are pinned.
+
+use super::{MirrorAnswer, SendAsk, Sent, chunks};
+use crate::host::control::Reply;
+use crate::host::daemon::Daemon;
+use crate::host::node::NodeHandle;
+use crate::host::{retention, volumes};
+use gavel_mirror::source::Readable;
+use gavel_mirror::stream::ROWS_BYTES_MAX;
+use gavel_mirror::{Encoder, Frame, Header, Position, Read, Row, Rows, Step, StepHead, Totals};
+use gavel_types::{At, BlobId, Key, MirrorSource, Tid, VolumeId};
+use gavel_wire::past::Past;
+use gavel_wire::{Author, Record, View, ViewError};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+/// A stream that follows says at least so often what it has reached.
+const REACHED_EVERY: Duration = Duration::from_secs(1);
+/// The state where the stream stands is pinned so often: less than what every policy keeps whole.
+const PIN_EVERY: Duration = Duration::from_secs(3);
+/// A stream that stands nearer to the horizon than this goes to its end at once.
+const NEAR_HORIZON_NS: u64 = 6_000_000_000;
+/// Blobs of a step that are remembered, so that they are sent once.
+const SENT_BLOBS_MAX: usize = 65_536;
+
+/// States that streams are made from: they must not be pruned.
+#[derive(Debug, Default)]
+pub struct Sending(Mutex<BTreeMap<(VolumeId, Tid), usize>>);
+
+impl Sending {
+    /// All of them.
+    pub(in crate::host) fn states(&self) -> Vec<(VolumeId, Tid)> {
+        self.0.lock().keys().copied().collect()
+    }
+
+    fn hold(&self, volume: VolumeId, state: Tid) {
+        *self.0.lock().entry((volume, state)).or_default() += 1;
+    }
+
+    fn let_go(&self, volume: VolumeId, state: Tid) {
+        let mut held = self.0.lock();
+        if let Some(count) = held.get_mut(&(volume, state)) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&(volume, state));
+            }
+        }
+    }
+}
+
+/// A state that is held while this lives.
+struct Held {
+    daemon: Arc<Daemon>,
+    volume: VolumeId,
+    state: Tid,
+}
+
+impl Held {
+    async fn new(daemon: &Arc<Daemon>, volume: VolumeId, state: Tid) -> Result<Held, String> {
+        daemon.sending.hold(volume, state);
+        let held = Held { daemon: daemon.clone(), volume, state };
+        retention::pin(daemon, volume, state).await.map_err(|error| format!("{state}: {error}"))?;
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.daemon.sending.let_go(self.volume, self.state);
+    }
+}
+
+/// Why a stream ends before its time.
+enum Ended {
+    /// The asker has gone away.
+    Gone,
+    /// What went wrong, in words.
+    Failed(String),
+}
+
+impl From<std::io::Error> for Ended {
+    fn from(_: std::io::Error) -> Ended {
+        Ended::Gone
+    }
+}
+
+impl From<String> for Ended {
+    fn from(cause: String) -> Ended {
+        Ended::Failed(cause)
+    }
+}
+
+/// Sends a stream, for as long as that takes.
+pub async fn send(daemon: Arc<Daemon>, ask: SendAsk, mut read: OwnedReadHalf, mut write: OwnedWriteHalf) {
+    let sending = async {
+        match Stream::begin(&daemon, ask, &mut write).await {
+            Ok(stream) => stream.run().await,
+            Err(error) => Err(error),
+        }
+    };
+    // Whatever more is said is not listened to; an end is.
+    let gone = async {
+        let mut rest = [0; 64];
+        while matches!(read.read(&mut rest).await, Ok(read) if read > 0) {}
+    };
+    let ended = tokio::select! {
+        ended = sending => ended,
+        () = gone => return,
+    };
+    let reply = match ended {
+        Ok(sent) => Reply::Mirror(Box::new(MirrorAnswer::Sent(sent))),
+        Err(Ended::Failed(cause)) => Reply::Error(cause),
+        Err(Ended::Gone) => return,
+    };
+    if let Err(error) = chunks::end(&mut write, &reply).await {
+        tracing::debug!(%error, "control connection");
+    }
+}
+
+struct Stream<'a> {
+    daemon: &'a Arc<Daemon>,
+    volume: VolumeId,
+    out: &'a mut OwnedWriteHalf,
+    encoder: Encoder,
+    /// The state that the stream has led to.
+    at: Tid,
+    /// The one that it is to lead to first.
+    to: Tid,
+    follow: bool,
+    /// The state that is held where the stream stands, or stood a moment ago.
+    held: Option<Held>,
+    /// The one that a step leads to which may take long.
+    target: Option<Held>,
+    held_at: Instant,
+    told_at: Instant,
+    /// What the mirror was told to be.
+    told: Tid,
+    sent: Sent,
+    read: Read,
+}
+
+impl<'a> Stream<'a> {
+    async fn begin(daemon: &'a Arc<Daemon>, ask: SendAsk, out: &'a mut OwnedWriteHalf) -> Result<Stream<'a>, Ended> {
+        volumes::confirm(&daemon.node).await;
+        let volume = volumes::living(&daemon.node, &ask.volume)?;
+        let Some(past) = daemon.node.past.read().of(volume).cloned() else {
+            return Err(Ended::Failed("the volume is gone".into()));
+        };
+        if past.is_mirror() {
+            return Err(Ended::Failed(format!(
+                "volume {} is a mirror itself: send from its source (mirrors of mirrors are not built yet)",
+                past.name
+            )));
+        }
+        let tree = daemon.tree(volume, false);
+        let to = match &ask.to {
+            Some(to) => tree.state_named(to).await?,
+            None => tree.last().await.map_err(|error| error.to_string())?,
+        };
+        let from = match &ask.from {
+            Some(from) => state_of(daemon, volume, from).await?,
+            None => Tid::ZERO,
+        };
+        if from > to {
+            return Err(Ended::Failed(format!(
+                "the stream would begin with {from}, which is later than its end, {to}"
+            )));
+        }
+        if !past.is_whole(to) {
+            return Err(Ended::Failed(format!(
+                "{to}: some directories of the volume do not keep this state: send a later one"
+            )));
+        }
+        // Both are held until the stream stands behind them.
+        let held = match from {
+            Tid::ZERO => None,
+            from => Some(Held::new(daemon, volume, from).await?),
+        };
+        let source = MirrorSource { cluster: daemon.config().cluster, volume, made: past.made };
+        let without = Vec::new();
+        let header = Header { source, name: past.name, from, to: (!ask.follow).then_some(to), without };
+        let sent = Sent { from: from.to_string(), ..Sent::default() };
+        let (encoder, now) = (Encoder::new(), Instant::now());
+        let mut stream = Stream {
+            daemon,
+            volume,
+            out,
+            encoder,
+            at: from,
+            to,
+            follow: ask.follow,
+            held,
+            target: None,
+            held_at: now,
+            told_at: now,
+            told: from,
+            sent,
+            read: Read::default(),
+        };
+        stream.frame(&Frame::Header(header)).await?;
+        Ok(stream)
+    }
+
+    async fn run(mut self) -> Result<Sent, Ended> {
+        self.target = Some(Held::new(self.daemon, self.volume, self.to).await?);
+        self.go_to(self.to).await?;
+        self.held = self.target.take();
+        if self.follow {
+            return Err(self.go_on().await);
+        }
+        let end = self.to;
+        self.frame(&Frame::End(end)).await?;
+        self.sent.to = end.to_string();
+        self.sent.read = self.read;
+        Ok(self.sent)
+    }
+
+    /// Goes on with what comes, until the asker has gone away or the node stops.
+    async fn go_on(&mut self) -> Ended {
+        let node = self.daemon.node.clone();
+        let mut news = node.news.subscribe();
+        loop {
+            news.borrow_and_update();
+            let upto = node.tid();
+            if let Err(ended) = self.go_to(upto).await {
+                return ended;
+            }
+            if self.told < self.at && self.told_at.elapsed() >= REACHED_EVERY {
+                let reached = Frame::Reached(self.at);
+                if let Err(ended) = self.frame(&reached).await {
+                    return ended;
+                }
+            }
+            if let Ok(Err(_)) = tokio::time::timeout(REACHED_EVERY, news.changed()).await {
+                return Ended::Failed("the node is shutting down".into());
+            }
+            if let Some(cause) = node.failure() {
+                return Ended::Failed(cause);
+            }
+        }
+    }
+
+    /// Sends all steps up to a state.
+    async fn go_to(&mut self, upto: Tid) -> Result<(), Ended> {
+        while self.at < upto {
+            let readable = readable(&self.daemon.node, self.volume)?;
+            match self.next(readable, upto).await? {
+                Position::Reached(tid) => self.at = tid,
+                Position::Step(step) => self.step(step).await?,
+                Position::Gone => return Err(self.gone()),
+            }
+            self.hold().await?;
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self, mut readable: Readable, upto: Tid) -> Result<Position, Ended> {
+        let is_near = self.at.0 < readable.horizon.0.saturating_add(NEAR_HORIZON_NS);
+        if is_near && self.at != Tid::ZERO && self.policy_moves() {
+            // The horizon may overtake what is sent one by one. What is held, it does not.
+            if self.at >= readable.horizon {
+                self.held = Some(Held::new(self.daemon, self.volume, self.at).await?);
+                readable.kept.push(self.at);
+            }
+            self.target = Some(Held::new(self.daemon, self.volume, upto).await?);
+            readable.horizon = upto;
+        }
+        let (volume, at) = (self.volume, self.at);
+        let (position, read) = self
+            .ask(move |past| {
+                let mut read = Read::default();
+                Ok((Position::behind(past, volume, &readable, (at, upto), &mut read)?, read))
+            })
+            .await?;
+        self.read.add(read);
+        Ok(position)
+    }
+
+    /// Does the volume's policy let go of anything by itself?
+    fn policy_moves(&self) -> bool {
+        let past = self.daemon.node.past.read();
+        past.of(self.volume).is_none_or(|past| past.policy.whole_ns.is_some())
+    }
+
+    /// The state where the stream stands is held, or one a moment before it.
+    async fn hold(&mut self) -> Result<(), Ended> {
+        let held = self.held.as_ref().map_or(Tid::ZERO, |held| held.state);
+        if held < self.at && (self.held_at.elapsed() >= PIN_EVERY || held == Tid::ZERO) {
+            self.held = Some(Held::new(self.daemon, self.volume, self.at).await?);
+            self.held_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn gone(&self) -> Ended {
+        let readable = readable(&self.daemon.node, self.volume);
+        let left = readable.map_or(String::new(), |readable| {
+            format!("all states from {} on are there, and {} before it", readable.horizon, readable.kept.len())
+        });
+        Ended::Failed(format!(
+            "state {} of the source was pruned ({left}): a snapshot of the source keeps the state that a mirror has come to. Receive a whole copy into a new mirror",
+            self.at
+        ))
+    }
+
+    async fn step(&mut self, step: Step) -> Result<(), Ended> {
+        let (mut rows, mut totals, mut begun) = (Rows::new(self.volume, step), Totals::default(), false);
+        let mut had = BTreeSet::new();
+        loop {
+            let asked = self.ask(move |past| {
+                let page = rows.page(past, ROWS_BYTES_MAX)?;
+                Ok((rows, page))
+            });
+            let (left, page) = asked.await?;
+            rows = left;
+            self.is_whole(step)?;
+            let Some(page) = page.filter(|page| begun || !page.is_empty()) else {
+                if begun {
+                    break;
+                }
+                // Nothing of it is part of a copy: such as the bytes of a file without a name.
+                self.read.add(rows.read);
+                self.at = step.to;
+                return Ok(());
+            };
+            if !begun {
+                begun = true;
+                let author = if step.single { self.author(step.to).await? } else { None };
+                // What was passed by in silence belongs to the step.
+                let from = self.told;
+                self.frame(&Frame::Step(StepHead { from, to: step.to, single: step.single, author })).await?;
+            }
+            totals.blobs += self.blobs(&page, step.from, &mut had).await?;
+            totals.rows += page.len() as u64;
+            if !page.is_empty() {
+                self.frame(&Frame::Rows(page)).await?;
+            }
+        }
+        self.frame(&Frame::StepEnd(totals)).await?;
+        self.read.add(rows.read);
+        self.at = step.to;
+        self.sent.steps += 1;
+        self.sent.rows += totals.rows;
+        self.sent.blobs += totals.blobs;
+        Ok(())
+    }
+
+    /// Was all there that was read?
+    fn is_whole(&self, step: Step) -> Result<(), Ended> {
+        let records = &self.daemon.node.records;
+        let whole = |tid: Tid| tid == Tid::ZERO || records.is_whole(self.volume, tid);
+        if whole(step.from) && whole(step.to) { Ok(()) } else { Err(self.gone()) }
+    }
+
+    async fn author(&self, tid: Tid) -> Result<Option<Author>, Ended> {
+        let key = Key::commit(self.volume, tid);
+        let found = self.ask(move |past| past.at(tid).get(&key)).await?;
+        Ok(found.and_then(|version| match version.record {
+            Record::Commit(committed) => Some(Author { uid: committed.uid, note: committed.note }),
+            _ => None,
+        }))
+    }
+
+    /// Sends the blobs that the mirror may lack. Gives how many.
+    async fn blobs(&mut self, page: &[Row], from: Tid, had: &mut BTreeSet<BlobId>) -> Result<u64, Ended> {
+        let mut sent = 0;
+        for blob in page.iter().filter_map(|row| row.record.as_ref()?.blob()) {
+            if had.contains(&blob) {
+                continue;
+            }
+            if had.len() < SENT_BLOBS_MAX {
+                had.insert(blob);
+            }
+            let is_named = self.daemon.node.records.is_named_at(blob, self.volume, from);
+            if is_named.map_err(|error| error.to_string())? {
+                continue;
+            }
+            let bytes = self.daemon.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
+            self.sent.blob_bytes += bytes.len() as u64;
+            self.frame(&Frame::Blob(bytes.to_vec())).await?;
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    async fn frame(&mut self, frame: &Frame) -> Result<(), Ended> {
+        match frame {
+            Frame::Step(head) => self.told = head.to,
+            Frame::Reached(tid) | Frame::End(tid) => self.told = *tid,
+            _ => {}
+        }
+        self.told_at = Instant::now();
+        let bytes = self.encoder.write(frame);
+        self.sent.bytes += bytes.len() as u64;
+        Ok(chunks::write(self.out, &bytes).await?)
+    }
+
+    /// Reads the past on a thread that may wait for the disk.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Past) -> Result<T, ViewError> + Send + 'static,
+    ) -> Result<T, Ended> {
+        let node = self.daemon.node.clone();
+        let asked = tokio::task::spawn_blocking(move || question(&node.records.past(node.tid()))).await;
+        Ok(asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?)
+    }
+}
+
+/// Which states of the volume are whole, of every object.
+fn readable(node: &NodeHandle, volume: VolumeId) -> Result<Readable, String> {
+    let past = node.past.read();
+    let past = past.of(volume).filter(|past| past.is_living()).ok_or("the volume was destroyed")?;
+    let classes = past.classes.values().map(|class| class.horizon);
+    let horizon = classes.fold(past.horizon, Tid::max);
+    let kept = past.kept.iter().chain(past.classes.values().flat_map(|class| &class.kept));
+    let kept: BTreeSet<Tid> = kept.copied().filter(|tid| *tid < horizon && past.is_whole(*tid)).collect();
+    Ok(Readable { horizon, kept: kept.into_iter().collect() })
+}
+
+/// What the mirror has, as it is written. A transaction need not be one that can be read: what can be sent is found out from there.
+async fn state_of(daemon: &Arc<Daemon>, volume: VolumeId, text: &str) -> Result<Tid, Ended> {
+    match text.parse::<At>() {
+        Ok(At::Tid(Tid::ZERO)) => Ok(Tid::ZERO),
+        _ => Ok(daemon.tree(volume, false).state_named(text).await?),
+    }
+}

@@ -1,0 +1,58 @@
+//! A mirror, as a mount sees it: each request is answered as of the boundary that there is.
+
+use crate::host::tree::VolumeTree;
+use gavel_client::tree::Answered;
+use gavel_client::{Answer, Forget, Keep, Tree, TreeRequest};
+use gavel_fs::operation::Caller;
+use gavel_fs::{FsError, Operation, Reply};
+use gavel_types::{ObjectId, VolumeId};
+use std::sync::{Arc, Weak};
+
+/// The boundary of a mirror, wherever that is. Nothing can be changed there, and nothing may be kept.
+pub struct MirrorTree {
+    tree: Arc<VolumeTree>,
+}
+
+impl MirrorTree {
+    /// The mirror that `tree` is a tree of.
+    pub fn new(tree: Arc<VolumeTree>) -> MirrorTree {
+        MirrorTree { tree }
+    }
+}
+
+impl Tree for MirrorTree {
+    fn attach(&self, _: Weak<dyn Forget>) {}
+
+    fn volume(&self) -> VolumeId {
+        self.tree.volume()
+    }
+
+    fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
+        match request {
+            TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
+                self.tree.submit(caller, request, answered);
+            }
+            TreeRequest::Sync { .. } => answered(Ok(Answer::of(Reply::Empty))),
+            // Nobody writes here, so nobody is in anybody's way.
+            TreeRequest::Lock { .. } | TreeRequest::Unlock { .. } | TreeRequest::TestLock { .. } => {
+                answered(Ok(Answer::of(Reply::Empty)));
+            }
+            TreeRequest::CancelLock { .. } | TreeRequest::Write { .. } => answered(Err(FsError::ReadOnly.into())),
+            TreeRequest::Operation(Operation::Open { truncate: true, .. }) => answered(Err(FsError::ReadOnly.into())),
+            // It was promoted: what this mount has shown is not followed any more.
+            request => match self.tree.boundary() {
+                Some(at) => self.tree.past(caller, at, request, not_kept(answered)),
+                None => answered(Err(FsError::Stale.into())),
+            },
+        }
+    }
+
+    fn opened(&self, _: ObjectId) {}
+
+    fn closed(&self, _: ObjectId) {}
+}
+
+/// The boundary may have moved a moment later.
+fn not_kept(answered: Answered) -> Answered {
+    Box::new(move |answer| answered(answer.map(|answer| Answer { keep: Keep::default(), ..answer })))
+}

@@ -1,0 +1,170 @@
+//! Mirrors: volumes that hold what a volume of another cluster held, and move on from one of its states to a later one.
+//!
+//! `docs/protocols/mirroring.md` has the whole of it.
+//!
+//! Invariants (checked by [`VolumePast::check_mirror`]):
+//! 1. The boundary can be read.
+//! 2. A step that is under way has a part, and leads to the boundary or behind it.
+//! 3. A mirror is no clone, and keeps all that it keeps for every object.
+
+use crate::past::{Past, VolumePast};
+use gavel_types::{MirrorSource, ObjectId, Tid, VolumeId};
+use gavel_wire::{Boundary, MirrorStep, Refusal};
+use serde::{Deserialize, Serialize};
+
+/// Object ids that a mirror may have are less: so many can never be given out.
+pub const MIRRORED_IDS_END: ObjectId = ObjectId(1 << 62);
+
+/// What a volume copies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mirror {
+    /// The volume of another cluster.
+    pub source: MirrorSource,
+    /// The state that is shown, as of this volume's Tids.
+    pub local: Tid,
+    /// The same, as of the source's.
+    pub state: Tid,
+    /// The step that ended there was one transaction of the source.
+    pub single: bool,
+    /// The step that is under way.
+    pub step: Option<Step>,
+    /// Since when it is a volume as any other.
+    pub promoted: Option<Tid>,
+    /// What is made in it since then has this id, or a later one.
+    pub ids_from: ObjectId,
+}
+
+/// A step that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// To which state of the source.
+    pub to: Tid,
+    /// So many of its parts are in.
+    pub parts: u32,
+}
+
+impl Mirror {
+    /// What is to be read of it now.
+    pub fn boundary(&self) -> Boundary {
+        let to = self.step.map_or(self.state, |step| step.to);
+        Boundary { source: self.state, local: self.local, to, single: self.single }
+    }
+
+    /// May this part come next?
+    fn takes(&self, step: &MirrorStep) -> bool {
+        let begins = match self.step {
+            Some(under_way) => under_way.to == step.to,
+            None => true,
+        };
+        step.from == self.state
+            && step.to >= step.from
+            && match step.part {
+                0 => begins || step.to == step.from,
+                part => self.step == Some(Step { to: step.to, parts: part }),
+            }
+    }
+
+    /// The part is in, as of `tid`.
+    fn take(&mut self, tid: Tid, step: &MirrorStep) {
+        if !step.last {
+            self.step = Some(Step { to: step.to, parts: step.part.saturating_add(1) });
+            return;
+        }
+        self.step = None;
+        self.local = tid;
+        if step.to > self.state {
+            (self.state, self.single) = (step.to, step.single);
+        }
+    }
+}
+
+impl Past {
+    /// The mirror, if the volume is one and lives.
+    pub(crate) fn mirror(&mut self, volume: VolumeId) -> Result<&mut Mirror, Refusal> {
+        let past = self.living(volume)?;
+        past.mirror.as_mut().filter(|mirror| mirror.promoted.is_none()).ok_or(Refusal::NotMirror)
+    }
+
+    /// A volume that was made at `tid` is to be a mirror.
+    pub(crate) fn begin_mirror(&mut self, tid: Tid, volume: VolumeId, source: MirrorSource) {
+        if let Some(past) = self.volumes.get_mut(&volume) {
+            let (step, promoted, ids_from) = (None, None, ObjectId::VOLUME);
+            past.mirror =
+                Some(Mirror { source, local: tid, state: Tid::ZERO, single: false, step, promoted, ids_from });
+        }
+    }
+
+    /// The boundary that there is if this part is taken at `tid`.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it must not be.
+    pub(crate) fn next_boundary(&mut self, tid: Tid, step: &MirrorStep) -> Result<Boundary, Refusal> {
+        let mirror = self.mirror(step.volume)?;
+        if !mirror.takes(step) {
+            return Err(Refusal::Behind);
+        }
+        let mut next = mirror.clone();
+        next.take(tid, step);
+        Ok(next.boundary())
+    }
+
+    /// The part is taken at `tid`.
+    pub(crate) fn step_mirror(&mut self, tid: Tid, step: &MirrorStep) {
+        if let Ok(mirror) = self.mirror(step.volume) {
+            mirror.take(tid, step);
+            self.revision += 1;
+        }
+    }
+
+    /// `ids_from`: the next id that nobody has.
+    pub(crate) fn promote(&mut self, tid: Tid, volume: VolumeId, ids_from: ObjectId) -> Result<(), Refusal> {
+        let mirror = self.mirror(volume)?;
+        if mirror.step.is_some() {
+            return Err(Refusal::Behind);
+        }
+        mirror.promoted = Some(tid);
+        mirror.ids_from = ids_from;
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// What is made in a volume has this id, or a later one: those before it may be mirrored ones.
+    pub(crate) fn ids_from(&self, volume: VolumeId) -> ObjectId {
+        self.of(volume).and_then(|past| past.mirror.as_ref()).map_or(ObjectId::VOLUME, |mirror| mirror.ids_from)
+    }
+
+    /// The greatest of these ids, of all volumes: blocks before it are not to be used any more.
+    pub fn all_ids_from(&self) -> ObjectId {
+        self.volumes().map(|(volume, _)| self.ids_from(volume)).max().unwrap_or_default()
+    }
+
+    /// Is the volume a mirror?
+    pub fn is_mirror(&self, volume: VolumeId) -> bool {
+        self.of(volume).is_some_and(VolumePast::is_mirror)
+    }
+}
+
+impl VolumePast {
+    /// Does only its source change it?
+    pub fn is_mirror(&self) -> bool {
+        self.boundary().is_some()
+    }
+
+    /// The state that a mirror shows, as of this volume's Tids.
+    pub fn boundary(&self) -> Option<Tid> {
+        self.mirror.as_ref().filter(|mirror| mirror.promoted.is_none()).map(|mirror| mirror.local)
+    }
+
+    /// Asserts the invariants that the module's documentation numbers; `tid` is the last transaction.
+    ///
+    /// # Panics
+    /// If one does not hold: a programming error.
+    pub(crate) fn check_mirror(&self, tid: Tid) {
+        let Some(mirror) = self.mirror.as_ref().filter(|_| self.is_mirror() && self.is_living()) else { return };
+        let shown = self.can_read(mirror.local) && mirror.local <= tid && mirror.local >= self.made;
+        assert!(shown, "the boundary {} can't be read", mirror.local);
+        let sound = mirror.step.is_none_or(|step| step.parts > 0 && step.to >= mirror.state);
+        assert!(sound, "the step {:?} leads back from {}", mirror.step, mirror.state);
+        assert!(self.origin.is_none() && self.classes.is_empty(), "a mirror is a clone, or has classes");
+    }
+}
