@@ -89,6 +89,12 @@ fn pruning() {
 }
 
 #[test]
+fn transactions() {
+    let committed = ["txn_committed", "txn_only_read", "txn_rebased", "txn_stored_anew", "txn_crashed_committing"];
+    all_sound("transactions", &[&committed[..], &["txn_collided", "txn_given_up", "txn_crashed"]].concat());
+}
+
+#[test]
 fn everything() {
     all_sound("everything", &["catch_up_ended", "partitioned", "paused"]);
 }
