@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use gavel_conformance::cluster::{Cluster, with_cluster};
 use gavel_conformance::command::Ran;
-use gavel_conformance::{command, wait};
+use gavel_conformance::{command, trees, wait};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -279,6 +279,24 @@ fn a_collision_behind_the_staging_leaves_nothing() -> Result<()> {
         let after = objects(&other)?;
         ensure!(after == before, "{files} files: {before} objects before, {after} behind");
         ensure!(!other.join("d").exists() && !cluster.mount(1).join("d").exists());
+        Ok(())
+    })
+}
+
+/// More bytes than a transaction holds in memory, in pieces that each would stay there.
+#[test]
+fn many_bytes_in_small_pieces_are_no_limit() -> Result<()> {
+    with_cluster(3, |cluster| {
+        let source = cluster.scratch().join("source");
+        std::fs::write(&source, trees::noise(5, 100 << 20))?;
+        let source = source.display();
+        let script = format!("dd if={source} of=large bs=8k 2>/dev/null; cmp {source} large; mv large moved");
+        let (code, complaint) = ended(txn_run(cluster, 1, &script).spawn()?)?;
+        ensure!(code == Some(0), "{code:?} {complaint}");
+        for node in cluster.ids() {
+            let script = format!("cmp {source} moved");
+            command::shell(&cluster.mount(node), &script, PATIENCE).with_context(|| format!("node {node}"))?;
+        }
         Ok(())
     })
 }

@@ -75,6 +75,8 @@ pub enum Event {
     },
     /// An object that it made has no name, and nobody has it open.
     Forgot(ObjectId),
+    /// Small contents went to blobs.
+    Spilled,
 }
 
 /// A record, but the first.

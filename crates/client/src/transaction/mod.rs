@@ -6,7 +6,7 @@
 //! - `step`: one operation of it ([`Run::step_transaction`](crate::Run::step_transaction))
 //! - [`guards`]: what it depends on
 //! - [`fold`]: what it comes to: one plan
-//! - [`pack`]: small contents of files go to blobs together
+//! - [`pack`]: small contents of files go to blobs together; [`spill`]: so they do while it goes on
 //! - [`split`]: what is staged, if it does not fit into one request
 //! - [`commit`]: what its host does until it knows how its commit ended
 //! - [`journal`]: what was done in it, as bytes, from which it comes to be again
@@ -24,6 +24,7 @@ pub mod guards;
 pub mod journal;
 pub mod pack;
 mod runs;
+pub mod spill;
 pub mod split;
 mod step;
 mod weight;
@@ -100,6 +101,8 @@ pub struct Transaction {
     time: Tid,
     /// What the layer holds.
     weighed: Weighed,
+    /// Bytes of small contents that were left when they were spilled last.
+    spilled_at: usize,
     /// What it was told since that was last taken, if somebody keeps a journal of it.
     events: Option<Vec<Event>>,
 }
@@ -120,6 +123,7 @@ impl Transaction {
             merging: BTreeMap::new(),
             time: at,
             weighed: Weighed::default(),
+            spilled_at: 0,
             events: None,
         }
     }
@@ -343,14 +347,7 @@ impl Transaction {
         let mark = KeyRange::one(&Key::orphan(self.volume, object));
         for range in [KeyRange::object(self.volume, object), mark] {
             let laid: Vec<Key> = self.layer.laid(&range).map(|(key, _)| key.clone()).collect();
-            for key in laid {
-                let mut weighed = self.weighed;
-                if let Some(version) = self.layer.get(&key) {
-                    weighed.take_off(self.classes(&BTreeSet::new()), &key, version);
-                }
-                self.weighed = weighed;
-                self.layer.lift(self.plans, [&key]);
-            }
+            laid.iter().for_each(|key| self.lift(key));
         }
     }
 

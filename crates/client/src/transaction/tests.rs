@@ -1,6 +1,7 @@
 //! Random operations: what a transaction folds to gives what it showed; and if its guards hold later, it would have done the same then.
 
 mod journal;
+mod spill;
 
 use super::*;
 use crate::run::{Run, Step};

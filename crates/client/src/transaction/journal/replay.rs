@@ -197,6 +197,11 @@ impl Transaction {
                 self.forget_nameless(object);
                 Ok(())
             }
+            // The bytes have records of their own.
+            Event::Spilled => {
+                self.spill();
+                Ok(())
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Journals of random operations, cut, torn and damaged: what is replayed is the transaction as it was behind some operation.
 
 use super::*;
-use crate::transaction::journal::{Entry, Header, Journal, JournalError, Stage, Writer, glimpse, replay};
+use crate::transaction::journal::{Entry, Event, Header, Journal, JournalError, Stage, Writer, glimpse, replay};
 
 /// A transaction on its way, as a host has it.
 struct Host {
@@ -321,4 +321,37 @@ fn another_version_is_refused_by_its_name() {
     assert_eq!(glimpse(&file).err(), Some(JournalError::Version { found: 2 }));
     assert_eq!(glimpse(b"something else").err(), Some(JournalError::NotOne));
     assert_eq!(glimpse(&[]).err(), Some(JournalError::NotOne));
+}
+
+#[test]
+fn what_was_spilled_is_spilled_again() {
+    let mut host = Host::new(Base::new());
+    let create = |name: &str| {
+        let name = name.as_bytes().into();
+        let (parent, mode, umask) = (ROOT, 0o644, 0);
+        TreeRequest::Operation(Operation::Create { parent, name, mode, umask, exclusive: true, truncate: false })
+    };
+    host.operate(&create("f"), ObjectId(30));
+    let write = |offset| TreeRequest::Write {
+        object: ObjectId(30),
+        offset,
+        append: false,
+        data: vec![offset as u8; 100],
+        kill_suidgid: false,
+    };
+    for round in 0..3 {
+        for number in 0..5 {
+            host.operate(&write(round * 50 + number * 100), ObjectId(40));
+        }
+        let blobs = host.transaction.spill();
+        assert_eq!(blobs.len(), 1, "round {round}");
+        host.append(&Entry::Did { events: vec![Event::Spilled], store: blobs[0][..].into() });
+    }
+    host.check(&host.file, host.file.len(), "three times");
+    let replayed = replay(&host.file, &host.base).unwrap();
+    assert_eq!(
+        (replayed.storing.len(), replayed.held.len()),
+        (3, 3),
+        "their bytes are there until they are on a majority"
+    );
 }

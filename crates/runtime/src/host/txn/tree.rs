@@ -9,7 +9,6 @@ use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Stepped, Transacti
 use gavel_fs::Reply;
 use gavel_fs::operation::Caller;
 use gavel_txn::Layered;
-use gavel_types::limits::INLINE_BYTES_MAX;
 use gavel_types::{BlobId, ObjectId, Tid, VolumeId};
 use gavel_wire::View;
 use std::sync::{Arc, Weak};
@@ -51,25 +50,21 @@ impl Tree for TxnTree {
             }
             _ => {}
         }
-        let large = matches!(&request, TreeRequest::Write { data, .. } if data.len() > INLINE_BYTES_MAX);
+        let writes = matches!(&request, TreeRequest::Write { .. });
         let run = match Run::new(self.open.volume, caller, request) {
             Ok(run) => run,
             Err(error) => return answered(Err(error)),
         };
-        let crowded = large && self.open.state.lock().storing_bytes > STORING_BYTES_MAX;
+        let crowded = writes && self.open.state.lock().storing_bytes > STORING_BYTES_MAX;
         match (crowded, self.open.step(run)) {
             (false, Next::Done(result, store)) => {
                 answered(result);
-                if let Some((id, bytes)) = store {
-                    self.tokio.spawn(self.open.clone().store(id, bytes));
-                }
+                store.into_iter().for_each(|(id, bytes)| drop(self.tokio.spawn(self.open.clone().store(id, bytes))));
             }
             // What was found while it was crowded is done and answered late: that holds its program back.
             (true, Next::Done(result, store)) => {
                 let open = self.open.clone();
-                if let Some((id, bytes)) = store {
-                    self.tokio.spawn(self.open.clone().store(id, bytes));
-                }
+                store.into_iter().for_each(|(id, bytes)| drop(self.tokio.spawn(self.open.clone().store(id, bytes))));
                 self.tokio.spawn(async move {
                     open.wait_for_room().await;
                     answered(result);
@@ -94,7 +89,7 @@ impl Tree for TxnTree {
                 state.opens.remove(&object);
                 state.transaction.forget_nameless(object);
                 let base = self.open.node.records.at(state.transaction.at());
-                if let Err(error) = state.record(&base, None) {
+                if let Err(error) = state.record(&base, &[]) {
                     tracing::warn!(transaction = %self.open.id, %error, "a file that was closed");
                 }
             }
@@ -104,7 +99,8 @@ impl Tree for TxnTree {
 
 /// What an operation needs.
 pub(super) enum Next {
-    Done(Result<Answer, TreeError>, Option<(BlobId, bytes::Bytes)>),
+    /// The answer, and bytes that are to be stored.
+    Done(Result<Answer, TreeError>, Vec<(BlobId, bytes::Bytes)>),
     ObjectId(Run),
     Blobs(Run, Vec<BlobId>),
 }
@@ -120,10 +116,10 @@ impl Open {
     fn step(&self, mut run: Run) -> Next {
         let mut state = self.state.lock();
         if state.phase != super::Phase::Open {
-            return Next::Done(Err(TreeError::Closed), None);
+            return Next::Done(Err(TreeError::Closed), Vec::new());
         }
         if let Err(error) = state.ready() {
-            return Next::Done(Err(error), None);
+            return Next::Done(Err(error), Vec::new());
         }
         let base = self.node.records.at(state.transaction.at());
         let loses = run.loses_name(&Layered::new(&base, state.transaction.layer().clone()));
@@ -138,10 +134,12 @@ impl Open {
             state.transaction.forget_nameless(object);
         }
         let Stepped { step, store } = stepped;
-        if let Err(error) = state.record(&base, store.as_ref().map(|(_, bytes)| bytes)) {
-            return Next::Done(Err(error), None);
+        let spilled = state.transaction.spill_if_due().into_iter().map(|bytes| (BlobId::of(&bytes), bytes));
+        let store: Vec<_> = store.into_iter().chain(spilled).collect();
+        if let Err(error) = state.record(&base, &store) {
+            return Next::Done(Err(error), Vec::new());
         }
-        if let Some((id, bytes)) = &store {
+        for (id, bytes) in &store {
             let place = state.storing.entry(*id).or_insert((bytes.clone(), 0));
             place.1 += 1;
             state.storing_bytes += bytes.len();
@@ -186,9 +184,7 @@ impl Open {
         loop {
             next = match next {
                 Next::Done(result, store) => {
-                    if let Some((id, bytes)) = store {
-                        tokio::spawn(self.clone().store(id, bytes));
-                    }
+                    store.into_iter().for_each(|(id, bytes)| drop(tokio::spawn(self.clone().store(id, bytes))));
                     return result;
                 }
                 Next::ObjectId(mut run) => {
@@ -307,14 +303,18 @@ impl State {
     }
 
     /// What an operation did is in the journal, or it is taken back.
-    fn record(&mut self, base: &dyn View, store: Option<&bytes::Bytes>) -> Result<(), TreeError> {
+    fn record(&mut self, base: &dyn View, store: &[(BlobId, bytes::Bytes)]) -> Result<(), TreeError> {
         let Some(kept) = &mut self.kept else { return Ok(()) };
         let events = self.transaction.take_events();
-        if events.is_empty() && store.is_none() {
+        if events.is_empty() && store.is_empty() {
             return Ok(());
         }
-        let store = store.map_or_else(Box::default, |bytes| bytes[..].into());
-        let Err(error) = kept.append(&Entry::Did { events, store }) else { return Ok(()) };
+        // Bytes come before what names them.
+        let (last, first) = store.split_last().map_or((None, &[][..]), |(last, first)| (Some(last), first));
+        let of = |stored: &(BlobId, bytes::Bytes)| Box::from(&stored.1[..]);
+        let alone = first.iter().map(|stored| Entry::Did { events: Vec::new(), store: of(stored) });
+        let did = Entry::Did { events, store: last.map_or_else(Box::default, of) };
+        let Err(error) = alone.chain([did]).try_for_each(|entry| kept.append(&entry)) else { return Ok(()) };
         let replayed = kept.read_back().map_err(|error| error.to_string());
         match replayed.and_then(|bytes| replay(&bytes, base).map_err(|error| error.to_string())) {
             Ok(replayed) => {
