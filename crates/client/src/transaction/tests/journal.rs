@@ -219,16 +219,10 @@ fn guards_that_were_made_fewer_are_so_again() {
 
 #[test]
 fn a_plan_that_was_refused_after_guards_were_made_fewer_is_refused_again() {
-    let mut host = Host::new(Base::new());
-    let create = Operation::Create {
-        parent: ROOT,
-        name: b"f"[..].into(),
-        mode: 0o644,
-        umask: 0,
-        exclusive: true,
-        truncate: false,
-    };
-    host.operate(&TreeRequest::Operation(create), ObjectId(100));
+    let mut base = Base::new();
+    // What is done to a file that was there has to fit into the last request.
+    file(&mut base, "f", 100);
+    let mut host = Host::new(base);
     for number in 0..80 {
         let name = format!("{number:0200}").into_bytes().into();
         host.operate(&TreeRequest::Lookup { parent: ROOT, name }, ROOT);
