@@ -1,4 +1,5 @@
-//! What is asked of a daemon about transactions, and what it answers: JSON on its socket. Fields are only added.
+//! What is asked of a daemon about transactions, and what it answers: JSON on its socket. Fields are only added. The daemon has types of its own for it
+//! (`runtime/src/host/txn`), so that programs do not bring its libraries in; `conformance/tests/library.rs` holds the two together.
 
 use gavel_types::{At, Tid, VolumeRef};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ pub struct Begin {
 pub enum Answer {
     /// It has begun.
     Started(Started),
-    /// How it ended, or that it goes on.
+    /// How it ended.
     Ended(End),
 }
 
@@ -69,11 +70,6 @@ pub enum End {
         collisions: Vec<Collision>,
         /// How many more.
         more: u64,
-    },
-    /// It begins at a later state now.
-    Rebased {
-        /// The state.
-        start: String,
     },
     /// Nothing was written.
     Aborted {},

@@ -40,8 +40,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "runtime",
         may_know: &[
-            "types", "api", "wire", "quorum", "lease", "txn", "store", "fs", "history", "mirror", "server", "client",
-            "node",
+            "types", "wire", "quorum", "lease", "txn", "store", "fs", "history", "mirror", "server", "client", "node",
         ],
         pure: false,
     },
