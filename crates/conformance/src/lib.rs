@@ -22,6 +22,10 @@
 //! | `tests/space.rs` | large files go, and their room comes back, also while a node is killed |
 //! | `tests/volumes.rs` | volumes are made, cloned, destroyed and restored |
 //! | `tests/transactions.rs` | many changes are made at once, or none, beside others and while what does them is killed |
+//! | `tests/transactions_restart.rs` | the same, with directories of their own; nodes are killed, stopped, filled and damaged under them |
+//! | `tests/transactions_users.rs` | users who are not root try to |
+//! | `tests/large_transactions.rs` | they make many thousand files, beside others, and are killed in the midst of their commit |
+//! | `tests/mirror.rs` | a second cluster follows a volume; streams are cut and damaged, its node is killed |
 //! | `tests/transactions_programs.rs` | what people build and install with runs in transactions, and is killed in them |
 //! | `tests/transactions_agents.rs` | many agents change one source tree, each change checked in a transaction |
 //! | `tests/library.rs` | the same, by programs that use the library |
