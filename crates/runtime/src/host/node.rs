@@ -449,7 +449,7 @@ impl NodeThread {
                 break "the node was dropped".into();
             }
             if let Err(cause) = self.turn(&mut batch) {
-                break cause;
+                break self.told_before(&mut batch).await.unwrap_or(cause);
             }
         };
         // A node that has stopped, for whatever it found, answers for nothing.
@@ -467,6 +467,20 @@ impl NodeThread {
 
     /// Takes a batch of inputs and carries out what follows. The error is why the node stops; the batch then holds what
     /// was not taken.
+    /// Why a disk's thread has stopped, if one has: it has said so before, and that may wait in the queue still.
+    async fn told_before(&mut self, batch: &mut Vec<Input>) -> Option<String> {
+        for _ in 0..=INBOX_MAX / BATCH_MAX {
+            let told = batch.iter().find_map(|input| match input {
+                Input::StorageFailed { cause, .. } => Some(cause.clone()),
+                _ => None,
+            });
+            if told.is_some() || !self.inputs.take(batch).await {
+                return told;
+            }
+        }
+        None
+    }
+
     fn turn(&mut self, batch: &mut Vec<Input>) -> Result<(), String> {
         for (object, opening) in std::mem::take(&mut *self.handle.opens.lock()) {
             match opening {
