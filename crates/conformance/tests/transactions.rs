@@ -298,9 +298,9 @@ fn one_with_a_directory_is_looked_at_moved_committed_and_given_up() -> Result<()
         ensure!(!here.join("d/mine").exists() && mounts::under(&dir).is_empty());
         // A limit: the operation is refused, and what was done before is whole.
         begin(cluster, 1, &dir)?;
-        let full = shell(&dir, "seq -f %0200g 7000 | xargs touch 2>/dev/null || true; ls | wc -l")?;
+        let full = shell(&dir, "seq -f %0200g 20000 | xargs touch 2>/dev/null || true; ls | wc -l")?;
         let names: usize = full.trim().parse()?;
-        ensure!((1000..7000).contains(&names), "{names}");
+        ensure!((1000..20_000).contains(&names), "{names}");
         let status = txn(cluster, "status", &dir, &[])?.ok()?;
         ensure!(status.contains("FULL"), "{status}");
         txn(cluster, "commit", &dir, &[])?.ok()?;
