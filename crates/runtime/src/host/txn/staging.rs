@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 /// Most stages of this node that are on their way, of all its transactions: so many bytes others' requests are behind at most. With one, a stage waits for
 /// the disks of a majority before the next is sent.
-pub const STAGES_UNDER_WAY_MAX: usize = 2;
+pub const STAGES_UNDER_WAY_MAX: usize = 1;
 /// So often it is tried to stage a transaction: a lease was granted meanwhile, or the session has ended.
 const TRIES_MAX: u32 = 20;
 /// How long it is tried to say that a group is not needed any more. A session that ends says so itself.
