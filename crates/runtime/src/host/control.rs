@@ -37,6 +37,26 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest answer that the client side reads, in bytes.
 pub(super) const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Why an answer of many pieces ends before its time.
+pub(super) enum Ended {
+    /// The asker has gone away.
+    Gone,
+    /// What went wrong, in words.
+    Failed(String),
+}
+
+impl From<std::io::Error> for Ended {
+    fn from(_: std::io::Error) -> Ended {
+        Ended::Gone
+    }
+}
+
+impl From<String> for Ended {
+    fn from(cause: String) -> Ended {
+        Ended::Failed(cause)
+    }
+}
+
 /// What can be asked of a daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]

@@ -8,7 +8,7 @@ mod content;
 
 pub use ask::ask_many;
 
-use crate::host::control::Reply;
+use crate::host::control::{Ended, Reply};
 use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
 use gavel_history::diff::{DiffLine, End, Way};
@@ -107,26 +107,6 @@ pub enum Line {
 pub struct Stream {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
-}
-
-/// Why an answer ends.
-enum Ended {
-    /// The asker has gone away.
-    Gone,
-    /// What went wrong, in words.
-    Failed(String),
-}
-
-impl From<std::io::Error> for Ended {
-    fn from(_: std::io::Error) -> Ended {
-        Ended::Gone
-    }
-}
-
-impl From<String> for Ended {
-    fn from(cause: String) -> Ended {
-        Ended::Failed(cause)
-    }
 }
 
 impl Stream {

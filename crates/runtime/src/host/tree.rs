@@ -4,6 +4,7 @@ mod locks;
 mod past;
 
 pub use past::PastTree;
+pub(super) use past::answer_read_only;
 
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;

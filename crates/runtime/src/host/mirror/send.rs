@@ -3,7 +3,7 @@
 //! No snapshot of the records is held while the asker is waited for: what is read lies between states that are pinned.
 
 use super::{MirrorAnswer, SendAsk, Sent, chunks};
-use crate::host::control::Reply;
+use crate::host::control::{Ended, Reply};
 use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
 use crate::host::{retention, volumes};
@@ -73,26 +73,6 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.daemon.sending.let_go(self.volume, self.state);
-    }
-}
-
-/// Why a stream ends before its time.
-enum Ended {
-    /// The asker has gone away.
-    Gone,
-    /// What went wrong, in words.
-    Failed(String),
-}
-
-impl From<std::io::Error> for Ended {
-    fn from(_: std::io::Error) -> Ended {
-        Ended::Gone
-    }
-}
-
-impl From<String> for Ended {
-    fn from(cause: String) -> Ended {
-        Ended::Failed(cause)
     }
 }
 

@@ -1,10 +1,10 @@
 //! A mirror, as a mount sees it: each request is answered as of the boundary that there is.
 
-use crate::host::tree::VolumeTree;
+use crate::host::tree::{VolumeTree, answer_read_only};
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, Forget, Keep, Tree, TreeRequest};
+use gavel_fs::FsError;
 use gavel_fs::operation::Caller;
-use gavel_fs::{FsError, Operation, Reply};
 use gavel_types::{ObjectId, VolumeId};
 use std::sync::{Arc, Weak};
 
@@ -28,23 +28,11 @@ impl Tree for MirrorTree {
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
-        match request {
-            TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
-                self.tree.submit(caller, request, answered);
-            }
-            TreeRequest::Sync { .. } => answered(Ok(Answer::of(Reply::Empty))),
-            // Nobody writes here, so nobody is in anybody's way.
-            TreeRequest::Lock { .. } | TreeRequest::Unlock { .. } | TreeRequest::TestLock { .. } => {
-                answered(Ok(Answer::of(Reply::Empty)));
-            }
-            TreeRequest::CancelLock { .. } | TreeRequest::Write { .. } => answered(Err(FsError::ReadOnly.into())),
-            TreeRequest::Operation(Operation::Open { truncate: true, .. }) => answered(Err(FsError::ReadOnly.into())),
+        answer_read_only(&self.tree, caller, request, answered, |request, answered| match self.tree.boundary() {
+            Some(at) => self.tree.past(caller, at, request, not_kept(answered)),
             // It was promoted: what this mount has shown is not followed any more.
-            request => match self.tree.boundary() {
-                Some(at) => self.tree.past(caller, at, request, not_kept(answered)),
-                None => answered(Err(FsError::Stale.into())),
-            },
-        }
+            None => answered(Err(FsError::Stale.into())),
+        });
     }
 
     fn opened(&self, _: ObjectId) {}

@@ -241,6 +241,27 @@ impl PastTree {
     }
 }
 
+/// Answers what does not depend on which state a read-only tree shows; `read` answers the rest.
+pub(in crate::host) fn answer_read_only(
+    tree: &VolumeTree,
+    caller: Caller,
+    request: TreeRequest,
+    answered: Answered,
+    read: impl FnOnce(TreeRequest, Answered),
+) {
+    match request {
+        TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
+            tree.submit(caller, request, answered);
+        }
+        TreeRequest::Sync { .. } => answered(Ok(empty())),
+        // Nobody writes here, so nobody is in anybody's way.
+        TreeRequest::Lock { .. } | TreeRequest::Unlock { .. } | TreeRequest::TestLock { .. } => answered(Ok(empty())),
+        TreeRequest::CancelLock { .. } | TreeRequest::Write { .. } => answered(Err(FsError::ReadOnly.into())),
+        TreeRequest::Operation(Operation::Open { truncate: true, .. }) => answered(Err(FsError::ReadOnly.into())),
+        request => read(request, answered),
+    }
+}
+
 impl Tree for PastTree {
     fn attach(&self, _: Weak<dyn Forget>) {}
 
@@ -249,19 +270,9 @@ impl Tree for PastTree {
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
-        match request {
-            TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. } => {
-                self.tree.submit(caller, request, answered);
-            }
-            TreeRequest::Sync { .. } => answered(Ok(empty())),
-            // Nobody writes here, so nobody is in anybody's way.
-            TreeRequest::Lock { .. } | TreeRequest::Unlock { .. } | TreeRequest::TestLock { .. } => {
-                answered(Ok(empty()));
-            }
-            TreeRequest::CancelLock { .. } | TreeRequest::Write { .. } => answered(Err(FsError::ReadOnly.into())),
-            TreeRequest::Operation(Operation::Open { truncate: true, .. }) => answered(Err(FsError::ReadOnly.into())),
-            request => self.tree.past(caller, self.at, request, answered),
-        }
+        answer_read_only(&self.tree, caller, request, answered, |request, answered| {
+            self.tree.past(caller, self.at, request, answered);
+        });
     }
 
     fn opened(&self, _: ObjectId) {}
