@@ -46,6 +46,7 @@ fn state() -> State {
         blocks: vec![ObjectId(4096)],
         next: Seq(5),
         outcomes,
+        broken: false,
     };
     let mut records = Digest::default();
     records.add(Tid(300), &Key::target(VolumeId::FIRST, ObjectId(300)), None);

@@ -124,7 +124,7 @@ fn requests() -> Vec<Request> {
 pub(crate) fn entry() -> Entry {
     let mut items: Vec<Item> = requests().into_iter().map(Item::Request).collect();
     items.extend([
-        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
+        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000, instead_of: None },
         Item::SessionExpire { session: SessionId(7) },
         Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 },
         Item::Reap { volume: VOLUME, object: OBJECT },
@@ -142,7 +142,7 @@ fn messages() -> Vec<Message> {
         Message::Clock { wall_ns: 1 << 60 },
         Message::Submit(requests()),
         Message::SubmitGap { session, expected: Seq(9) },
-        Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000 },
+        Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000, instead_of: None },
         Message::Refresh { session, ticket: 1 },
         Message::Refreshed { session, ticket: 1, wall_ns: 300 },
         Message::ConfirmRead { ticket: 1 },

@@ -171,6 +171,8 @@ pub struct Session {
     incarnation: u64,
     config: SessionConfig,
     id: Option<SessionId>,
+    /// The last one that it lost: it is not taken up again.
+    left: Option<SessionId>,
     next: Seq,
     /// Requests without an outcome, in order.
     in_flight: VecDeque<InFlight>,
@@ -209,6 +211,7 @@ impl Session {
             incarnation,
             config,
             id: None,
+            left: None,
             next: Seq(1),
             in_flight: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -446,7 +449,7 @@ impl Session {
         }
         for (id, incarnation) in &news.opened {
             // One that was asked for again and has ended in the same entry, ended last: none comes back.
-            let lives = !news.ended.contains(id);
+            let lives = !news.ended.contains(id) && self.left != Some(*id);
             if lives && *incarnation == self.incarnation && self.id != Some(*id) {
                 self.open_as(*id);
             }
@@ -610,7 +613,7 @@ impl Session {
 
     /// The quorum has ended the session: what has no outcome was not applied and never will be.
     fn lose(&mut self, cause: LostBecause) {
-        self.id = None;
+        self.left = self.id.take().or(self.left);
         self.opening_since = None;
         self.refreshed_at = None;
         self.refreshes.clear();
@@ -651,6 +654,7 @@ impl Session {
             return;
         }
         let Some(wait) = self.in_flight.pop_front() else { return };
+        let breaks = wait.request.body.breaks_session(&outcome);
         if let Outcome::Allocated { first, count } = &outcome {
             self.ids.push_back((first.0, first.0 + count));
             self.ids_asked = false;
@@ -667,7 +671,6 @@ impl Session {
             }
             Owner::Behind(last) => match outcome {
                 Outcome::Committed { tid } => self.effects.push_back(SessionEffect::Landed { last, tid }),
-                // The session has ended with it: what it answered is offered again by the next one.
                 Outcome::Refused { refusal: Refusal::Collected } => {}
                 _ => self.effects.push_back(SessionEffect::Lost { cause: LostBecause::Refused }),
             },
@@ -682,6 +685,10 @@ impl Session {
             }
             Owner::Session => {}
         }
+        if breaks {
+            // What it answered is offered again by the next one.
+            self.lose(LostBecause::SessionEnded);
+        }
     }
 
     fn tick_session(&mut self, now: Moment) {
@@ -690,7 +697,9 @@ impl Session {
                 self.opening_since = Some(now);
                 let (node, incarnation) = (self.node, self.incarnation);
                 let term_ms = (self.config.term_ns / 1_000_000) as u32;
-                self.effects.push_back(SessionEffect::Ship(Message::OpenSession { node, incarnation, term_ms }));
+                let instead_of = self.left;
+                let open = Message::OpenSession { node, incarnation, term_ms, instead_of };
+                self.effects.push_back(SessionEffect::Ship(open));
             }
             Some(_) if self.leases.is_stuck(now, self.config.term_ns) => {}
             Some(session) if self.refreshed_at.is_none_or(|at| now.since_ns(at) >= self.config.term_ns / 3) => {
@@ -814,3 +823,6 @@ impl Session {
         self.locks.check_invariants();
     }
 }
+
+#[cfg(test)]
+mod tests;

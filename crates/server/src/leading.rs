@@ -57,7 +57,7 @@ pub struct Leading {
     heard: BTreeMap<SessionId, Moment>,
     /// Sessions and nodes for which an item is in the line or under way.
     expiring: BTreeSet<SessionId>,
-    opening: BTreeMap<(NodeId, u64), Moment>,
+    opening: BTreeMap<(NodeId, u64, Option<SessionId>), Moment>,
     /// A step of reaping what was staged is in the line or under way.
     reaping_staged: bool,
     waiters: BTreeMap<u64, Waiter>,
@@ -110,8 +110,8 @@ impl<E: Engine> Server<E> {
         }
         match message {
             Message::Submit(requests) => self.line_up(from, requests),
-            Message::OpenSession { node, incarnation, term_ms } if node == from => {
-                self.line_up_session(node, incarnation, term_ms);
+            Message::OpenSession { node, incarnation, term_ms, instead_of } if node == from => {
+                self.line_up_session(node, incarnation, term_ms, instead_of);
             }
             Message::Refresh { session, ticket } => {
                 self.confirm(from, Waiter::Refresh { node: from, session, ticket });
@@ -143,14 +143,15 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    fn line_up_session(&mut self, node: NodeId, incarnation: u64, term_ms: u32) {
+    fn line_up_session(&mut self, node: NodeId, incarnation: u64, term_ms: u32, instead_of: Option<SessionId>) {
         let now = self.clock.now;
         let Some(leading) = &mut self.leading else { return };
         // Opening twice does no harm, and an opening that found no room must be tried again some time.
-        let under_way = leading.opening.get(&(node, incarnation));
+        let opening = (node, incarnation, instead_of);
+        let under_way = leading.opening.get(&opening);
         if under_way.is_none_or(|since| now.since_ns(*since) >= OPENING_NS) {
-            leading.opening.insert((node, incarnation), now);
-            leading.line.push(Item::SessionOpen { node, incarnation, term_ms });
+            leading.opening.insert(opening, now);
+            leading.line.push(Item::SessionOpen { node, incarnation, term_ms, instead_of });
         }
     }
 
@@ -245,7 +246,7 @@ impl<E: Engine> Server<E> {
             leading.under_way.pop_front();
         }
         for (session, node, incarnation) in &applied.opened {
-            leading.opening.remove(&(*node, *incarnation));
+            leading.opening.retain(|(of, life, _), _| (of, life) != (node, incarnation));
             leading.heard.insert(*session, self.clock.now);
         }
         for session in &applied.ended {

@@ -43,7 +43,7 @@ impl<E: Engine> Replica<E> {
         let (records, _) = Records::open(engine, WHO).unwrap();
         let state = State { tid: Tid(DAWN), ..State::default() };
         let mut replica = Replica { records, state, session: SessionId(0) };
-        replica.item(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000 });
+        replica.item(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000, instead_of: None });
         replica.session = SessionId(replica.state.tid.0);
         replica.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
         replica

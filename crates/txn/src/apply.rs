@@ -153,7 +153,9 @@ impl Run<'_> {
     fn item(&mut self, tid: Tid, item: &Item) -> Result<(), ViewError> {
         match item {
             Item::Request(request) => self.request(tid, request),
-            Item::SessionOpen { node, incarnation, term_ms } => self.open_session(tid, *node, *incarnation, *term_ms),
+            Item::SessionOpen { node, incarnation, term_ms, instead_of } => {
+                self.open_session(tid, (*node, *incarnation), *term_ms, *instead_of)
+            }
             Item::SessionExpire { session } => self.end_session(tid, *session),
             Item::CreateVolume { volume, mode, uid, gid } => self.create_volume(tid, *volume, *mode, *uid, *gid),
             Item::Reap { volume, object } => self.reap(tid, *volume, *object),
@@ -350,11 +352,13 @@ impl Run<'_> {
         if let Some(session) = self.state.sessions.get_mut(&request.session) {
             session.outcomes.insert(request.seq, outcome.clone());
         }
-        let is_behind = |body: &RequestBody| matches!(body, RequestBody::Commit { guards, .. } if guards.is_empty());
-        let ends = outcome == Outcome::Refused { refusal: Refusal::Collected } && is_behind(&request.body);
+        let breaks = request.body.breaks_session(&outcome);
         self.out.outcomes.push((request.session, request.seq, outcome));
         // What comes behind it in the session's line stands on it.
-        if ends { self.end_session(tid, request.session) } else { Ok(()) }
+        if breaks && let Some(session) = self.state.sessions.get_mut(&request.session) {
+            session.broken = true;
+        }
+        Ok(())
     }
 
     /// Grants what can be granted.
@@ -543,22 +547,28 @@ impl Run<'_> {
         Outcome::Allocated { first, count: OBJECT_BLOCK }
     }
 
-    fn open_session(&mut self, tid: Tid, node: NodeId, incarnation: u64, term_ms: u32) -> Result<(), ViewError> {
+    fn open_session(
+        &mut self,
+        tid: Tid,
+        (node, incarnation): (NodeId, u64),
+        term_ms: u32,
+        instead_of: Option<SessionId>,
+    ) -> Result<(), ViewError> {
         let latest = self.state.incarnations.get(&node);
         let known = latest.is_some() || self.state.incarnations.len() < NODES_MAX;
         // An earlier life may have asked, and its question come late: it must not end the session of the one that lives.
         if latest.is_some_and(|latest| incarnation < *latest) || !known {
             return Ok(());
         }
-        let mine: Vec<(SessionId, u64)> = self
-            .state
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.node == node)
-            .map(|(id, session)| (*id, session.incarnation))
+        let mine = self.state.sessions.iter().filter(|(_, session)| session.node == node);
+        let mine: Vec<(SessionId, bool)> = mine
+            .map(|(id, session)| {
+                let left = session.broken && instead_of == Some(*id);
+                (*id, session.incarnation == incarnation && !left)
+            })
             .collect();
-        for (id, other) in mine {
-            if other == incarnation {
+        for (id, stays) in mine {
+            if stays {
                 self.out.opened.push((id, node, incarnation));
                 return Ok(());
             }
@@ -568,7 +578,7 @@ impl Run<'_> {
             let id = SessionId(tid.0);
             let (blocks, outcomes) = (Vec::new(), BTreeMap::new());
             let term_ms = term_ms.clamp(TERM_MS_MIN, TERM_MS_MAX);
-            let session = Session { node, incarnation, term_ms, blocks, next: Seq(1), outcomes };
+            let session = Session { node, incarnation, term_ms, blocks, next: Seq(1), outcomes, broken: false };
             self.state.sessions.insert(id, session);
             self.state.incarnations.insert(node, incarnation);
             self.out.opened.push((id, node, incarnation));
@@ -820,7 +830,7 @@ fn sound<T>(done: Result<T, ExpandError>) -> Result<T, ViewError> {
 /// Rule 1. Takes the request's number if it is the next one; forgets outcomes that the session has seen.
 fn admit(session: &mut Session, request: &Request) -> bool {
     let window = request.seen.0.saturating_add(SESSION_WINDOW_MAX);
-    if request.seq != session.next || request.seq.0 >= window {
+    if session.broken || request.seq != session.next || request.seq.0 >= window {
         return false;
     }
     session.outcomes = session.outcomes.split_off(&request.seen);

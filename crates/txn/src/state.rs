@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
-pub const STATE_FORMAT: u8 = 6;
+pub const STATE_FORMAT: u8 = 7;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.
@@ -37,6 +37,9 @@ pub struct Session {
     pub next: Seq,
     /// Outcomes that it has not acknowledged.
     pub outcomes: BTreeMap<Seq, Outcome>,
+    /// What it had answered was refused: nothing that it sends is applied any more. Its leases stay until its node says that it knows, for the node
+    /// answers under them until then.
+    pub broken: bool,
 }
 
 /// What a volume holds now.

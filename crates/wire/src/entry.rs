@@ -32,6 +32,8 @@ pub enum Item {
         incarnation: u64,
         /// How long the session lives without a refresh, in milliseconds.
         term_ms: u32,
+        /// A session of this life that is broken, and which the node knows to be: it ends.
+        instead_of: Option<SessionId>,
     },
     /// Ends a session: nothing it sends from now on is applied.
     SessionExpire {
@@ -357,6 +359,14 @@ pub struct MirrorStep {
     pub stored_as_of: Tid,
 }
 
+impl RequestBody {
+    /// Does this outcome of it break its session? A commit without guards was answered before it was shipped, and those behind it stand on it.
+    pub fn breaks_session(&self, outcome: &Outcome) -> bool {
+        let collected = Outcome::Refused { refusal: Refusal::Collected };
+        matches!(self, RequestBody::Commit { guards, .. } if guards.is_empty()) && *outcome == collected
+    }
+}
+
 /// What became of a request. Recorded in the session until it is acknowledged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Outcome {
@@ -415,7 +425,7 @@ pub enum Refusal {
     /// The policy or the schedule has too many rules, or keeps too many states.
     BadPolicy,
     /// A blob that the plan names may have been collected since it was stored. Store its bytes anew, and try again. If the commit had no guards, its
-    /// session has ended with it.
+    /// session is broken ([`RequestBody::breaks_session`]).
     Collected,
     /// Nothing is staged as the group that was to be adopted: the session that staged it has ended. Stage it anew.
     NotStaged,

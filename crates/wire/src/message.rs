@@ -34,6 +34,8 @@ pub enum Message {
         incarnation: u64,
         /// How long the session is to live without a refresh, in milliseconds.
         term_ms: u32,
+        /// The last session of this life, which has ended, or is broken: nothing is answered under its leases any more.
+        instead_of: Option<SessionId>,
     },
     /// To the leader: this session lives. `ticket` comes back in the answer.
     Refresh {

@@ -138,7 +138,7 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::CreateMirror { name: "n".into(), source: source() })),
         Item::Request(request(RequestBody::MirrorStep(mirror_step()))),
         Item::Request(request(RequestBody::PromoteMirror { volume: V })),
-        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000 },
+        Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000, instead_of: None },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
         Item::Checkpoint { index: LogIndex(300), digest: [9; 32] },
@@ -158,7 +158,7 @@ fn messages() -> Vec<Message> {
         Message::Log(vec![1, 2, 3]),
         Message::Submit(vec![request(RequestBody::AllocateObjects)]),
         Message::SubmitGap { session: SessionId(7), expected: Seq(9) },
-        Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000 },
+        Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000, instead_of: None },
         Message::Refresh { session: SessionId(7), ticket: 1 },
         Message::Refreshed { session: SessionId(7), ticket: 1, wall_ns: 300 },
         Message::ConfirmRead { ticket: 1 },
@@ -222,7 +222,7 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "06820224000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "07820224000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050306000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
         "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac020501ac0202000268",
@@ -235,11 +235,11 @@ fn entries() {
         "0617ac020101ab02ac0201010d00000001000000000000012c05ac020007080618ac0201010d00000001000000000000012c",
         "0105010401ac02e807016eac020007080619ac02000708061a016e0505050505050505050505050505050501ac0200070806",
         "1b0107ac02000100020d00000001000000000000012c05010401740d00000001000000000000012c0100e807016e46000708",
-        "061c010102b424882702070401ac0205ac020909090909090909090909090909090909090909090909090909090909090909",
-        "06010701800408010901abababababababababababababababababababababababababababababababab0a01cdcdcdcdcdcd",
-        "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
+        "061c010102b42488270002070401ac0205ac0209090909090909090909090909090909090909090909090909090909090909",
+        "0906010701800408010901abababababababababababababababababababababababababababababababab0a01cdcdcdcdcd",
+        "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
     );
-    assert_eq!(ENTRY_FORMAT, 6);
+    assert_eq!(ENTRY_FORMAT, 7);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -248,22 +248,22 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "060003010203",
-        "06020107080601",
-        "06030709",
-        "060402ac028827",
-        "06050701",
-        "06060701ac02",
-        "060701",
-        "060801ac02",
-        "06090102",
-        "060a0102ac02040506ac02",
-        "060c01ac02",
-        "060b0101040d00000001000000000000012c050001",
-        "060d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
-        "060e01abababababababababababababababababababababababababababababababab",
+        "070003010203",
+        "07020107080601",
+        "07030709",
+        "070402ac02882700",
+        "07050701",
+        "07060701ac02",
+        "070701",
+        "070801ac02",
+        "07090102",
+        "070a0102ac02040506ac02",
+        "070c01ac02",
+        "070b0101040d00000001000000000000012c050001",
+        "070d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
+        "070e01abababababababababababababababababababababababababababababababab",
     ];
-    assert_eq!(MESSAGE_FORMAT, 6);
+    assert_eq!(MESSAGE_FORMAT, 7);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();
@@ -278,7 +278,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 7, known: 6, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 8, known: 7, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

@@ -130,7 +130,7 @@ proptest! {
     #[test]
     fn numbers_come_back(tid in any::<u64>(), node in any::<u64>(), index in any::<u64>(), digest in any::<[u8; 32]>()) {
         let items = vec![
-            Item::SessionOpen { node: NodeId(node), incarnation: index, term_ms: 5_000 },
+            Item::SessionOpen { node: NodeId(node), incarnation: index, term_ms: 5_000, instead_of: None },
             Item::Checkpoint { index: LogIndex(index), digest },
         ];
         let value = (Tid(tid), items);

@@ -111,7 +111,7 @@ impl World {
             next_seq: 1,
             fresh: ObjectId(100),
         };
-        world.item(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000 });
+        world.item(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000, instead_of: None });
         world.session = SessionId(world.records.tid.0);
         world.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
         world

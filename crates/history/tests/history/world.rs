@@ -41,7 +41,7 @@ impl World {
             fresh: ObjectId(100),
             uid: 0,
         };
-        world.item(Item::SessionOpen { node: NodeId(5), incarnation: 1, term_ms: 5_000 });
+        world.item(Item::SessionOpen { node: NodeId(5), incarnation: 1, term_ms: 5_000, instead_of: None });
         world.session = SessionId(world.tid().0);
         world.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
         world.request(RequestBody::AllocateObjects);

@@ -47,7 +47,7 @@ impl World {
         let state = State { tid: Tid(5_000 * SECOND), ..State::default() };
         let (session, fresh) = (SessionId(0), ObjectId(100));
         let mut world = World { records, state, session, next_seq: 1, fresh, uid: 0, orphaned: Vec::new() };
-        world.item(Item::SessionOpen { node: NodeId(5), incarnation: 1, term_ms: 5_000 });
+        world.item(Item::SessionOpen { node: NodeId(5), incarnation: 1, term_ms: 5_000, instead_of: None });
         world.session = SessionId(world.tid().0);
         world.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
         world

@@ -154,7 +154,8 @@ impl World {
             made: Tid(0),
             snapshots: BTreeMap::new(),
         };
-        let applied = world.apply(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000 });
+        let applied =
+            world.apply(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000, instead_of: None });
         world.session = applied.opened[0].0;
         world.apply(Item::CreateVolume { volume: VOLUME, mode: 0o755, uid: 0, gid: 0 });
         world.made = world.tid();

@@ -1,8 +1,10 @@
 //! Blobs that nothing names any more, and commits that name them.
 
 use super::world::*;
-use gavel_types::{BlobId, Key, ObjectId, Retention, SessionId, Tid};
-use gavel_wire::{Author, Content, Extent, Guard, Item, Mutation, Outcome, Plan, Record, Refusal, RequestBody};
+use gavel_types::{BlobId, Key, KeyRange, NodeId, ObjectId, Retention, SessionId, Tid};
+use gavel_wire::{
+    Author, Content, Extent, Guard, Item, Mode, Mutation, Outcome, Plan, Record, Refusal, RequestBody, Want,
+};
 
 const COLLECTED: Outcome = Outcome::Refused { refusal: Refusal::Collected };
 
@@ -133,12 +135,17 @@ fn what_an_entry_names_it_does_not_condemn() {
 }
 
 #[test]
-fn a_commit_without_guards_that_is_refused_takes_its_session_with_it() {
+fn a_commit_without_guards_that_is_refused_breaks_its_session_and_leaves_it_its_leases() {
     let mut world = world_with_a_blob_to_collect();
     let before = world.state.tid;
     world.item(Item::Condemn { blobs: vec![blob(1)] });
     world.item(Item::Collect { blobs: vec![blob(1)] });
     let session = world.open(77, 1);
+    let want = Want { range: KeyRange::object(V, ObjectId(900)), mode: Mode::Exclusive, urgent: true };
+    let lease = world.request(session, RequestBody::Lease { wants: vec![want] });
+    world.entry(vec![lease]);
+    let held = world.state.leases.held_by(session);
+    assert!(!held.is_empty());
     let refused = world.request(
         session,
         RequestBody::Commit {
@@ -154,5 +161,27 @@ fn a_commit_without_guards_that_is_refused_takes_its_session_with_it() {
     }
     let applied = world.entry(vec![refused, behind]);
     assert_eq!(applied.outcomes.len(), 1, "what comes behind it stands on it");
-    assert_eq!((&applied.outcomes[0].2, &applied.ended[..], applied.changes.len()), (&COLLECTED, &[session][..], 0));
+    assert_eq!((&applied.outcomes[0].2, &applied.ended[..], applied.changes.len()), (&COLLECTED, &[][..], 0));
+    // The node may be answering under its leases: it has not heard of this yet. A question of before, that comes late, does not end them either.
+    let open = |instead_of| Item::SessionOpen { node: NodeId(77), incarnation: 1, term_ms: 5_000, instead_of };
+    assert_eq!(world.state.leases.held_by(session), held);
+    for late in [None, Some(SessionId(session.0 - 1))] {
+        let applied = world.item(open(late));
+        assert_eq!((applied.opened, applied.ended), (vec![(session, NodeId(77), 1)], vec![]));
+    }
+    let next = commit(Vec::new(), write(&world, 4));
+    let next = world.request(session, next);
+    assert!(world.entry(vec![next]).outcomes.is_empty(), "it takes nothing more");
+    let applied = world.item(open(Some(session)));
+    assert_eq!((applied.ended, applied.opened.len()), (vec![session], 1));
+    assert!(world.state.leases.held_by(session).is_empty() && applied.opened[0].0 != session);
+}
+
+#[test]
+fn a_session_that_is_not_broken_is_not_replaced_by_its_own_life() {
+    let mut world = world_with_a_blob_to_collect();
+    let session = world.open(77, 1);
+    let again = Item::SessionOpen { node: NodeId(77), incarnation: 1, term_ms: 5_000, instead_of: Some(session) };
+    let applied = world.item(again);
+    assert_eq!((applied.ended, applied.opened), (vec![], vec![(session, NodeId(77), 1)]));
 }

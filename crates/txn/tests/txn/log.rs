@@ -147,7 +147,7 @@ fn entry(world: &World, sessions: &[SessionId], steps: &[Step]) -> Entry {
             Item::Request(Request { session, seq: Seq(seq), seen: Seq(seq.saturating_sub(*unseen)), body })
         }
         Step::Open { node, incarnation } => {
-            Item::SessionOpen { node: NodeId(*node), incarnation: *incarnation, term_ms: 5_000 }
+            Item::SessionOpen { node: NodeId(*node), incarnation: *incarnation, term_ms: 5_000, instead_of: None }
         }
         Step::Expire { who } => Item::SessionExpire { session: sessions[who % sessions.len()] },
         Step::Reap { object } => Item::Reap { volume: V, object: *object },

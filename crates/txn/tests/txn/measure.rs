@@ -116,10 +116,15 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let mut bench = Bench { state: State::default(), live: Plain::default(), session: SessionId(0), made: 0 };
-        bench.apply(vec![Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000 }]);
+        bench.apply(vec![Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000, instead_of: None }]);
         bench.session = SessionId(bench.state.tid.0);
         for node in 2..6 {
-            bench.apply(vec![Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000 }]);
+            bench.apply(vec![Item::SessionOpen {
+                node: NodeId(node),
+                incarnation: 1,
+                term_ms: 5_000,
+                instead_of: None,
+            }]);
         }
         bench.apply(vec![Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 }]);
         let directories = (0..DIRECTORIES).map(|i| put_attr(ObjectId(100 + i), file(2)));

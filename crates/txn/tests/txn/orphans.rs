@@ -76,7 +76,7 @@ fn the_end_of_a_session_lets_go_of_all_that_it_held() {
 fn a_new_life_of_a_node_holds_nothing_of_the_old_one() {
     let mut world = World::new();
     orphaned(&mut world, FILE, 3);
-    let applied = world.item(Item::SessionOpen { node: NodeId(1), incarnation: 2, term_ms: 5_000 });
+    let applied = world.item(Item::SessionOpen { node: NodeId(1), incarnation: 2, term_ms: 5_000, instead_of: None });
     assert_eq!(applied.ended, [world.session]);
     assert_eq!(world.holders(FILE), None);
 }

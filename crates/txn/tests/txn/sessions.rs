@@ -91,7 +91,7 @@ fn a_node_has_one_session_and_one_life() {
     let mut world = World::new();
     let first = world.open(2, 7);
     assert_eq!(world.open(2, 7), first, "asked for again");
-    let applied = world.item(Item::SessionOpen { node: NodeId(2), incarnation: 8, term_ms: 5_000 });
+    let applied = world.item(Item::SessionOpen { node: NodeId(2), incarnation: 8, term_ms: 5_000, instead_of: None });
     assert_eq!(applied.ended, [first]);
     assert_eq!(applied.opened, [(SessionId(world.state.tid.0), NodeId(2), 8)]);
 }
@@ -99,7 +99,7 @@ fn a_node_has_one_session_and_one_life() {
 #[test]
 fn a_full_house_opens_no_more_until_somebody_leaves() {
     let mut world = World::new();
-    let open = |node| Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000 };
+    let open = |node| Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000, instead_of: None };
     world.entry((2..2 + SESSIONS_MAX as u64 * 2).map(open).collect());
     assert_eq!(world.state.sessions.len(), SESSIONS_MAX);
     assert_eq!(world.item(open(9999)).opened, []);
@@ -226,6 +226,7 @@ fn the_fullest_state_is_within_its_bound() {
         blocks: vec![ObjectId(u64::MAX); 2],
         next: Seq(1 << 35),
         outcomes,
+        broken: true,
     };
     for i in 0..SESSIONS_MAX as u64 {
         let session = gavel_txn::Session { node: NodeId(i + 1), ..session.clone() };

@@ -138,7 +138,10 @@ fn request(session: SessionId, seq: u64, seen: u64, body: RequestBody) -> Item {
 #[test]
 fn the_life_of_a_request() {
     let mut trace = Trace::new();
-    trace.entry("another node comes", vec![Item::SessionOpen { node: NodeId(2), incarnation: 1, term_ms: 5_000 }]);
+    trace.entry(
+        "another node comes",
+        vec![Item::SessionOpen { node: NodeId(2), incarnation: 1, term_ms: 5_000, instead_of: None }],
+    );
     let (one, two) = (trace.sessions[0], trace.sessions[1]);
     let read = trace.world.state.tid;
     let free = || Guard::Empty { range: KeyRange::one(&Key::dirent(V, ROOT, b"name")) };
@@ -168,7 +171,7 @@ fn the_life_of_a_request() {
 #[test]
 fn the_life_of_a_session() {
     let mut trace = Trace::new();
-    let open = |incarnation| Item::SessionOpen { node: NodeId(2), incarnation, term_ms: 5_000 };
+    let open = |incarnation| Item::SessionOpen { node: NodeId(2), incarnation, term_ms: 5_000, instead_of: None };
     let write = |value: &[u8]| commit(vec![], vec![put_xattr(FILE, "user.a", value)]);
     trace.entry("a node comes", vec![open(7)]);
     trace.entry("its question was sent twice", vec![open(7)]);
@@ -190,7 +193,9 @@ fn the_life_of_an_orphan() {
     let mut trace = Trace::new();
     trace.entry(
         "two more nodes come",
-        [2, 3].map(|node| Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000 }).into(),
+        [2, 3]
+            .map(|node| Item::SessionOpen { node: NodeId(node), incarnation: 1, term_ms: 5_000, instead_of: None })
+            .into(),
     );
     let (one, two, three) = (trace.sessions[0], trace.sessions[1], trace.sessions[2]);
     let extents = (0..2).map(|i| put_extent(FILE, i * 10, 5, Content::Zeros));

@@ -68,7 +68,8 @@ impl World {
 
     /// Opens a session.
     pub fn open(&mut self, node: u64, incarnation: u64) -> SessionId {
-        let applied = self.item(Item::SessionOpen { node: NodeId(node), incarnation, term_ms: 5_000 });
+        let applied =
+            self.item(Item::SessionOpen { node: NodeId(node), incarnation, term_ms: 5_000, instead_of: None });
         match applied.opened[..] {
             [(session, at, life)] if at == NodeId(node) && life == incarnation => session,
             _ => panic!("{applied:?}"),
