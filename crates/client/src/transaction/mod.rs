@@ -362,6 +362,7 @@ impl Transaction {
     /// [`TransactionError`]: nothing has changed.
     pub fn rebased(&self, base: &dyn View, later: &dyn View, now_ns: u64) -> Result<Transaction, TransactionError> {
         let folded = self.fold(base)?;
+        let gone: Vec<Key> = folded.plan.mutations.iter().filter_map(ends).cloned().collect();
         let mut moved = Transaction::new(self.volume, later.tid());
         moved.time = self.time;
         moved.guards = self.guards.clone();
@@ -372,12 +373,15 @@ impl Transaction {
         moved.runs = self.runs;
         moved.merging = self.merging.clone();
         // What has no name any more may still be open: what it made is not in the plan, and of what was there not all.
-        let kept: Vec<Change> = self
+        let mut kept: Vec<Change> = self
             .layer
             .laid(&KeyRange::volume(self.volume))
             .filter(|(key, _)| self.is_nameless(guards::owner(key)))
             .map(|(key, version)| Change { tid: moved.time, key: key.clone(), old: None, new: version.cloned() })
             .collect();
+        // What is to be gone and is not there now may come to be there before the commit.
+        let gone = gone.into_iter().filter(|key| moved.layer.get(key).is_none());
+        kept.extend(gone.map(|key| Change { tid: moved.time, key, old: None, new: None }));
         moved.made_runs = self.made_runs;
         let weighed = moved.weigh(&kept, &BTreeSet::new());
         moved.check_room(&weighed, moved.runs, moved.made_runs)?;
@@ -385,6 +389,14 @@ impl Transaction {
         moved.plans += 1;
         moved.layer.lay(moved.plans, kept);
         Ok(moved)
+    }
+}
+
+/// The record that a mutation ends.
+fn ends(mutation: &Mutation) -> Option<&Key> {
+    match mutation {
+        Mutation::Delete { key } => Some(key),
+        _ => None,
     }
 }
 

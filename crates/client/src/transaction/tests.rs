@@ -592,6 +592,16 @@ fn what_is_as_at_the_start_is_put_so_unless_it_is_depended_on() {
     run(&mut transaction, &base, &set(b"mine"), ObjectId(30)).unwrap();
     let remove = TreeRequest::Operation(Operation::Removexattr { object, name: name.clone() });
     run(&mut transaction, &base, &remove, ObjectId(30)).unwrap();
+    // A transaction that was moved while it was not there removes it all the same.
+    let mut now = base.clone();
+    file(&mut now, "other", 21);
+    let moved = transaction.rebased(&base, &now, now.tid.0 + SECOND).unwrap();
+    let moved = moved.fold(&now).unwrap();
+    let mut moved_later = now.clone();
+    moved_later.operate(&set(b"theirs"), ObjectId(30)).unwrap();
+    assert_eq!(moved_later.broken(&moved.guards), None);
+    moved_later.commit(&moved.plan);
+    assert_eq!(moved_later.get(&Key::xattr(V, object, &name)), Ok(None));
     let folded = transaction.fold(&base).unwrap();
     let mut later = base.clone();
     later.operate(&set(b"theirs"), ObjectId(30)).unwrap();
