@@ -9,16 +9,20 @@ use crate::leases::{Leases, Next, ToForget, Usable};
 use crate::locks::{self, LockAnswer, LockCall, Locks};
 use crate::pending::Batch;
 use gavel_lease::RangeSet;
-use gavel_types::limits::SESSION_WINDOW_MAX;
+use gavel_types::limits::{REQUEST_BYTES_MAX, SESSION_WINDOW_MAX};
 use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
+use gavel_wire::codec::MESSAGE_BYTES_MAX;
 use gavel_wire::{Author, Guard, Message, Mode, News, Outcome, Plan, Refusal, Request, RequestBody};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names a wait of an operation; chosen by the operation's host, unique within the node's life.
 pub type Token = u64;
 
-/// What is not answered by then is sent again.
+/// What is not answered by then is sent again; requests then wait twice as long for the next time, as long as none of them has an outcome: a slow
+/// link must not be filled with what is on it already.
 const RESEND_NS: u64 = 300_000_000;
+/// The longest time until requests are sent again.
+const RESEND_MAX_NS: u64 = 2_400_000_000;
 /// A node that ticks as seldom as that has stood still.
 const PAUSE_NS: u64 = 500_000_000;
 /// What nobody could answer is asked again after this.
@@ -27,8 +31,14 @@ const RETRY_NS: u64 = 20_000_000;
 const RELEASE_DELAY_NS: u64 = 20_000_000;
 /// Most orphans in one release.
 const RELEASE_MAX: usize = 1024;
-/// Most bytes of requests (roughly) in one message.
+/// Most requests in one message.
 const SUBMIT_REQUESTS_MAX: usize = 256;
+/// Encoded bytes of requests in one message, unless there is only one.
+const SUBMIT_BYTES_MAX: usize = 1024 * 1024;
+/// Encoded bytes of requests that are sent and have no outcome, unless there is only one: as much may be sent again.
+const WINDOW_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+const _: () = assert!(REQUEST_BYTES_MAX < MESSAGE_BYTES_MAX && SUBMIT_BYTES_MAX < MESSAGE_BYTES_MAX);
 /// Rounds of read confirmation under way at once.
 const ROUNDS_MAX: usize = 4;
 /// Object ids are asked for when fewer are left.
@@ -151,6 +161,8 @@ impl Owner {
 #[derive(Clone, Debug)]
 struct InFlight {
     request: Request,
+    /// Its encoded size.
+    bytes: usize,
     owner: Owner,
     /// When it was sent last; none if it is to be sent now.
     sent_at: Option<Moment>,
@@ -176,6 +188,8 @@ pub struct Session {
     next: Seq,
     /// Requests without an outcome, in order.
     in_flight: VecDeque<InFlight>,
+    /// After so long without an outcome they are sent again.
+    resend_ns: u64,
     /// Requests that have no place in the window yet.
     backlog: VecDeque<(Owner, RequestBody)>,
     reads_waiting: Vec<Token>,
@@ -214,6 +228,7 @@ impl Session {
             left: None,
             next: Seq(1),
             in_flight: VecDeque::new(),
+            resend_ns: RESEND_NS,
             backlog: VecDeque::new(),
             reads_waiting: Vec::new(),
             rounds: BTreeMap::new(),
@@ -570,8 +585,10 @@ impl Session {
         let next = self.leases.on_tick(now);
         self.follow(0, next);
         let unanswered = |at: Moment| now.since_ns(at) >= RESEND_NS;
-        if self.in_flight.front().and_then(|wait| wait.sent_at).is_some_and(unanswered) {
+        let late = |at: Moment| now.since_ns(at) >= self.resend_ns;
+        if self.in_flight.front().and_then(|wait| wait.sent_at).is_some_and(late) {
             self.in_flight.iter_mut().for_each(|wait| wait.sent_at = None);
+            self.resend_ns = (2 * self.resend_ns).min(RESEND_MAX_NS);
         }
         let late: Vec<u64> =
             self.rounds.iter().filter(|(_, round)| unanswered(round.asked_at)).map(|(t, _)| *t).collect();
@@ -654,6 +671,7 @@ impl Session {
             return;
         }
         let Some(wait) = self.in_flight.pop_front() else { return };
+        self.resend_ns = RESEND_NS;
         let breaks = wait.request.body.breaks_session(&outcome);
         if let Outcome::Allocated { first, count } = &outcome {
             self.ids.push_back((first.0, first.0 + count));
@@ -753,8 +771,10 @@ impl Session {
             let seq = self.next;
             self.next = Seq(seq.0 + 1);
             let seen = self.in_flight.front().map_or(seq, |wait| wait.request.seq);
+            let request = Request { session, seq, seen, body };
             self.in_flight.push_back(InFlight {
-                request: Request { session, seq, seen, body },
+                bytes: postcard::experimental::serialized_size(&request).unwrap_or(REQUEST_BYTES_MAX),
+                request,
                 owner,
                 sent_at: None,
                 sent: false,
@@ -763,14 +783,24 @@ impl Session {
     }
 
     fn submit(&mut self, now: Moment) {
-        let mut requests = Vec::new();
-        for wait in self.in_flight.iter_mut().filter(|wait| wait.sent_at.is_none()) {
+        let (mut requests, mut bytes, mut under_way) = (Vec::new(), 0, 0);
+        for wait in &mut self.in_flight {
+            under_way += wait.bytes;
+            if under_way > WINDOW_BYTES_MAX && under_way > wait.bytes {
+                break;
+            }
+            if wait.sent_at.is_some() {
+                continue;
+            }
+            let full = requests.len() == SUBMIT_REQUESTS_MAX || bytes + wait.bytes > SUBMIT_BYTES_MAX;
+            if full && !requests.is_empty() {
+                self.effects.push_back(SessionEffect::Ship(Message::Submit(std::mem::take(&mut requests))));
+                bytes = 0;
+            }
             wait.sent_at = Some(now);
             wait.sent = true;
+            bytes += wait.bytes;
             requests.push(wait.request.clone());
-            if requests.len() == SUBMIT_REQUESTS_MAX {
-                self.effects.push_back(SessionEffect::Ship(Message::Submit(std::mem::take(&mut requests))));
-            }
         }
         if !requests.is_empty() {
             self.effects.push_back(SessionEffect::Ship(Message::Submit(requests)));
@@ -789,7 +819,7 @@ impl Session {
     }
 
     fn resend_from(&mut self, now: Moment, expected: Seq) {
-        let again = Moment(now.0.saturating_sub(RESEND_NS - RETRY_NS));
+        let again = Moment(now.0.saturating_sub(self.resend_ns - RETRY_NS));
         for wait in self.in_flight.iter_mut().filter(|wait| wait.request.seq >= expected) {
             wait.sent_at = wait.sent_at.map(|at| at.min(again));
         }
@@ -801,6 +831,7 @@ impl Session {
 
     /// Nobody answered: all questions are asked again in a moment.
     fn ask_again_soon(&mut self, now: Moment) {
+        self.resend_ns = RESEND_NS;
         self.resend_from(now, Seq(0));
         let again = Moment(now.0.saturating_sub(RESEND_NS - RETRY_NS));
         self.rounds.values_mut().for_each(|round| round.asked_at = round.asked_at.min(again));

@@ -93,3 +93,50 @@ fn an_operation_whose_bytes_were_collected_leaves_its_session_whole() {
     assert!(session.take_effects(at(3)).contains(&refused));
     assert_eq!(session.id(), Some(SessionId(100)));
 }
+
+fn submitted(effects: &[SessionEffect]) -> Vec<Vec<u64>> {
+    let submit = |effect: &SessionEffect| match effect {
+        SessionEffect::Ship(message @ Message::Submit(requests)) => {
+            let bytes = message.encode().len();
+            assert!(bytes <= SUBMIT_BYTES_MAX + 64 || requests.len() == 1, "{bytes} bytes in one message");
+            Some(requests.iter().map(|request| request.seq.0).collect())
+        }
+        _ => None,
+    };
+    effects.iter().filter_map(submit).collect()
+}
+
+/// Many large batches are pending when the leader does not answer: they fit into no message, and must not fill the link again and again.
+#[test]
+fn what_is_sent_and_sent_again_is_bounded_in_bytes() {
+    let mut session = Session::new(NodeId(1), LIFE, CONFIG, at(0));
+    session.on_news(at(0), &news(|news| news.opened.push((SessionId(100), LIFE))));
+    let write = |last: u64| {
+        let content = gavel_wire::Content::Inline(vec![7; 15_000].into());
+        let append = gavel_wire::Mutation::Append { volume: VolumeId(1), object: ObjectId(9), len: 15_000, content };
+        let plan = Plan { mutations: vec![append; 16] };
+        Batch { last, plan, author: Author::user(0), stored_as_of: Tid(1) }
+    };
+    (1..=100).for_each(|last| session.commit_behind(at(1), write(last)));
+    let first: Vec<u64> = submitted(&session.take_effects(at(1))).concat();
+    assert!((10..=20).contains(&first.len()) && first.windows(2).all(|pair| pair[1] == pair[0] + 1), "{first:?}");
+    assert!(submitted(&session.take_effects(at(2))).is_empty());
+    // Nobody answers: the same ones, later and later.
+    let mut again_at = Vec::new();
+    for ms in (10..4_000).step_by(10) {
+        session.on_tick(at(ms));
+        let again = submitted(&session.take_effects(at(ms))).concat();
+        if !again.is_empty() {
+            assert_eq!(again, first);
+            again_at.push(ms);
+        }
+    }
+    assert!(again_at.len() == 3 && again_at[2] - again_at[1] >= 1_000, "{again_at:?}");
+    // An outcome makes room for others.
+    let outcome = |seq: u64| (SessionId(100), Seq(seq), Outcome::Committed { tid: Tid(900 + seq) });
+    session.on_news(at(4_000), &news(|news| news.outcomes = first[..5].iter().map(|seq| outcome(*seq)).collect()));
+    let next = submitted(&session.take_effects(at(4_000))).concat();
+    assert_eq!(next.first().copied(), Some(first[first.len() - 1] + 1));
+    assert!((3..=6).contains(&next.len()), "{next:?}");
+    session.check_invariants();
+}

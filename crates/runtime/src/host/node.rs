@@ -697,7 +697,12 @@ impl NodeThread {
         let gone = |what: &str| format!("the {what} thread has stopped");
         match effect {
             // A message that can't be sent is a message lost; the protocol sends again.
-            NodeEffect::Send { to, message } => drop(self.peers.send(to, message.encode().into())),
+            NodeEffect::Send { to, message } => {
+                // What is lost is sent again; what can't be sent would be lost each time.
+                if let Err(error) = self.peers.send(to, message.encode().into()) {
+                    tracing::error!(peer = to.0, %error, "a message could not be sent; please report this");
+                }
+            }
             NodeEffect::Persist(persist) => {
                 self.journal.send(Order::Write(persist)).map_err(|_| gone("journal"))?;
             }
