@@ -5,6 +5,8 @@
 //! - A batch has one sequence number; snapshots read below a number. The number that new snapshots get is moved only
 //!   by `LsmEngine::publish`, after a whole batch is in the memtable. The crate's own "visible" counter would not
 //!   do: a flush or a compaction moves it while a batch is half written.
+//! - A key that is written again and again has its newest row beside the tree (`overwritten`), until the memtable is sealed: ranges would step over
+//!   all its older ones otherwise.
 //! - A cut is a sealed memtable. A flush writes all sealed memtables to table files and names these in one new
 //!   version file, so several cuts become durable at once. Table files, their directory, the version file and
 //!   `current` are each synced before the next step relies on them; what a crash leaves behind of the earlier steps is
@@ -19,12 +21,14 @@
 //! reads and writes wait for these at the end of each flush and compaction.
 
 mod fault;
+mod overwritten;
 mod preflight;
 mod snapshot;
 
 use super::{Batch, Engine, EngineError, Stats};
 use fault::guarded;
-use lsm_tree::{AbstractTree, AnyTree, Cache, DescriptorTable, SequenceNumberCounter, Tree};
+use lsm_tree::{AbstractTree, AnyTree, Cache, DescriptorTable, SeqNo, SequenceNumberCounter, Slice, Tree};
+use overwritten::Overwritten;
 use parking_lot::Mutex;
 use snapshot::Pins;
 use std::path::{Path, PathBuf};
@@ -59,7 +63,7 @@ pub struct LsmEngine {
     /// Counts batches, and the tree's versions too.
     counter: SequenceNumberCounter,
     /// Orders batches and seals: a seal never falls into a batch.
-    writing: Mutex<()>,
+    writing: Mutex<Overwritten>,
     /// One flush or wipe at a time.
     flushing: Mutex<()>,
     pins: Pins,
@@ -100,7 +104,7 @@ impl LsmEngine {
             pins: Pins::new(counter.get()),
             tree,
             counter,
-            writing: Mutex::new(()),
+            writing: Mutex::default(),
             flushing: Mutex::new(()),
             strategy: Arc::new(
                 lsm_tree::compaction::Leveled::default()
@@ -112,8 +116,15 @@ impl LsmEngine {
     }
 
     /// Gives new snapshots everything that was written so far. The caller holds `writing`: no batch is half written.
-    fn publish(&self) {
-        self.pins.advance(self.counter.get());
+    fn publish(&self, overwritten: &Overwritten) {
+        self.pins.advance(self.counter.get(), overwritten.rows());
+    }
+
+    fn insert(&self, key: impl Into<Slice>, value: Option<impl Into<Slice>>, number: SeqNo) {
+        match value {
+            Some(value) => self.tree.insert(key, value, number),
+            None => self.tree.remove(key, number),
+        };
     }
 
     fn check_running(&self) -> Result<(), EngineError> {
@@ -136,8 +147,8 @@ impl LsmEngine {
     /// Lets go of memtables and files that no snapshot can need any more.
     fn release_superseded(&self, doing: &str) -> Result<(), EngineError> {
         {
-            let _writing = self.writing.lock();
-            self.publish();
+            let writing = self.writing.lock();
+            self.publish(&writing);
         }
         let oldest = self.pins.oldest();
         self.changing_files(doing, || self.tree.get_version_history_lock().maintenance(&self.dir, oldest))
@@ -152,19 +163,18 @@ impl Engine for LsmEngine {
     type Snapshot = LsmSnapshot;
 
     fn write(&self, batch: Batch) -> Result<(), EngineError> {
-        let _writing = self.writing.lock();
+        let mut writing = self.writing.lock();
         self.check_running()?;
         if batch.is_empty() {
             return Ok(());
         }
         let number = self.counter.next();
         for (key, value) in batch.into_rows() {
-            match value {
-                Some(value) => self.tree.insert(key, value, number),
-                None => self.tree.remove(key, number),
-            };
+            if let Some((key, value)) = writing.take(key, value) {
+                self.insert(key, value, number);
+            }
         }
-        self.publish();
+        self.publish(&writing);
         Ok(())
     }
 
@@ -173,9 +183,14 @@ impl Engine for LsmEngine {
     }
 
     fn seal(&self) -> Result<(), EngineError> {
-        let _writing = self.writing.lock();
+        let mut writing = self.writing.lock();
         self.check_running()?;
+        let number = self.counter.next();
+        for (key, value) in writing.drain() {
+            self.insert(key, value, number);
+        }
         self.tree.rotate_memtable();
+        self.publish(&writing);
         Ok(())
     }
 
@@ -204,12 +219,13 @@ impl Engine for LsmEngine {
     fn wipe(&self) -> Result<(), EngineError> {
         const DOING: &str = "wiping";
         let _flushing = self.flushing.lock();
-        let _writing = self.writing.lock();
+        let mut writing = self.writing.lock();
         self.check_running()?;
         // `clear` alone would leave the files in place until the tree is opened again.
         self.changing_files(DOING, || self.tree.drop_range::<&[u8], _>(..))?;
         self.changing_files(DOING, || self.tree.clear())?;
-        self.publish();
+        writing.drain();
+        self.publish(&writing);
         Ok(())
     }
 
@@ -217,7 +233,7 @@ impl Engine for LsmEngine {
         let sealed_cuts = self.tree.sealed_memtable_count();
         Stats {
             disk_bytes: self.tree.disk_space(),
-            memory_bytes: self.tree.version_memtable_size_sum(),
+            memory_bytes: self.tree.version_memtable_size_sum() + self.writing.lock().bytes(),
             sealed_cuts,
             tables: self.tree.table_count(),
             unsorted_runs: self.tree.l0_run_count(),

@@ -2,10 +2,12 @@
 
 use super::EngineError;
 use super::fault::{self, Fault, guarded};
+use super::overwritten::{Merged, Row, Rows as Newer};
 use crate::engine::Snapshot;
 use lsm_tree::{AbstractTree, Guard, IterGuardImpl, SeqNo, Slice, Tree};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// The sequence numbers that some snapshot reads at. What the oldest can see must not be collected.
@@ -18,6 +20,8 @@ pub(super) struct Pins {
 /// A registered number; leaves the register when the last snapshot that shares it is dropped.
 pub(super) struct Pin {
     number: SeqNo,
+    /// Rows that are newer than the tree's, and visible at this number.
+    newer: Newer,
     open: Arc<Mutex<BTreeSet<SeqNo>>>,
 }
 
@@ -30,15 +34,15 @@ impl Drop for Pin {
 impl Pins {
     pub(super) fn new(number: SeqNo) -> Pins {
         let open = Arc::new(Mutex::new(BTreeSet::from([number])));
-        Pins { newest: Mutex::new(Arc::new(Pin { number, open: open.clone() })), open }
+        Pins { newest: Mutex::new(Arc::new(Pin { number, newer: Newer::new(), open: open.clone() })), open }
     }
 
-    /// New snapshots read at `number` from now on, if that is later.
-    pub(super) fn advance(&self, number: SeqNo) {
+    /// New snapshots read at `number` from now on, with `newer` laid over the tree, if that is later.
+    pub(super) fn advance(&self, number: SeqNo, newer: Newer) {
         let mut newest = self.newest.lock();
         if number > newest.number {
             self.open.lock().insert(number);
-            *newest = Arc::new(Pin { number, open: self.open.clone() });
+            *newest = Arc::new(Pin { number, newer, open: self.open.clone() });
         }
     }
 
@@ -69,6 +73,9 @@ impl Snapshot for LsmSnapshot {
     type Bytes = Slice;
 
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, EngineError> {
+        if let Some(newer) = self.pin.newer.get(key) {
+            return Ok(newer.clone());
+        }
         guarded(|| self.tree.get(key, self.pin.number)).map_err(|fault| {
             fault.into_error("reading", || fault::bad_table_of_key(&self.tree, key), &self.tree.tree_config().path)
         })
@@ -80,7 +87,11 @@ impl Snapshot for LsmSnapshot {
         end: &[u8],
     ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), EngineError>> + use<'s> {
         let rows = (start < end).then(|| guarded(|| Ok(self.tree.range(start..end, self.pin.number, None))));
-        LsmRange { tree: &self.tree, start: start.into(), end: end.into(), rows }
+        let rows = LsmRange { tree: &self.tree, start: start.into(), end: end.into(), rows };
+        // A range that ends before it starts would make the map panic.
+        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(start), Bound::Excluded(end));
+        let newer = (start < end).then(|| self.pin.newer.range::<_, [u8]>(bounds));
+        Merged::new(rows, newer.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())))
     }
 }
 
@@ -95,7 +106,7 @@ struct LsmRange<'s> {
 }
 
 impl LsmRange<'_> {
-    fn step(&mut self, take: impl Fn(&mut Rows) -> Option<IterGuardImpl>) -> Option<<Self as Iterator>::Item> {
+    fn step(&mut self, take: impl Fn(&mut Rows) -> Option<IterGuardImpl>) -> Option<Row> {
         let step = match self.rows.take()? {
             Ok(mut rows) => guarded(|| match take(&mut rows) {
                 Some(row) => row.into_inner().map(|row| Some((row, rows))),
@@ -118,7 +129,7 @@ impl LsmRange<'_> {
 }
 
 impl Iterator for LsmRange<'_> {
-    type Item = Result<(Slice, Slice), EngineError>;
+    type Item = Row;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.step(|rows| rows.next())
