@@ -309,10 +309,18 @@ impl Cluster {
     /// # Errors
     /// If it does not run.
     pub fn pause(&self, node: u64) -> Result<u32> {
-        let pid = self.pid(node)?;
-        process::signal(pid, Signal::STOP)?;
-        wait::until("the process has stopped", PATIENCE, || process::is_stopped(pid))?;
-        Ok(pid)
+        Ok(self.pause_at_once(&[node])?[0])
+    }
+
+    /// SIGSTOP to several at once. Gives their processes, for [`resume`].
+    ///
+    /// # Errors
+    /// If one does not run.
+    pub fn pause_at_once(&self, nodes: &[u64]) -> Result<Vec<u32>> {
+        let pids = nodes.iter().map(|node| self.pid(*node)).collect::<Result<Vec<u32>>>()?;
+        pids.iter().try_for_each(|pid| process::signal(*pid, Signal::STOP))?;
+        wait::until("the processes have stopped", PATIENCE, || pids.iter().all(|pid| process::is_stopped(*pid)))?;
+        Ok(pids)
     }
 
     /// Waits until all nodes are well and have applied the same.

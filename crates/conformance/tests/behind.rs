@@ -1,12 +1,12 @@
 //! Changes that a node answers before they are committed (docs/protocols/write-behind.md): what is durable when, on real mounts.
 
 use anyhow::{Context, Result, ensure};
-use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
+use gavel_conformance::cluster::{Cluster, PATIENCE, resume, with_cluster};
 use gavel_conformance::{process, wait};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Files that are made before a node is killed, at most.
@@ -169,6 +169,45 @@ fn a_lone_writer_does_not_wait_and_fsync_does() -> Result<()> {
         ensure!(behind >= 950, "only {behind} of 1,000 changes were answered at once");
         ensure!(after.pending == 0, "{} are not committed behind an fsync", after.pending);
         ensure!(after.lost == 0, "{} are lost", after.lost);
+        Ok(())
+    })
+}
+
+/// Much more waits than fits into one message between nodes (16 MiB), or into what waits for a connection (32 MiB), while those who would commit it hold
+/// their breath: it has to be sent again.
+#[test]
+fn what_gathers_while_nobody_commits_is_committed_when_somebody_does() -> Result<()> {
+    /// Each is kept in a record.
+    const WRITE: usize = 16 << 10;
+    const WRITES: usize = 3_500;
+    const ENOUGH: usize = 3_000;
+    with_cluster(3, |cluster| {
+        let (node, leader) = (cluster.follower()?, cluster.leader()?);
+        let path = prepare(cluster, node)?.join("large");
+        let mut large = File::create_new(&path)?;
+        large.sync_all()?;
+        let others: Vec<u64> = cluster.ids().filter(|id| *id != node).collect();
+        let stopped = cluster.pause_at_once(&others)?;
+        let bytes = |number: usize| number.to_le_bytes().repeat(WRITE / 8);
+        let written = AtomicUsize::new(0);
+        std::thread::scope(|scope| -> Result<()> {
+            let writer = scope.spawn(|| {
+                (0..WRITES).try_for_each(|number| {
+                    written.store(number, Ordering::SeqCst);
+                    large.write_all(&bytes(number))
+                })
+            });
+            // It may answer for 4.5 s without hearing of them; what it has by then has to do on a slow machine.
+            let gathered =
+                wait::until("much is pending", Duration::from_secs(4), || written.load(Ordering::SeqCst) >= ENOUGH);
+            println!("{} writes were pending; enough: {}", written.load(Ordering::SeqCst), gathered.is_ok());
+            stopped.iter().try_for_each(|pid| resume(*pid))?;
+            Ok(writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??)
+        })?;
+        large.sync_all()?;
+        ensure!(cluster.leases(node)?.pending == 0);
+        let shown = std::fs::read(cluster.mount(leader).join(path.strip_prefix(cluster.mount(node))?))?;
+        ensure!(shown == (0..WRITES).flat_map(bytes).collect::<Vec<u8>>(), "{} bytes are shown", shown.len());
         Ok(())
     })
 }
