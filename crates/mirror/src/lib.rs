@@ -5,7 +5,9 @@
 //!
 //! - [`stream`]: frames and their bytes; [`order`]: which frame may follow which
 //! - [`source`]: the steps from one state of a volume to a later one, and their rows
+//! - [`compare`]: a step from a state that the source has no more
 //! - [`receive`]: what is to be done about a frame, for a mirror that stands at a boundary
+//! - [`follow`]: what is said beside the stream, where a mirror follows its source by itself
 //! - [`parts`]: rows of a step, as requests to the mirror's log
 //!
 //! Invariants:
@@ -14,12 +16,16 @@
 //! 3. Each part of a step has the attributes of every object that it has a row of.
 //! 4. Memory follows neither the size of a step nor that of a volume: frames, parts and keys that are gathered are bounded.
 
+pub mod compare;
+pub mod follow;
 pub mod order;
 pub mod parts;
 pub mod receive;
 pub mod source;
 pub mod stream;
 
+pub use compare::{Compared, Ends, Piece};
+pub use follow::{Ahead, FollowError, Greeting, Hearing, Said};
 pub use parts::Parts;
 pub use receive::{Act, NotTaken, Receiver, Standing};
 pub use source::{Position, Read, Readable, Rows, Step};

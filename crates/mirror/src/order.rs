@@ -3,10 +3,10 @@
 //! ```text
 //!   nothing --header--> between --step--> within --step's end--> between --end--> over
 //!                         | ^               | ^
-//!                         +-+ reached       +-+ rows, blob
+//!                         +-+ reached       +-+ rows, blob, same
 //! ```
 
-use crate::stream::{Frame, Row, StepHead, Totals};
+use crate::stream::{Frame, RUNS_MAX, Row, StepHead, Totals};
 use gavel_types::limits::{BLOB_BYTES_MAX, NOTE_BYTES_MAX};
 use gavel_types::{KeyParts, ObjectId, Tid};
 use gavel_wire::{Attr, Record};
@@ -37,6 +37,8 @@ struct Within {
     /// The object of the last row, and whether it may have more.
     object: ObjectId,
     open: bool,
+    /// It compares: it has begun with a [`Frame::Same`].
+    compares: bool,
 }
 
 impl Order {
@@ -66,6 +68,10 @@ impl Order {
             (Place::Within(mut within), Frame::Rows(rows)) => {
                 rows.iter().try_for_each(|row| within.row(row))?;
                 within.totals.rows += rows.len() as u64;
+                Place::Within(within)
+            }
+            (Place::Within(mut within), Frame::Same(runs)) => {
+                within.same(runs)?;
                 Place::Within(within)
             }
             (Place::Within(mut within), Frame::Blob(bytes)) => {
@@ -107,7 +113,7 @@ impl Order {
             return Err("a note is too long");
         }
         let (totals, object) = (Totals::default(), ObjectId::VOLUME);
-        Ok(Place::Within(Within { to: head.to, totals, object, open: false }))
+        Ok(Place::Within(Within { to: head.to, totals, object, open: false, compares: false }))
     }
 
     fn reach(&mut self, tid: Tid) -> Result<(), &'static str> {
@@ -120,10 +126,31 @@ impl Order {
 }
 
 impl Within {
+    fn same(&mut self, runs: &[(ObjectId, ObjectId)]) -> Result<(), &'static str> {
+        if !self.compares && self.totals != Totals::default() {
+            return Err("a step compares that did not begin so");
+        }
+        if runs.len() > RUNS_MAX {
+            return Err("there are too many runs");
+        }
+        self.compares = true;
+        for (first, last) in runs {
+            if *first <= self.object || last < first {
+                return Err("runs are out of order");
+            }
+            self.object = *last;
+        }
+        self.open = false;
+        Ok(())
+    }
+
     fn row(&mut self, row: &Row) -> Result<(), &'static str> {
         let (object, parts) = (row.key.object(), row.key.parts());
         if let KeyParts::Orphan { .. } | KeyParts::Commit { .. } | KeyParts::Boundary = parts {
             return Err("a row of no object");
+        }
+        if self.compares && row.record.is_none() {
+            return Err("an end, in a step that compares");
         }
         match (&row.record, parts) {
             (Some(Record::Attr(attr)), KeyParts::Attr) if object > self.object && is_named(attr) => {

@@ -3,8 +3,8 @@
 //! What comes out is to be done in this order. It may be under way while the next frame is taken: a part that is not applied has all behind it refused.
 
 use crate::parts::Parts;
-use crate::stream::{Frame, Header, StepHead};
-use gavel_types::{MirrorSource, Tid, VolumeId};
+use crate::stream::{Frame, Header, Row, StepHead};
+use gavel_types::{KeyParts, MirrorSource, ObjectId, Tid, VolumeId};
 use gavel_wire::MirrorStep;
 
 /// A state that is the same as the boundary moves it only if it is later by so much.
@@ -53,6 +53,16 @@ pub enum NotTaken {
         /// The mirror's boundary.
         at: Tid,
     },
+    /// It compares with another state than the mirror has.
+    #[error(
+        "the stream says what has changed since state {from} of the source, which it does not have any more; and the mirror has come to {at}"
+    )]
+    ComparesOther {
+        /// With which.
+        from: Tid,
+        /// The mirror's boundary.
+        at: Tid,
+    },
 }
 
 /// Something to do.
@@ -62,6 +72,18 @@ pub enum Act {
     Store(Vec<u8>),
     /// Ship this part of a step. What it names was stored, or is named by the mirror.
     Part(MirrorStep),
+    /// Take these rows into the step that is under way ([`Receiver::row`]).
+    Rows(Vec<Row>),
+    /// Take in the ends of all objects from the first on and before the second that the mirror's boundary has ([`Ends::of_objects`]).
+    ///
+    /// [`Ends::of_objects`]: crate::Ends::of_objects
+    EndObjects(ObjectId, ObjectId),
+    /// Take in the ends of all that belongs to this object, as of the mirror's boundary ([`Ends::of_parts`]).
+    ///
+    /// [`Ends::of_parts`]: crate::Ends::of_parts
+    EndParts(ObjectId),
+    /// The step is complete: ship its last part ([`Receiver::close`]).
+    Close,
     /// A step to another state is under way: go back to the boundary first.
     GoBack,
     /// The stream is over.
@@ -73,6 +95,10 @@ pub enum Act {
 pub struct Receiver {
     standing: Standing,
     parts: Option<Parts>,
+    /// Where the stream says that the step begins.
+    from: Tid,
+    /// Of a step that compares: the first id that it has not spoken of.
+    compared: Option<ObjectId>,
     /// Steps that the mirror has had already.
     pub passed_over: u64,
     /// Steps that were complete.
@@ -84,7 +110,7 @@ pub struct Receiver {
 impl Receiver {
     /// For a mirror that stands so.
     pub fn new(standing: Standing) -> Receiver {
-        Receiver { standing, parts: None, passed_over: 0, steps: 0, rows: 0 }
+        Receiver { standing, parts: None, from: Tid::ZERO, compared: None, passed_over: 0, steps: 0, rows: 0 }
     }
 
     /// The state of the source to which all that came out leads, when it is done.
@@ -106,10 +132,17 @@ impl Receiver {
             Frame::Rows(rows) => {
                 let Some(parts) = &mut self.parts else { return Ok(Vec::new()) };
                 self.rows += rows.len() as u64;
-                rows.into_iter().filter_map(|row| parts.row(row)).map(Act::Part).collect()
+                match self.compared {
+                    None => rows.into_iter().filter_map(|row| parts.row(row)).map(Act::Part).collect(),
+                    Some(_) => self.compare(rows),
+                }
             }
+            Frame::Same(runs) => self.same(&runs)?,
             Frame::Blob(bytes) => self.parts.iter().map(|_| Act::Store(bytes.clone())).collect(),
-            Frame::StepEnd(_) => self.end().into_iter().collect(),
+            Frame::StepEnd(_) => match self.compared.take() {
+                None => self.close().map(Act::Part).into_iter().collect(),
+                Some(next) => vec![Act::EndObjects(next, ObjectId(u64::MAX)), Act::Close],
+            },
             // While nothing changes, there is nothing to be written down each time.
             Frame::Reached(tid) if tid.0 < self.standing.at.0.saturating_add(REACHED_NS) => Vec::new(),
             Frame::Reached(tid) => self.reach(tid)?,
@@ -142,17 +175,64 @@ impl Receiver {
             return Err(NotTaken::Whole { at });
         }
         // It may begin before the boundary: then all that has changed since that state is in it, and so all since the boundary.
+        self.from = head.from;
         let head = StepHead { from: at, ..head };
         let back = self.standing.step.take().filter(|to| *to != head.to);
         self.parts = Some(Parts::new(self.standing.volume, head));
         Ok(back.map(|_| Act::GoBack).into_iter().collect())
     }
 
-    fn end(&mut self) -> Option<Act> {
+    /// Objects that are as they were. What lies before them, and was not spoken of, is gone.
+    fn same(&mut self, runs: &[(ObjectId, ObjectId)]) -> Result<Vec<Act>, NotTaken> {
+        let Some(parts) = &self.parts else { return Ok(Vec::new()) };
+        let at = parts.head().from;
+        if self.from != at {
+            return Err(NotTaken::ComparesOther { from: self.from, at });
+        }
+        let mut next = self.compared.unwrap_or(ObjectId::VOLUME);
+        let mut acts = Vec::new();
+        for (first, last) in runs {
+            if next < *first {
+                acts.push(Act::EndObjects(next, *first));
+            }
+            next = ObjectId(last.0.saturating_add(1));
+        }
+        self.compared = Some(next);
+        Ok(acts)
+    }
+
+    /// Rows of objects that come anew.
+    fn compare(&mut self, rows: Vec<Row>) -> Vec<Act> {
+        let mut acts = Vec::new();
+        for row in rows {
+            let object = row.key.object();
+            let begins = row.key.parts() == KeyParts::Attr;
+            if begins {
+                acts.extend(self.compared.filter(|next| *next < object).map(|next| Act::EndObjects(next, object)));
+                self.compared = Some(ObjectId(object.0.saturating_add(1)));
+            }
+            match acts.last_mut() {
+                Some(Act::Rows(rows)) if !begins => rows.push(row),
+                _ => acts.push(Act::Rows(vec![row])),
+            }
+            if begins {
+                acts.push(Act::EndParts(object));
+            }
+        }
+        acts
+    }
+
+    /// Takes a row into the step that is under way. Gives a part if one is complete.
+    pub fn row(&mut self, row: Row) -> Option<MirrorStep> {
+        self.parts.as_mut().and_then(|parts| parts.row(row))
+    }
+
+    /// The last part of the step that is under way.
+    pub fn close(&mut self) -> Option<MirrorStep> {
         let mut parts = self.parts.take()?;
         self.standing.at = parts.head().to;
         self.steps += 1;
-        Some(Act::Part(parts.end()))
+        Some(parts.end())
     }
 
     /// Nothing has changed up to there: a step without rows.
@@ -162,7 +242,7 @@ impl Receiver {
         }
         let head = StepHead { from: self.standing.at, to: tid, single: true, author: None };
         let mut acts = self.begin(head)?;
-        acts.extend(self.end());
+        acts.extend(self.close().map(Act::Part));
         Ok(acts)
     }
 }

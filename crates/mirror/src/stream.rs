@@ -2,7 +2,7 @@
 
 use crate::order::Order;
 use gavel_types::limits::BLOB_BYTES_MAX;
-use gavel_types::{BlobId, ClusterId, Key, MirrorSource, Tid, VolumeId};
+use gavel_types::{BlobId, ClusterId, Key, MirrorSource, ObjectId, Tid, VolumeId};
 use gavel_wire::{Author, Record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 /// What a stream begins with.
 pub const MAGIC: [u8; 8] = *b"GAVELMIR";
 /// The version behind it.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest payload of a frame, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = BLOB_BYTES_MAX + 64 * 1024;
 /// Rows of a frame have so many bytes, about.
 pub const ROWS_BYTES_MAX: usize = 256 * 1024;
+/// Most runs of a frame.
+pub const RUNS_MAX: usize = 8192;
 
 const HEAD_BYTES: usize = 13;
 const TAG_BYTES: usize = 16;
@@ -28,6 +30,7 @@ const BLOB: u8 = 3;
 const STEP_END: u8 = 4;
 const REACHED: u8 = 5;
 const END: u8 = 6;
+const SAME: u8 = 7;
 
 /// What a stream is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,6 +95,9 @@ pub enum Frame {
     Reached(Tid),
     /// The copy is this state of the source, and the stream is over.
     End(Tid),
+    /// All objects with these ids are as they were: runs, the first and the last of each. If a step begins with one, it compares: it says of each object
+    /// that there is whether it is as it was, or has all rows of it; what it does not speak of is not there.
+    Same(Vec<(ObjectId, ObjectId)>),
 }
 
 /// Why a stream is not read on. Nothing of the frame that is meant was used.
@@ -210,6 +216,7 @@ impl Encoder {
             Frame::StepEnd(totals) => (STEP_END, to_bytes(totals)),
             Frame::Reached(tid) => (REACHED, to_bytes(tid)),
             Frame::End(tid) => (END, to_bytes(tid)),
+            Frame::Same(runs) => (SAME, to_bytes(runs)),
         };
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a frame of {} bytes", payload.len());
         let mut bytes = Vec::with_capacity(payload.len() + HEAD_BYTES + TAG_BYTES + MAGIC.len() + 1);
@@ -375,6 +382,7 @@ impl Decoder {
             STEP_END => Frame::StepEnd(from_bytes(payload)?),
             REACHED => Frame::Reached(from_bytes(payload)?),
             END => Frame::End(from_bytes(payload)?),
+            SAME => Frame::Same(from_bytes(payload)?),
             _ => return Err("there is no such kind of frame"),
         })
     }

@@ -344,6 +344,10 @@ impl Run<'_> {
             | RequestBody::RestoreVolume { .. }
             | RequestBody::CreateMirror { .. }
             | RequestBody::PromoteMirror { .. }) => done(tid, self.volume_request(tid, body)?),
+            body @ (RequestBody::AdmitFollower { .. }
+            | RequestBody::DismissFollower { .. }
+            | RequestBody::FollowerReached { .. }
+            | RequestBody::FollowMirror { .. }) => done(tid, self.state.past.follow_request(tid, body)),
             RequestBody::MirrorStep(step) => {
                 let node = session.node;
                 self.mirror_step(tid, node, step)?

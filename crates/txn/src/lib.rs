@@ -15,7 +15,7 @@
 //! - [`collect`]: blobs that nothing names any more
 //! - [`staged`]: objects that were written before the commit that ties them in
 //! - [`volumes`]: volumes that are made, cloned, destroyed; `clones`: what a transaction does to a clone
-//! - [`mirrors`]: volumes that copy another cluster's
+//! - [`mirrors`]: volumes that copy another cluster's; [`followers`]: other clusters' that copy one of this
 //! - `volume_step`: one step of a sweep over a whole volume
 //! - [`overlay`]: a view with changes laid over it
 //! - [`layer`]: the same, of a node's own transactions that are not in the log yet
@@ -38,6 +38,7 @@ mod clones;
 pub mod collect;
 pub mod digest;
 pub mod expand;
+pub mod followers;
 pub mod layer;
 mod locks;
 pub mod mirrors;
@@ -53,6 +54,7 @@ pub mod volumes;
 pub use apply::{Applied, apply};
 pub use collect::Collection;
 pub use digest::Digest;
+pub use followers::Follower;
 pub use layer::{Layer, Layered};
 pub use mirrors::Mirror;
 pub use overlay::Overlay;

@@ -9,7 +9,7 @@
 
 use crate::past::{Past, VolumePast};
 use gavel_types::{MirrorSource, ObjectId, Tid, VolumeId};
-use gavel_wire::{Boundary, MirrorStep, Refusal};
+use gavel_wire::{Boundary, Follow, MirrorStep, Refusal};
 use serde::{Deserialize, Serialize};
 
 /// Object ids that a mirror may have are less: so many can never be given out.
@@ -32,6 +32,8 @@ pub struct Mirror {
     pub promoted: Option<Tid>,
     /// What is made in it since then has this id, or a later one.
     pub ids_from: ObjectId,
+    /// Where its stream comes from by itself.
+    pub follow: Option<Box<Follow>>,
 }
 
 /// A step that is under way.
@@ -88,9 +90,9 @@ impl Past {
     /// A volume that was made at `tid` is to be a mirror.
     pub(crate) fn begin_mirror(&mut self, tid: Tid, volume: VolumeId, source: MirrorSource) {
         if let Some(past) = self.volumes.get_mut(&volume) {
-            let (step, promoted, ids_from) = (None, None, ObjectId::VOLUME);
-            past.mirror =
-                Some(Mirror { source, local: tid, state: Tid::ZERO, single: false, step, promoted, ids_from });
+            let (state, single, ids_from) = (Tid::ZERO, false, ObjectId::VOLUME);
+            let (step, promoted, follow) = (None, None, None);
+            past.mirror = Some(Mirror { source, local: tid, state, single, step, promoted, ids_from, follow });
         }
     }
 
@@ -124,6 +126,16 @@ impl Past {
         }
         mirror.promoted = Some(tid);
         mirror.ids_from = ids_from;
+        mirror.follow = None;
+        self.revision += 1;
+        Ok(())
+    }
+
+    pub(crate) fn follow(&mut self, volume: VolumeId, follow: Option<&Follow>) -> Result<(), Refusal> {
+        if !follow.is_none_or(Follow::is_bounded) {
+            return Err(Refusal::Full);
+        }
+        self.mirror(volume)?.follow = follow.cloned().map(Box::new);
         self.revision += 1;
         Ok(())
     }

@@ -12,12 +12,13 @@
 //! 5. A class can read nothing that its volume cannot.
 //! 6. All policies together keep [`POLICY_STATES_ALL_MAX`] states beside those that are whole.
 
+use crate::followers::Follower;
 use crate::mirrors::Mirror;
 use crate::prune::{Keeping, Readable};
 use crate::prune_step::Pass;
 use crate::volumes::Stage;
 use gavel_types::at::is_snapshot_name;
-use gavel_types::limits::{NOTE_BYTES_MAX, PINS_MAX, SNAPSHOTS_MAX, VOLUMES_MAX};
+use gavel_types::limits::{FOLLOWERS_MAX, NOTE_BYTES_MAX, PINS_MAX, SNAPSHOTS_MAX, VOLUMES_MAX};
 use gavel_types::retention::{CLASSES_MAX, POLICY_STATES_ALL_MAX, POLICY_STATES_MAX, RULES_MAX};
 use gavel_types::schedule::Every;
 use gavel_types::{Class, KeyRange, Origin, Retention, Schedule, SessionId, Tid, VolumeId};
@@ -71,6 +72,8 @@ pub struct VolumePast {
     pub pins: BTreeMap<Tid, BTreeSet<SessionId>>,
     /// What it copies, if it is or was a mirror.
     pub mirror: Option<Mirror>,
+    /// Mirrors of it in other clusters, by their names.
+    pub followers: BTreeMap<Box<str>, Follower>,
     /// Where the sweep has come to that removes what horizon and kept states do not show; none if all of it is gone.
     pub pass: Option<Pass>,
 }
@@ -384,7 +387,9 @@ impl Past {
             assert!(kept && past.kept.last().is_none_or(|last| *last < past.horizon), "kept: {:?}", past.kept);
             past.check_classes(tid);
             past.check_mirror(tid);
+            past.check_followers(tid);
         }
+        assert!(self.followers() <= FOLLOWERS_MAX, "{} followers", self.followers());
         assert!(self.policy_states() <= POLICY_STATES_ALL_MAX, "the policies keep {} states", self.policy_states());
     }
 }
@@ -459,19 +464,20 @@ impl VolumePast {
         let mut needed: Vec<Tid> = names.chain(self.pins.keys().copied()).chain(self.clones.keys().copied()).collect();
         needed.extend(self.boundary());
         needed.sort_unstable();
+        let held = self.held_from(now).unwrap_or(Tid::MAX);
         let mut pruned = self.clone();
         match (self.stage, self.policy.horizon(now)) {
             (Stage::Going, _) => return pruned,
             (Stage::Ended { at }, _) => (pruned.horizon, pruned.kept) = self.plan_of_ended(at),
             (Stage::Living | Stage::Destroyed { .. }, None) => {}
             (Stage::Living | Stage::Destroyed { .. }, Some(horizon)) => {
-                pruned.horizon = horizon.max(self.horizon);
+                pruned.horizon = horizon.min(held).max(self.horizon);
                 let of_policy = self.policy.kept(now, pruned.horizon);
                 pruned.kept = kept(of_policy.iter().chain(&needed), pruned.horizon, |tid| self.can_read(tid));
             }
         }
         for (class, past) in &self.classes {
-            let pruned_class = past.pruned(now, pruned.readable(), &needed);
+            let pruned_class = past.pruned((now, held), pruned.readable(), &needed);
             pruned.classes.insert(*class, pruned_class);
         }
         pruned
@@ -515,9 +521,9 @@ impl ClassPast {
         Readable { horizon: self.horizon, kept: &self.kept }
     }
 
-    /// As its policy would have it if it is `now`, of what its volume keeps then.
-    fn pruned(&self, now: Tid, volume: Readable<'_>, needed: &[Tid]) -> ClassPast {
-        let begins = self.policy.horizon(now).unwrap_or(Tid::ZERO);
+    /// As its policy would have it if it is `now`, of what its volume keeps then. Followers hold all states from `held` on.
+    fn pruned(&self, (now, held): (Tid, Tid), volume: Readable<'_>, needed: &[Tid]) -> ClassPast {
+        let begins = self.policy.horizon(now).unwrap_or(Tid::ZERO).min(held);
         let horizon = begins.max(self.horizon).max(volume.horizon);
         let of_policy = self.policy.kept(now, horizon);
         // What the volume keeps of what the policy would keep whole.

@@ -120,6 +120,7 @@ impl Past {
             classes: BTreeMap::new(),
             pins: BTreeMap::new(),
             mirror: None,
+            followers: BTreeMap::new(),
             pass: None,
         };
         self.volumes.insert(volume, past);
@@ -271,6 +272,7 @@ impl VolumePast {
         self.stage = Stage::Ended { at: now };
         self.snapshots.clear();
         self.pins.clear();
+        self.followers.clear();
     }
 
     /// Which states can be read: none if it goes.

@@ -40,6 +40,8 @@ pub const PINS_MAX: usize = 4096;
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 64;
 /// Most volumes in a cluster, those that were destroyed and have not gone yet among them.
 pub const VOLUMES_MAX: usize = 1024;
+/// Most mirrors in other clusters that are admitted to volumes of a cluster.
+pub const FOLLOWERS_MAX: usize = 64;
 /// Most origins that lie behind a clone: each is asked for what is not in the one before.
 pub const CLONE_DEPTH_MAX: usize = 8;
 /// Longest note of a snapshot or a commit, in bytes.

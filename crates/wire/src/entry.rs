@@ -1,5 +1,6 @@
 //! What the replicated log carries.
 
+use crate::follow::Follow;
 use crate::lease::Want;
 use crate::lock::{LockFile, LockKind, Span, Waiter};
 use crate::plan::{Author, Guard, Plan};
@@ -333,6 +334,42 @@ pub enum RequestBody {
     PromoteMirror {
         /// The mirror.
         volume: VolumeId,
+    },
+    /// Admit a mirror in another cluster to the stream of a volume.
+    AdmitFollower {
+        /// The volume.
+        volume: VolumeId,
+        /// What the mirror is called here.
+        name: Box<str>,
+        /// The hash of its key.
+        key: [u8; 32],
+        /// The volume's history waits for it so long, in nanoseconds; none: for ever.
+        keep_for_ns: Option<u64>,
+    },
+    /// A mirror is not admitted any more.
+    DismissFollower {
+        /// The volume.
+        volume: VolumeId,
+        /// The mirror's name here.
+        name: Box<str>,
+    },
+    /// A mirror has come to a state of the volume.
+    FollowerReached {
+        /// The volume.
+        volume: VolumeId,
+        /// The mirror's name here.
+        name: Box<str>,
+        /// When that mirror was admitted: the name may be another one's by now.
+        admitted: Tid,
+        /// The state.
+        at: Tid,
+    },
+    /// Where a mirror's stream comes from by itself; none: from nowhere.
+    FollowMirror {
+        /// The mirror.
+        volume: VolumeId,
+        /// What it follows.
+        follow: Option<Box<Follow>>,
     },
 }
 

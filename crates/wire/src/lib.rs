@@ -8,6 +8,7 @@
 //! - [`lease`]: leases as they are asked for
 //! - [`lock`]: locks of files as they are asked for
 //! - [`entry`]: what the replicated log carries
+//! - [`follow`]: what a mirror follows, and with what right
 //! - [`message`]: what nodes say to each other
 //! - [`past`]: what history is read from
 //! - [`inherit`]: what a clone shows
@@ -16,6 +17,7 @@
 
 pub mod codec;
 pub mod entry;
+pub mod follow;
 pub mod inherit;
 pub mod lease;
 pub mod lock;
@@ -27,6 +29,7 @@ pub mod view;
 
 pub use codec::DecodeError;
 pub use entry::{BlobNews, Entry, Item, MirrorStep, News, Outcome, Refusal, Request, RequestBody};
+pub use follow::{Follow, FollowKey};
 pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};
 pub use past::{Lived, Past};

@@ -11,8 +11,9 @@ use gavel_types::{
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
-    Attr, AttrDelta, Author, Boundary, ChangeRow, Committed, Content, DecodeError, Dirent, Entry, Extent, Firm, Guard,
-    Item, Kind, Message, MirrorStep, Mode, Mutation, Orphan, Plan, Record, Request, RequestBody, Version, Want,
+    Attr, AttrDelta, Author, Boundary, ChangeRow, Committed, Content, DecodeError, Dirent, Entry, Extent, Firm, Follow,
+    FollowKey, Guard, Item, Kind, Message, MirrorStep, Mode, Mutation, Orphan, Plan, Record, Request, RequestBody,
+    Version, Want,
 };
 
 const V: VolumeId = VolumeId(1);
@@ -138,6 +139,20 @@ fn entry() -> Entry {
         Item::Request(request(RequestBody::CreateMirror { name: "n".into(), source: source() })),
         Item::Request(request(RequestBody::MirrorStep(mirror_step()))),
         Item::Request(request(RequestBody::PromoteMirror { volume: V })),
+        Item::Request(request(RequestBody::AdmitFollower {
+            volume: V,
+            name: "n".into(),
+            key: [7; 32],
+            keep_for_ns: Some(300),
+        })),
+        Item::Request(request(RequestBody::DismissFollower { volume: V, name: "n".into() })),
+        Item::Request(request(RequestBody::FollowerReached {
+            volume: V,
+            name: "n".into(),
+            admitted: Tid(300),
+            at: Tid(301),
+        })),
+        Item::Request(request(RequestBody::FollowMirror { volume: V, follow: Some(Box::new(follow())) })),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000, instead_of: None },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
@@ -150,6 +165,11 @@ fn entry() -> Entry {
         Item::ReapStaged,
     ];
     Entry { tid: Tid(0x0102), items }
+}
+
+fn follow() -> Follow {
+    let (authority, name) = ("pem".into(), "n".into());
+    Follow { peers: vec![(NodeId(2), "h:1".into())], authority, name, key: FollowKey([8; 32]), paused: true }
 }
 
 fn messages() -> Vec<Message> {
@@ -222,7 +242,7 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "07820224000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "07820228000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050306000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
         "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac020501ac0202000268",
@@ -235,9 +255,11 @@ fn entries() {
         "0617ac020101ab02ac0201010d00000001000000000000012c05ac020007080618ac0201010d00000001000000000000012c",
         "0105010401ac02e807016eac020007080619ac02000708061a016e0505050505050505050505050505050501ac0200070806",
         "1b0107ac02000100020d00000001000000000000012c05010401740d00000001000000000000012c0100e807016e46000708",
-        "061c010102b42488270002070401ac0205ac0209090909090909090909090909090909090909090909090909090909090909",
-        "0906010701800408010901abababababababababababababababababababababababababababababababab0a01cdcdcdcdcd",
-        "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
+        "061c01000708061d01016e070707070707070707070707070707070707070707070707070707070707070701ac0200070806",
+        "1e01016e000708061f01016eac02ad0200070806200101010203683a310370656d016e080808080808080808080808080808",
+        "0808080808080808080808080808080808010102b42488270002070401ac0205ac0209090909090909090909090909090909",
+        "0909090909090909090909090909090906010701800408010901abababababababababababababababababababababababab",
+        "abababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
     );
     assert_eq!(ENTRY_FORMAT, 7);
     let encoded = entry().encode();

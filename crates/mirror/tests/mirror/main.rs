@@ -1,7 +1,9 @@
 //! Streams between two replicas in memory: what arrives is what was sent, whatever happens to the bytes on their way.
 #![allow(clippy::unwrap_used)]
 
+mod compare;
 mod copies;
 mod damage;
+mod follow;
 mod golden;
 mod world;

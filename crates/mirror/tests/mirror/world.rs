@@ -4,15 +4,15 @@ use gavel_fs::operation::{RenameMode, SetAttr};
 use gavel_fs::{Caller, Cx, Operation, Stop};
 use gavel_mirror::source::Readable;
 use gavel_mirror::{
-    Act, Decoder, Encoder, Frame, Header, NotTaken, Parts, Position, Read, Receiver, Rows, Standing, StepHead,
-    StreamError, Totals,
+    Act, Compared, Decoder, Encoder, Ends, Frame, Header, NotTaken, Parts, Piece, Position, Read, Receiver, Row, Rows,
+    Standing, StepHead, StreamError, Totals,
 };
 use gavel_store::engine::MemEngine;
 use gavel_store::records::{Identity, Inheriting, Records, WholePast};
 use gavel_txn::{Layer, Layered, State, apply};
 use gavel_types::{
-    BlobId, ClusterId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Seq, SessionId, Tid,
-    VolumeId,
+    BlobId, ClusterId, Key, KeyParts, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Seq, SessionId,
+    Tid, VolumeId,
 };
 use gavel_wire::past::Past;
 use gavel_wire::{
@@ -189,6 +189,34 @@ pub fn send(world: &World, from: Tid, to: Tid, page: usize) -> (Vec<u8>, Read) {
     (out, read)
 }
 
+/// One step that compares, from a state that the source has no more; and how many objects it sends anew, and says are as they were.
+pub fn compare(world: &World, from: Tid, to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
+    let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
+    let header = Header { source: world.source(), name: "v".into(), from, to: Some(to), without: Vec::new() };
+    out.extend(encoder.write(&Frame::Header(header)));
+    out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
+    out.extend(encoder.write(&Frame::Same(Vec::new())));
+    let (mut anew, mut same) = (0, 0);
+    let mut compared = Compared::new(V, from, to);
+    while let Some(piece) = compared.page(&world.past(), page).unwrap() {
+        let frame = match piece {
+            Piece::Same(runs) => {
+                same += runs.iter().map(|(first, last)| last.0 - first.0 + 1).sum::<u64>();
+                Frame::Same(runs)
+            }
+            Piece::Rows(rows) => {
+                totals.rows += rows.len() as u64;
+                anew += rows.iter().filter(|row| row.key.parts() == KeyParts::Attr).count();
+                Frame::Rows(rows)
+            }
+        };
+        out.extend(encoder.write(&frame));
+    }
+    out.extend(encoder.write(&Frame::StepEnd(totals)));
+    out.extend(encoder.write(&Frame::End(to)));
+    (out, (anew, same))
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failed {
     Stream(StreamError),
@@ -254,6 +282,21 @@ impl Mirror {
         self.ship(parts.end())
     }
 
+    fn rows(&mut self, receiver: &mut Receiver, rows: Vec<Row>) -> Result<(), Failed> {
+        rows.into_iter()
+            .filter_map(|row| receiver.row(row))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|part| self.ship(part))
+    }
+
+    fn ends(&mut self, receiver: &mut Receiver, mut ends: Ends) -> Result<(), Failed> {
+        while let Some(rows) = ends.page(&self.world.past(), 300).unwrap() {
+            self.rows(receiver, rows)?;
+        }
+        Ok(())
+    }
+
     /// What `gavel mirror receive` does with bytes in pieces. `dies` is asked before each part.
     pub fn receive(&mut self, bytes: &[u8], piece: usize, mut dies: impl FnMut() -> bool) -> Result<Receiver, Failed> {
         let mut decoder = Decoder::new();
@@ -269,6 +312,16 @@ impl Mirror {
                         Act::Store(_) | Act::End(_) => {}
                         Act::GoBack => self.go_back()?,
                         Act::Part(part) => self.ship(part)?,
+                        Act::Rows(rows) => self.rows(&mut receiver, rows)?,
+                        Act::EndObjects(from, before) => {
+                            let ends = Ends::of_objects(self.volume, self.at().0, from, before);
+                            self.ends(&mut receiver, ends)?;
+                        }
+                        Act::EndParts(object) => {
+                            let ends = Ends::of_parts(self.volume, self.at().0, object);
+                            self.ends(&mut receiver, ends)?;
+                        }
+                        Act::Close => self.ship(receiver.close().unwrap())?,
                     }
                 }
             }

@@ -233,6 +233,12 @@ pub struct DaemonStatus {
     /// Transactions of users that are open.
     #[serde(default)]
     pub transactions: Vec<TxnLine>,
+    /// Mirrors in this cluster, and how far each is.
+    #[serde(default)]
+    pub mirrors: Vec<mirror::MirrorLine>,
+    /// Mirrors in other clusters that follow volumes of this one, and what they hold.
+    #[serde(default)]
+    pub followers: Vec<mirror::FollowerLine>,
 }
 
 /// A mount.
@@ -451,5 +457,7 @@ async fn status(daemon: &Daemon) -> Option<DaemonStatus> {
         blob_bytes: blobs.bytes,
         mounts: mounts.into_iter().map(mount_status).collect(),
         transactions: daemon.transactions.list(daemon),
+        mirrors: mirror::mirrors(daemon, |_| true).await,
+        followers: mirror::followers(daemon).await,
     })
 }

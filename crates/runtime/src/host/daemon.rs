@@ -4,13 +4,13 @@ use crate::config::{Config, MountConfig, MountOption};
 use crate::host::blobs::Blobs;
 use crate::host::collector;
 use crate::host::conflicts::{Conflicts, keeper};
-use crate::host::mirror::{MirrorTree, Sending};
+use crate::host::mirror::{self, Followers, Following, MirrorTree, Sending};
 use crate::host::node::{Inbox, Input, NodeHandle, NodeThread};
 use crate::host::retention;
 use crate::host::tree::{PastTree, VolumeTree};
 use crate::host::txn::{self, Transactions};
 use crate::host::{control, flusher, journal, volumes};
-use crate::net::{BulkFailure, Handler, Listen, Transport, TransportConfig};
+use crate::net::{BulkFailure, Guest, Handler, Listen, Transport, TransportConfig};
 use bytes::Bytes;
 use gavel_client::Tree;
 use gavel_client::session::SessionConfig;
@@ -23,7 +23,7 @@ use gavel_store::records::{Identity, Records};
 use gavel_types::{At, Moment, NodeId, VolumeId, VolumeRef};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
@@ -99,6 +99,10 @@ pub struct Daemon {
     pub transactions: Transactions,
     /// States that streams to mirrors are made from.
     pub(super) sending: Sending,
+    /// Mirrors in other clusters that follow through this node.
+    pub(super) followers: Followers,
+    /// Mirrors whose following this node carries.
+    pub(super) following: Following,
     pub(super) stop: tokio::sync::watch::Sender<bool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -107,6 +111,14 @@ pub struct Daemon {
 struct Incoming {
     inbox: Inbox,
     blobs: OnceLock<Arc<Blobs>>,
+    daemon: OnceLock<Weak<Daemon>>,
+    tokio: Handle,
+}
+
+impl Incoming {
+    fn new(inbox: Inbox) -> Incoming {
+        Incoming { inbox, blobs: OnceLock::new(), daemon: OnceLock::new(), tokio: Handle::current() }
+    }
 }
 
 impl Handler for Incoming {
@@ -116,7 +128,19 @@ impl Handler for Incoming {
         }
     }
 
+    fn on_guest(&self, guest: Guest) {
+        // One that comes too early tries again.
+        if let Some(daemon) = self.daemon.get().and_then(Weak::upgrade) {
+            self.tokio.spawn(mirror::serve(daemon, guest));
+        }
+    }
+
     async fn on_bulk(&self, _from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, BulkFailure> {
+        if kind == mirror::CARRIED
+            && let Some(daemon) = self.daemon.get().and_then(Weak::upgrade)
+        {
+            return mirror::carried(&daemon);
+        }
         match self.blobs.get() {
             Some(blobs) => blobs.answer(kind, payload).await,
             None => Err(BulkFailure("the node is still starting".into())),
@@ -133,7 +157,7 @@ impl Daemon {
         let trust = config.load_trust(SystemTime::now()).map_err(failing("loading the node's certificates"))?;
         let disks = open_disks(&config)?;
         let (inbox, inputs) = Inbox::new();
-        let incoming = Arc::new(Incoming { inbox: inbox.clone(), blobs: OnceLock::new() });
+        let incoming = Arc::new(Incoming::new(inbox.clone()));
         let incarnation = next_life(&config.data_dir).map_err(failing("numbering this life of the node"))?;
         let (runtime, begin, thread) = node_thread().map_err(failing("starting the node's thread"))?;
         let inside = runtime.enter();
@@ -196,8 +220,22 @@ impl Daemon {
         collector::start(&blobs, &node).map_err(failing("starting a thread"))?;
         tokio::spawn(blobs.clone().fill(node.clone(), config.data_dir.join(BLOBS_DIR)));
         let stop = tokio::sync::watch::Sender::new(false);
-        let sending = Sending::default();
-        let daemon = Arc::new(Daemon { node, blobs, config, transport, mounter, transactions, sending, stop, thread });
+        let (sending, followers, following) = Default::default();
+        let daemon = Daemon {
+            node,
+            blobs,
+            config,
+            transport,
+            mounter,
+            transactions,
+            sending,
+            followers,
+            following,
+            stop,
+            thread,
+        };
+        let daemon = Arc::new(daemon);
+        incoming.daemon.get_or_init(|| Arc::downgrade(&daemon));
         daemon.clone().serve().await?;
         Ok(daemon)
     }
@@ -206,6 +244,7 @@ impl Daemon {
         control::start(self.clone())
             .map_err(failing(format!("control socket {}", self.config.control_socket.display())))?;
         tokio::spawn(retention::keep_pins(Arc::downgrade(&self)));
+        tokio::spawn(mirror::carry(Arc::downgrade(&self)));
         txn::open_again(&self);
         for mount in self.config.mounts.clone() {
             let path = mount.path.clone();

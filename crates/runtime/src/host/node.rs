@@ -237,6 +237,8 @@ pub struct NodeHandle {
     unused: AtomicBool,
     /// Why the node has stopped, if it has.
     pub stopped: tokio::sync::watch::Sender<Option<String>>,
+    /// Who leads, if this node knows.
+    pub leader: tokio::sync::watch::Sender<Option<NodeId>>,
 }
 
 impl NodeHandle {
@@ -265,6 +267,7 @@ impl NodeHandle {
             past: RwLock::default(),
             unused: AtomicBool::new(false),
             stopped,
+            leader: tokio::sync::watch::Sender::new(None),
         }
     }
 
@@ -715,7 +718,8 @@ impl NodeThread {
             }
             NodeEffect::Published { tid, .. } => self.publish(tid),
             NodeEffect::Role(role) => {
-                tracing::info!(role = ?role.role, leader = ?role.leader, term = %role.term, "role")
+                tracing::info!(role = ?role.role, leader = ?role.leader, term = %role.term, "role");
+                self.handle.leader.send_replace(role.leader);
             }
             NodeEffect::Failed(failure) => return Err(failure.to_string()),
             NodeEffect::Outcome { token, outcome } => {

@@ -10,7 +10,7 @@ use crate::host::node::Input;
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
 use gavel_txn::prune::{Keeping, Readable, Span};
-use gavel_txn::{VolumePast, prune_step};
+use gavel_txn::{Follower, VolumePast, prune_step};
 use gavel_types::retention::CLASSES_MAX;
 use gavel_types::{At, BlobId, Key, ObjectId, Retention, SessionId, Tid, Timestamp, VolumeId};
 use gavel_wire::{Content, Ended, Record, Refusal, RequestBody, Version, ViewError};
@@ -90,6 +90,9 @@ pub struct RetentionStatus {
     pub snapshots: u64,
     /// Of all states, those that mounts need.
     pub pins: u64,
+    /// Mirrors in other clusters that history waits for: by name, the state that each has come to, and how long.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub waits_for: Vec<String>,
     /// Is what was pruned being removed?
     pub sweeping: bool,
     /// What would go, if that was asked.
@@ -168,9 +171,16 @@ fn status(past: &VolumePast) -> RetentionStatus {
         changed: None,
         snapshots: past.snapshots.len() as u64,
         pins: past.pins.len() as u64,
+        waits_for: past.followers.iter().filter_map(|(name, follower)| waits_for(name, follower)).collect(),
         sweeping: past.pass.is_some(),
         preview: None,
     }
+}
+
+/// As far as is known without a clock: one that is away for longer than that is not waited for.
+fn waits_for(name: &str, follower: &Follower) -> Option<String> {
+    let limit = follower.keep_for_ns.map_or("for ever".into(), |ns| format!("for {} s", ns / 1_000_000_000));
+    (follower.at != Tid::ZERO).then(|| format!("{name}, {limit} since {}", Timestamp::of_tid(follower.at)))
 }
 
 async fn previewed(

@@ -9,7 +9,7 @@ use super::hello::{Hello, Purpose};
 use super::limits::BULK_INBOUND_MAX;
 use super::link::Link;
 use super::queue::SendQueue;
-use super::socket::{self, Connection};
+use super::socket::{self, Caller, Connection};
 use super::state::{Counters, DoorState};
 use super::transport::Shared;
 use gavel_types::NodeId;
@@ -204,7 +204,12 @@ async fn serve<H: Handler>(shared: &Shared, stream: TcpStream, mut knock: Knock<
     };
     drop(knock);
     match greeted {
-        Ok((connection, hello)) => {
+        Ok(Caller::Guest(guest)) => {
+            shared.door.inner.lock().state.opened += 1;
+            handler.on_guest(guest);
+            LinkError::HandedOver
+        }
+        Ok(Caller::Peer(connection, hello)) => {
             shared.door.inner.lock().state.opened += 1;
             open(shared, connection, hello, handler).await
         }

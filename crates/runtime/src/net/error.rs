@@ -57,6 +57,9 @@ pub enum LinkError {
     /// A newer connection of the same peer took its place.
     #[error("replaced by a newer connection")]
     Replaced,
+    /// It is a guest's, and goes on elsewhere.
+    #[error("a guest's, handed over")]
+    HandedOver,
     /// Too many handshakes were under way, and this was the oldest.
     #[error("given up in favour of newer handshakes")]
     Evicted,

@@ -1,5 +1,6 @@
 //! What the owner of a transport implements to receive.
 
+use super::guest::Guest;
 use bytes::Bytes;
 use gavel_types::NodeId;
 use std::future::Future;
@@ -22,6 +23,11 @@ pub trait Handler: Send + Sync + 'static {
         kind: u8,
         payload: Bytes,
     ) -> impl Future<Output = Result<Bytes, BulkFailure>> + Send;
+
+    /// A mirror in another cluster has greeted. Must be quick and must not block. Whoever does not say otherwise has no guests.
+    fn on_guest(&self, guest: Guest) {
+        drop(guest);
+    }
 
     /// Messages to `peer` now reach it, or no longer do. Must be quick and must not block.
     fn on_link(&self, peer: NodeId, change: LinkChange) {

@@ -18,6 +18,7 @@
 //! - [`state`]: what `gavel status` shows of links
 //! - [`frame`], [`hello`]: the bytes, as pure functions ([the protocol](../../../../docs/protocols/transport.md))
 //! - [`error`]: why a link ended, a request failed, a start was refused
+//! - [`guest`]: mirrors in other clusters, who have no certificate of this one
 //! - `queue`: frames that wait to be written, bounded by bytes
 //! - `link`: one open connection: reading, writing, noticing silence
 //! - `dial`: getting and keeping a connection; `bulk`: requests over such connections
@@ -25,7 +26,7 @@
 //!
 //! Invariants:
 //! 1. No payload is read from, and no identity is told to, a party that has not proved to hold a key
-//!    certified by the cluster's authority.
+//!    certified by the cluster's authority; but for a guest's greeting, which its owner judges.
 //! 2. The sender of a payload is the node in its certificate, never one that it only claims to be.
 //! 3. Messages to one peer arrive in the order in which they were sent; some may be missing, none is doubled.
 //! 4. Memory is bounded, whatever peers or strangers do: queues by bytes, half-open handshakes and requests
@@ -34,6 +35,7 @@
 
 pub mod error;
 pub mod frame;
+pub mod guest;
 pub mod handler;
 pub mod hello;
 pub mod limits;
@@ -48,6 +50,7 @@ mod queue;
 mod socket;
 
 pub use error::{BulkError, LinkError, SendError, StartError};
+pub use guest::Guest;
 pub use handler::{BulkFailure, Handler, LinkChange};
 pub use limits::Limits;
 pub use state::{DoorState, LaneState, LinkState};

@@ -2,19 +2,22 @@
 
 use super::error::LinkError;
 use super::frame::{self, Frame, FrameKind, Taken};
+use super::guest::Guest;
 use super::hello::{Hello, Purpose, Reason, Refusal};
 use super::limits::{Limits, READ_START_BYTES, READ_STEP_BYTES};
 use super::transport::Local;
+use crate::trust::guest::GUEST_ALPN;
 use crate::trust::{Identity, identity};
 use bytes::{Bytes, BytesMut};
 use gavel_types::NodeId;
+use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 /// A connection after TLS, with what was read beyond the last frame.
 pub(super) struct Connection<S> {
@@ -110,15 +113,30 @@ pub(super) async fn connect(
     .await
 }
 
-/// The accepting side's handshake, up to but without the Welcome. Gives the connection and the greeting,
-/// whose node is the one in the certificate and a known peer.
+type Accepted = Connection<tokio_rustls::server::TlsStream<TcpStream>>;
+
+/// Who has come.
+pub(super) enum Caller {
+    /// A peer, whose greeting names the node of its certificate.
+    Peer(Accepted, Hello),
+    /// A mirror in another cluster.
+    Guest(Guest),
+}
+
+/// The accepting side's handshake, up to but without the Welcome. A peer is a known one.
 pub(super) async fn accept(
     local: &Local,
     stream: TcpStream,
     known: impl Fn(NodeId) -> bool,
-) -> Result<(Connection<tokio_rustls::server::TlsStream<TcpStream>>, Hello), LinkError> {
-    let acceptor = TlsAcceptor::from(local.trust.server_config());
-    let stream = acceptor.accept(stream).await.map_err(|source| LinkError::Tls { source })?;
+) -> Result<Caller, LinkError> {
+    let tls = |source| LinkError::Tls { source };
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(tls)?;
+    let is_guest = begun.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == GUEST_ALPN));
+    if is_guest {
+        let stream = begun.into_stream(local.trust.guest_config()).await.map_err(tls)?;
+        return Guest::greet(Connection::new(stream)).await.map(Caller::Guest);
+    }
+    let stream = begun.into_stream(local.trust.server_config()).await.map_err(tls)?;
     let mut connection = Connection::new(stream);
     let certified = certified_node(local, connection.stream.get_ref().1.peer_certificates())?;
     let greeting = connection.read_frame().await?;
@@ -135,7 +153,7 @@ pub(super) async fn accept(
         Ok(hello)
     });
     match checked {
-        Ok(hello) => Ok((connection, hello)),
+        Ok(hello) => Ok(Caller::Peer(connection, hello)),
         Err(refusal) => Err(connection.refuse(refusal).await),
     }
 }
@@ -171,7 +189,7 @@ fn expect_node(certified: NodeId, expected: NodeId) -> Result<(), LinkError> {
 }
 
 /// An alert that arrives with the first read is the other side's verdict on our certificate.
-fn in_handshake(error: LinkError) -> LinkError {
+pub(super) fn in_handshake(error: LinkError) -> LinkError {
     match error {
         LinkError::Io(source) if source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
             LinkError::Tls { source }

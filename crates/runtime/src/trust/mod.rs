@@ -7,6 +7,7 @@
 //!
 //! - [`authority`]: making a cluster, issuing (and later renewing) certificates of nodes
 //! - [`identity`]: how cluster and node id are written into a certificate, and read back
+//! - [`guest`]: what a mirror in another cluster needs to talk to a node
 //! - [`node`]: loading and checking a node's files, and the TLS configurations made of them
 //! - `files`: files that appear whole or not at all, keys readable by their owner only
 //! - [`error`]: what can be wrong with all that, naming the file and the next step
@@ -25,11 +26,13 @@
 pub mod authority;
 pub mod error;
 pub(crate) mod files;
+pub mod guest;
 pub mod identity;
 pub mod node;
 
 pub use authority::{Authority, Created, Issued, create_cluster};
 pub use error::TrustError;
+pub use guest::GuestTrust;
 pub use identity::Identity;
 pub use node::{NodeTrust, TrustPaths};
 

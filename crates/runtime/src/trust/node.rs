@@ -2,6 +2,7 @@
 
 use super::error::TrustError;
 use super::files;
+use super::guest::GUEST_ALPN;
 use super::identity::{self, Identity};
 use gavel_types::{ClusterId, NodeId};
 use rustls::client::danger::ServerCertVerifier;
@@ -53,6 +54,7 @@ pub struct NodeTrust {
     valid_until: SystemTime,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    guests: Arc<ServerConfig>,
 }
 
 impl NodeTrust {
@@ -101,6 +103,11 @@ impl NodeTrust {
         self.server.clone()
     }
 
+    /// For connections that mirrors in other clusters make to this node: they have no certificate, and say in another way who they are.
+    pub fn guest_config(&self) -> Arc<ServerConfig> {
+        self.guests.clone()
+    }
+
     /// Checks and uses PEM text; `paths` only names things in errors.
     pub(super) fn from_pem(
         pem: &TrustPem<'_>,
@@ -123,10 +130,10 @@ impl NodeTrust {
         let pair = pair(chain, pem.key, paths, &provider)?;
         let verifiers = Verifiers::new(authority, &paths.authority, &provider)?;
         verifiers.check(&pair.cert[0], paths, cluster, node, now)?;
-        let (client, server) = verifiers
-            .configs(pair, provider)
-            .map_err(|error| TrustError::Make { what: "TLS configuration", detail: error.to_string() })?;
-        Ok(NodeTrust { cluster, node, valid_until, client: Arc::new(client), server: Arc::new(server) })
+        let unmade = |error: rustls::Error| TrustError::Make { what: "TLS configuration", detail: error.to_string() };
+        let guests = Arc::new(guests(pair.clone(), provider.clone()).map_err(unmade)?);
+        let (client, server) = verifiers.configs(pair, provider).map_err(unmade)?;
+        Ok(NodeTrust { cluster, node, valid_until, client: Arc::new(client), server: Arc::new(server), guests })
     }
 }
 
@@ -190,7 +197,7 @@ fn certificates_in(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static
     }
 }
 
-fn parse_authority(pem: &[u8], path: &Path, now: SystemTime) -> Result<AuthorityFile, TrustError> {
+pub(super) fn parse_authority(pem: &[u8], path: &Path, now: SystemTime) -> Result<AuthorityFile, TrustError> {
     let mut file: Option<AuthorityFile> = None;
     let mut invalid = None;
     for der in certificates_in(pem, path)? {
@@ -271,7 +278,7 @@ fn check_own(
 
 /// The provider is always named: a process-wide default could be set by anybody, to anything.
 /// AES-128 goes first: it is as far out of reach as AES-256 and costs a tenth less.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
@@ -292,6 +299,19 @@ fn pair(
         }
         other => garbage(other.to_string()),
     })
+}
+
+/// For guests: as for nodes, but that nobody is asked for a certificate.
+fn guests(pair: CertifiedKey, provider: Arc<CryptoProvider>) -> Result<ServerConfig, rustls::Error> {
+    let mut guests = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
+    guests.session_storage = Arc::new(NoServerSessionStorage {});
+    guests.send_tls13_tickets = 0;
+    guests.max_early_data_size = 0;
+    guests.alpn_protocols = vec![GUEST_ALPN.to_vec()];
+    Ok(guests)
 }
 
 struct Verifiers {

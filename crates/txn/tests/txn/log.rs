@@ -258,6 +258,10 @@ impl Judge {
             RequestBody::CreateMirror { .. } | RequestBody::MirrorStep(_) | RequestBody::PromoteMirror { .. } => {
                 before.clone()
             }
+            RequestBody::AdmitFollower { .. }
+            | RequestBody::DismissFollower { .. }
+            | RequestBody::FollowerReached { .. }
+            | RequestBody::FollowMirror { .. } => before.clone(),
             RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();

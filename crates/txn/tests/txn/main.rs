@@ -19,6 +19,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod collect;
+mod followers;
 mod guards;
 mod invariants;
 mod leases;

@@ -1,9 +1,9 @@
 //! `gavel mirror list`, `status` and `promote`.
 
-use super::Node;
+use super::{Node, unexpected};
 use crate::output::{print_json, table};
 use clap::Args;
-use gavel_runtime::host::mirror::{MirrorAsk, MirrorLine};
+use gavel_runtime::host::mirror::{FollowLine, FollowerLine, Lag, MirrorAnswer, MirrorAsk, MirrorLine};
 use gavel_types::VolumeRef;
 
 /// Says which mirrors there are, and how far each is.
@@ -41,33 +41,88 @@ impl List {
     /// # Errors
     /// Why it could not be said.
     pub fn run(self) -> anyhow::Result<()> {
-        let lines = self.node.mirrors(MirrorAsk::List { volume: None })?;
+        let MirrorAnswer::Listed { mirrors, followers } = self.node.ask(MirrorAsk::List { volume: None })? else {
+            return Err(unexpected());
+        };
         if self.json {
-            return print_json(&lines);
+            return print_json(&Listed { mirrors, followers });
         }
-        if lines.is_empty() {
-            println!("There are no mirrors.");
-            return Ok(());
+        if mirrors.is_empty() && followers.is_empty() {
+            println!("There are no mirrors, and no volume is followed.");
         }
-        let rows = lines.iter().map(|line| {
-            let age = line.age_s.map_or("-".into(), |age| format!("{age} s"));
-            let source = format!("{} of {:.8}", line.source_volume, line.source_cluster);
-            vec![line.number.to_string(), line.name.clone(), source, shown(line), age, state(line).into()]
-        });
-        println!("{}", table(&["NUMBER", "NAME", "SOURCE", "SHOWS", "AGE", "STATE"], rows.collect()));
+        if !mirrors.is_empty() {
+            println!("{}", table(&["NUMBER", "NAME", "SOURCE", "SHOWS", "BEHIND", "STATE"], rows(&mirrors)));
+        }
+        if !mirrors.is_empty() && !followers.is_empty() {
+            println!();
+        }
+        if !followers.is_empty() {
+            let header = ["VOLUME", "FOLLOWED BY", "HAS COME TO", "BEHIND", "HELD", "KEEP FOR", "STATE"];
+            println!("{}", table(&header, followers.iter().map(follower).collect()));
+        }
         Ok(())
     }
+}
+
+/// Part of the machine-readable output: fields are only added.
+#[derive(serde::Serialize)]
+struct Listed {
+    mirrors: Vec<MirrorLine>,
+    followers: Vec<FollowerLine>,
+}
+
+fn rows(mirrors: &[MirrorLine]) -> Vec<Vec<String>> {
+    let row = |line: &MirrorLine| {
+        let source = format!("{} of {:.8}", line.source_volume, line.source_cluster);
+        vec![line.number.to_string(), line.name.clone(), source, shown(line), behind(line), state(line)]
+    };
+    mirrors.iter().map(row).collect()
+}
+
+/// How far it is behind: what its source says, or how old what it shows is.
+fn behind(line: &MirrorLine) -> String {
+    match (&line.follow, line.age_s) {
+        (Some(FollowLine { lag: Some(lag), .. }), _) => lagging(lag),
+        (_, Some(age)) => format!("{age} s old"),
+        (_, None) => "-".into(),
+    }
+}
+
+fn lagging(lag: &Lag) -> String {
+    let more = if lag.more { "+" } else { "" };
+    match lag.transactions {
+        Some(transactions) => format!("{:.1} s, {transactions}{more} transactions", lag.seconds),
+        None => format!("{:.0} s", lag.seconds),
+    }
+}
+
+fn follower(line: &FollowerLine) -> Vec<String> {
+    let more = if line.more { "+" } else { "" };
+    let behind = line.age_s.map_or("-".into(), |age| format!("{age} s, {}{more} transactions", line.transactions));
+    let keep = line.keep_for_s.map_or("forever".into(), |secs| format!("{secs} s"));
+    let state = match (line.connected, line.is_waited_for, &line.state) {
+        (true, _, _) => "follows through this node",
+        (false, true, _) => "waited for",
+        (false, false, Some(_)) => "not waited for any more",
+        (false, false, None) => "has not come yet",
+    };
+    let come = line.state_time.as_ref().zip(line.state.as_ref());
+    let come = come.map_or("nothing yet".into(), |(time, state)| format!("{state} ({time})"));
+    vec![line.volume_name.clone(), line.name.clone(), come, behind, format!("{} s", line.held_s), keep, state.into()]
 }
 
 fn shown(line: &MirrorLine) -> String {
     line.state_time.as_ref().map_or("nothing yet".into(), |time| format!("{} ({time})", line.state))
 }
 
-fn state(line: &MirrorLine) -> &'static str {
-    match (&line.promoted, &line.step_to) {
-        (Some(_), _) => "promoted",
-        (None, Some(_)) => "within a step",
-        (None, None) => "at a boundary",
+fn state(line: &MirrorLine) -> String {
+    let step = if line.step_to.is_some() { "within a step" } else { "at a boundary" };
+    match (&line.promoted, &line.follow) {
+        (Some(_), _) => "promoted".into(),
+        (None, None) => step.into(),
+        (None, Some(FollowLine { paused: true, .. })) => format!("paused, {step}"),
+        (None, Some(FollowLine { peer: Some(peer), .. })) => format!("follows node {peer}"),
+        (None, Some(_)) => format!("its source does not answer, {step}"),
     }
 }
 
@@ -87,6 +142,9 @@ impl Status {
             if let Some(age) = line.age_s {
                 println!("age:       {age} s");
             }
+            if let Some(follow) = &line.follow {
+                following(follow);
+            }
             match (&line.promoted, &line.step_to) {
                 (Some(promoted), _) => println!("promoted:  {promoted}; it is a volume as any other"),
                 (None, Some(to)) => println!("step:      to {to} of the source, not complete"),
@@ -94,6 +152,24 @@ impl Status {
             }
         }
         Ok(())
+    }
+}
+
+fn following(follow: &FollowLine) {
+    let peers = follow.peers.join(", ");
+    match (follow.paused, follow.peer) {
+        (true, _) => println!("follows:   paused: gavel mirror resume lets it go on"),
+        (false, Some(peer)) => println!("follows:   node {peer} of the source, of {peers}; as {} there", follow.name),
+        (false, None) => println!("follows:   none of {peers} answers; as {} there", follow.name),
+    }
+    if let Some(carrier) = follow.carrier {
+        println!("carried:   by node {carrier}: {} connections, {} bytes", follow.connections, follow.bytes);
+    }
+    if let Some(lag) = &follow.lag {
+        println!("behind:    {}, {} bytes", lagging(lag), lag.bytes.map_or("-".into(), |bytes| bytes.to_string()));
+    }
+    if let Some(error) = &follow.error {
+        println!("error:     {error}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `gavel mirror`: second copies of volumes, in other clusters.
 
+mod admit;
+mod follow;
 mod list;
 mod receive;
 mod send;
@@ -22,13 +24,26 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[command(after_help = "Exit status: 0 done; 1 could not be done, or broke off; 2 wrong command line.\n\n\
 Examples:\n  gavel mirror send main --config a.toml | ssh backup gavel mirror receive copy --create --config b.toml\n  \
 gavel mirror send main --config a.toml --from $(ssh backup gavel mirror receive copy --where --config b.toml) | ...\n  \
-gavel mirror list --config b.toml")]
+gavel mirror admit main --name backup --out backup.invitation --config a.toml\n  \
+gavel mirror follow backup.invitation --into copy --config b.toml\n  gavel mirror list --config b.toml")]
 pub enum Mirror {
     /// Write what a mirror lacks to standard output
     Send(send::Send),
     /// Take a mirror on, by what comes from standard input
     Receive(receive::Receive),
-    /// Say which mirrors there are, and how far each is
+    /// Let a mirror in another cluster follow a volume: make its invitation
+    Admit(admit::Admit),
+    /// Let it follow no more
+    Dismiss(admit::Dismiss),
+    /// Make a mirror follow its source by itself
+    Follow(follow::Follow),
+    /// Let a mirror that follows stand still
+    Pause(follow::Pause),
+    /// Let it go on
+    Resume(follow::Resume),
+    /// End that a mirror follows
+    Remove(follow::Remove),
+    /// Say which mirrors there are, how far each is, and who follows volumes of this cluster
     List(list::List),
     /// Say how far one is
     Status(list::Status),
@@ -50,13 +65,17 @@ impl Node {
     }
 
     fn mirrors(&self, about: MirrorAsk) -> anyhow::Result<Vec<MirrorLine>> {
+        match self.ask(about)? {
+            MirrorAnswer::Mirrors(lines) => Ok(lines),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn ask(&self, about: MirrorAsk) -> anyhow::Result<MirrorAnswer> {
         match ask(&self.socket()?, &Request::Mirror { about }, PATIENCE) {
-            Ok(Reply::Mirror(answer)) => match *answer {
-                MirrorAnswer::Mirrors(lines) => Ok(lines),
-                _ => Err(anyhow::anyhow!("the daemon answered something else than it was asked")),
-            },
-            Ok(Reply::Error(error)) => Err(anyhow::anyhow!("{error}")),
-            Ok(_) => Err(anyhow::anyhow!("the daemon answered something else than it was asked")),
+            Ok(Reply::Mirror(answer)) => Ok(*answer),
+            Ok(Reply::Error(error)) => Err(failed(&error)),
+            Ok(_) => Err(unexpected()),
             Err(error) => Err(self.unasked(&error.to_string())),
         }
     }
@@ -73,6 +92,12 @@ impl Mirror {
         match self {
             Mirror::Send(send) => send.run()?,
             Mirror::Receive(receive) => receive.run()?,
+            Mirror::Admit(admit) => admit.run()?,
+            Mirror::Dismiss(dismiss) => dismiss.run()?,
+            Mirror::Follow(follow) => follow.run()?,
+            Mirror::Pause(pause) => pause.run()?,
+            Mirror::Resume(resume) => resume.run()?,
+            Mirror::Remove(remove) => remove.run()?,
             Mirror::List(list) => list.run()?,
             Mirror::Status(status) => status.run()?,
             Mirror::Promote(promote) => promote.run()?,
@@ -84,6 +109,10 @@ impl Mirror {
 /// A volume, by its name or number, or by a path in a mount of it.
 fn volume_or_path(text: &str) -> Result<VolumeRef, &Path> {
     text.parse().map_err(|_| Path::new(text))
+}
+
+fn unexpected() -> anyhow::Error {
+    anyhow::anyhow!("the daemon answered something else than it was asked")
 }
 
 /// What the daemon said: the first line, and as a hint what it said to do.

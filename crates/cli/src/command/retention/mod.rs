@@ -123,6 +123,7 @@ fn tell(status: &RetentionStatus) {
         println!("changed:   {}", count(changed, "object"));
     }
     println!("needed:    {}, {} by mounts", count(status.snapshots, "snapshot"), count(status.pins, "state"));
+    status.waits_for.iter().for_each(|mirror| println!("waits for: mirror {mirror}"));
     match &status.preview {
         Some(preview) => tell_preview(preview),
         None if status.sweeping => println!("pruning:   what was pruned is being removed"),

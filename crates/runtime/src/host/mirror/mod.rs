@@ -5,19 +5,30 @@
 //! - [`states`]: which state of its source a mirror is, and was
 //! - `tree`: a mirror, as a mount sees it
 //! - `chunks`: streams on the control socket
-//! - `promote`: which mirrors there are, and that one is none any more
+//! - `serve`: streams to mirrors that follow, from this peer
+//! - [`follow`]: mirrors that follow their source by themselves
+//! - `invite`: who may follow, and invitations
+//! - `list`: which mirrors there are, and how far each is
+//! - `promote`: what is asked about mirrors; and that one is none any more
 
 mod chunks;
+pub mod follow;
+mod invite;
+mod list;
 mod promote;
 pub mod receive;
 pub mod send;
+mod serve;
 pub mod states;
 mod tree;
 
 pub use chunks::{copy_in, copy_out};
+pub(super) use follow::{Following, carry};
+pub(super) use list::{CARRIED, carried, followers, mirrors};
 pub use promote::ask;
 pub(super) use receive::receive;
 pub(super) use send::{Sending, send};
+pub(super) use serve::{Followers, serve};
 pub use tree::MirrorTree;
 
 use gavel_mirror::Read;
@@ -35,6 +46,41 @@ pub enum MirrorAsk {
     },
     /// One is a volume as any other from now on.
     Promote {
+        /// Which.
+        volume: VolumeRef,
+    },
+    /// A mirror in another cluster may follow a volume.
+    Admit {
+        /// The volume.
+        volume: VolumeRef,
+        /// What the mirror is called here.
+        name: String,
+        /// History waits for it so long, in nanoseconds; none: for ever.
+        keep_for_ns: Option<u64>,
+    },
+    /// It may not any more.
+    Dismiss {
+        /// The volume.
+        volume: VolumeRef,
+        /// What the mirror is called here.
+        name: String,
+    },
+    /// A mirror is to follow its source by itself.
+    Follow {
+        /// The text of the invitation.
+        invitation: String,
+        /// The mirror; it is made if it is not there.
+        into: VolumeRef,
+    },
+    /// A mirror that follows stands still, or goes on.
+    Pause {
+        /// Which.
+        volume: VolumeRef,
+        /// It stands still.
+        paused: bool,
+    },
+    /// A mirror follows nobody any more.
+    Remove {
         /// Which.
         volume: VolumeRef,
     },
@@ -65,11 +111,20 @@ pub struct ReceiveAsk {
 }
 
 /// The answer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MirrorAnswer {
-    /// The mirrors.
+    /// The mirrors that it was about.
     Mirrors(Vec<MirrorLine>),
+    /// All mirrors: those in this cluster, and those that volumes of this one have in others.
+    Listed {
+        /// In this cluster.
+        mirrors: Vec<MirrorLine>,
+        /// In others.
+        followers: Vec<FollowerLine>,
+    },
+    /// A mirror may follow: its invitation, as it is given to the mirror's cluster.
+    Invitation(String),
     /// A stream was sent.
     Sent(Sent),
     /// A mirror has moved; there is more.
@@ -79,7 +134,7 @@ pub enum MirrorAnswer {
 }
 
 /// A mirror, for people and programs. Part of the machine-readable output: fields are only added.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MirrorLine {
     /// The volume's number.
     pub number: u32,
@@ -101,6 +156,84 @@ pub struct MirrorLine {
     pub step_to: Option<String>,
     /// Since which transaction it is a volume as any other.
     pub promoted: Option<String>,
+    /// How it follows its source by itself, if it does.
+    #[serde(default)]
+    pub follow: Option<FollowLine>,
+}
+
+/// How a mirror follows. Part of the machine-readable output: fields are only added.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FollowLine {
+    /// What the source calls it.
+    pub name: String,
+    /// The source's peers: `id=address`.
+    pub peers: Vec<String>,
+    /// It stands still until somebody resumes it.
+    pub paused: bool,
+    /// The node of this cluster that carries it, if this node knows.
+    pub carrier: Option<u64>,
+    /// The peer of the source that it is connected to, if it is.
+    pub peer: Option<u64>,
+    /// How often a connection has begun since that node carries it.
+    pub connections: u64,
+    /// Bytes of streams that have come since.
+    pub bytes: u64,
+    /// Why the last connection ended, or was not made; none while one is open.
+    pub error: Option<String>,
+    /// How far it is behind its source; none before its first whole copy.
+    pub lag: Option<Lag>,
+}
+
+/// How far a mirror is behind its source. Part of the machine-readable output: fields are only added.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Lag {
+    /// The difference of Tids: nanoseconds of the source's clock, or, while the source can't be heard, of this one's.
+    pub tids: u64,
+    /// The same in seconds.
+    pub seconds: f64,
+    /// Transactions of the volume, if the source can be heard.
+    pub transactions: Option<u32>,
+    /// There may be more than that.
+    pub more: bool,
+    /// Bytes of the stream that the source has sent behind what the mirror had told of, if the source can be heard.
+    pub bytes: Option<u64>,
+}
+
+/// A mirror in another cluster that may follow a volume. Part of the machine-readable output: fields are only added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FollowerLine {
+    /// The volume's number.
+    pub volume: u32,
+    /// Its name.
+    pub volume_name: String,
+    /// What the mirror is called here.
+    pub name: String,
+    /// Since which transaction it is admitted.
+    pub admitted: String,
+    /// The state that it has told of last; none: none yet.
+    pub state: Option<String>,
+    /// The same as a time, to the second.
+    pub state_time: Option<String>,
+    /// How old that state is, in seconds.
+    pub age_s: Option<u64>,
+    /// How long ago that was written down, in seconds.
+    pub seen_s: Option<u64>,
+    /// It follows through the node that was asked.
+    pub connected: bool,
+    /// History waits for it so long, in seconds; none: for ever.
+    pub keep_for_s: Option<u64>,
+    /// History waits for it: it has told of a state, and is not away for longer than that.
+    pub is_waited_for: bool,
+    /// How many seconds of history are kept for it that the volume's policy alone would not keep whole.
+    pub held_s: u64,
+    /// Transactions of the volume behind its state.
+    pub transactions: u32,
+    /// There may be more than that.
+    pub more: bool,
+    /// Bytes of the stream that were sent behind its state, if it follows through the node that was asked.
+    pub bytes: Option<u64>,
+    /// All bytes that this connection has sent.
+    pub sent: Option<u64>,
 }
 
 /// What was sent. Part of the machine-readable output: fields are only added.

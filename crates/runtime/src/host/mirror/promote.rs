@@ -1,12 +1,11 @@
-//! Which mirrors there are, and that one is none any more.
+//! What is asked about mirrors; and that one is none any more.
 
 use super::receive::go_back;
-use super::{MirrorAnswer, MirrorAsk, MirrorLine};
+use super::{MirrorAnswer, MirrorAsk, invite, list};
 use crate::host::asked::{Asked, request};
 use crate::host::daemon::Daemon;
 use crate::host::volumes;
-use gavel_txn::{Mirror, VolumePast};
-use gavel_types::{Tid, Timestamp, VolumeId};
+use gavel_types::{VolumeId, VolumeRef};
 use gavel_wire::{Refusal, RequestBody};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,25 +19,52 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What went wrong and what to do, in words.
 pub async fn ask(daemon: &Arc<Daemon>, ask: MirrorAsk) -> Result<MirrorAnswer, String> {
     volumes::confirm(&daemon.node).await;
+    let number = |volume: &VolumeRef| volumes::living(&daemon.node, volume);
     match ask {
-        MirrorAsk::List { volume: None } => Ok(MirrorAnswer::Mirrors(lines(daemon, |_| true))),
-        MirrorAsk::List { volume: Some(volume) } => {
-            let number = volumes::living(&daemon.node, &volume)?;
-            let found = lines(daemon, |listed| listed == number);
-            let none = || format!("volume {volume} is no mirror: `gavel mirror list` says which there are");
-            if found.is_empty() { Err(none()) } else { Ok(MirrorAnswer::Mirrors(found)) }
+        MirrorAsk::List { volume: None } => {
+            let (mirrors, followers) = (list::mirrors(daemon, |_| true).await, list::followers(daemon).await);
+            Ok(MirrorAnswer::Listed { mirrors, followers })
         }
+        MirrorAsk::List { volume: Some(volume) } => about(daemon, &volume).await,
         MirrorAsk::Promote { volume } => {
-            let number = volumes::living(&daemon.node, &volume)?;
-            promote(daemon, number).await.map_err(|asked| match asked {
+            // Nobody is to receive into it meanwhile. That it follows ends with the promotion.
+            let _ = invite::pause(daemon, number(&volume)?, true).await;
+            promote(daemon, number(&volume)?).await.map_err(|asked| match asked {
                 Asked::Failed(cause) => cause,
                 Asked::Refused(Refusal::NotMirror) => format!("volume {volume} is no mirror"),
                 Asked::Refused(Refusal::Behind) => format!("somebody receives into {volume}: end that first"),
                 Asked::Refused(refusal) => format!("refused: {refusal:?}"),
             })?;
-            Ok(MirrorAnswer::Mirrors(lines(daemon, |listed| listed == number)))
+            about(daemon, &volume).await
+        }
+        MirrorAsk::Admit { volume, name, keep_for_ns } => {
+            Ok(MirrorAnswer::Invitation(invite::admit(daemon, &volume, &name, keep_for_ns).await?))
+        }
+        MirrorAsk::Dismiss { volume, name } => {
+            invite::dismiss(daemon, &volume, &name).await?;
+            Ok(MirrorAnswer::Mirrors(Vec::new()))
+        }
+        MirrorAsk::Follow { invitation, into } => {
+            let volume = invite::follow(daemon, &invitation, &into).await?;
+            about(daemon, &volume.into()).await
+        }
+        MirrorAsk::Pause { volume, paused } => {
+            invite::pause(daemon, number(&volume)?, paused).await?;
+            about(daemon, &volume).await
+        }
+        MirrorAsk::Remove { volume } => {
+            invite::remove(daemon, number(&volume)?).await?;
+            about(daemon, &volume).await
         }
     }
+}
+
+/// One mirror.
+async fn about(daemon: &Arc<Daemon>, volume: &VolumeRef) -> Result<MirrorAnswer, String> {
+    let number = volumes::living(&daemon.node, volume)?;
+    let found = list::mirrors(daemon, |listed| listed == number).await;
+    let none = || format!("volume {volume} is no mirror: `gavel mirror list` says which there are");
+    if found.is_empty() { Err(none()) } else { Ok(MirrorAnswer::Mirrors(found)) }
 }
 
 /// Half of a step that was never completed is taken back before.
@@ -50,28 +76,5 @@ async fn promote(daemon: &Arc<Daemon>, volume: VolumeId) -> Result<(), Asked> {
             request(&daemon.node, body(), PATIENCE, "gavel mirror list").await
         }
         asked => asked,
-    }
-}
-
-fn lines(daemon: &Daemon, is_listed: impl Fn(VolumeId) -> bool) -> Vec<MirrorLine> {
-    let now = Tid(daemon.node.cluster_ns());
-    let past = daemon.node.past.read();
-    let mirrors = past.volumes().filter(|(number, past)| past.is_living() && is_listed(*number));
-    mirrors.filter_map(|(number, past)| Some(line(number, past, past.mirror.as_ref()?, now))).collect()
-}
-
-fn line(number: VolumeId, past: &VolumePast, mirror: &Mirror, now: Tid) -> MirrorLine {
-    let received = (mirror.state != Tid::ZERO).then_some(mirror.state);
-    MirrorLine {
-        number: number.0,
-        name: past.name.to_string(),
-        source_cluster: mirror.source.cluster.to_string(),
-        source_volume: mirror.source.volume.0,
-        state: mirror.state.to_string(),
-        state_time: received.map(|state| Timestamp::of_tid(state).to_string()),
-        local: mirror.local.to_string(),
-        age_s: received.map(|state| now.0.saturating_sub(state.0) / 1_000_000_000),
-        step_to: mirror.step.map(|step| step.to.to_string()),
-        promoted: mirror.promoted.map(|tid| tid.to_string()),
     }
 }

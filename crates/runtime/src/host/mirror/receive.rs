@@ -1,5 +1,6 @@
 //! A stream into a mirror.
 
+use super::follow::FollowFeed;
 use super::{MirrorAnswer, ReceiveAsk, Received, chunks};
 use crate::host::asked::{Asked, request};
 use crate::host::blobs::Blobs;
@@ -8,13 +9,13 @@ use crate::host::daemon::Daemon;
 use crate::host::node::{Input, NodeView, WaitError};
 use crate::host::volumes;
 use gavel_mirror::stream::ROWS_BYTES_MAX;
-use gavel_mirror::{Act, Decoder, Frame, Header, NotTaken, Parts, Receiver, Rows, Standing, StepHead};
-use gavel_types::{BlobId, Tid, VolumeId, VolumeRef};
+use gavel_mirror::{Act, Decoder, Ends, Frame, Header, NotTaken, Parts, Receiver, Row, Rows, Standing, StepHead};
+use gavel_types::{BlobId, MirrorSource, Tid, VolumeId, VolumeRef};
 use gavel_wire::{MirrorStep, Outcome, Refusal, RequestBody};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, BufReader, Take};
+use tokio::io::{BufReader, Take};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -37,13 +38,68 @@ pub async fn receive(
     mut read: BufReader<Take<OwnedReadHalf>>,
     mut write: OwnedWriteHalf,
 ) {
-    let received = Receiving::run(&daemon, ask, &mut read, &mut write).await;
+    let mut feed = Feed::Control { read: &mut read, write: &mut write, told: Instant::now() };
+    let received = Receiving::run(&daemon, Meant::Asked(ask), &mut feed).await;
     let reply = match received {
         Ok(received) => Reply::Mirror(Box::new(MirrorAnswer::Received(received))),
         Err(cause) => Reply::Error(cause),
     };
     if let Err(error) = chunks::line(&mut write, &reply).await {
         tracing::debug!(%error, "control connection");
+    }
+}
+
+/// Receives what a peer of the source sends, until it can't go on. Says why.
+pub(super) async fn follow(daemon: &Arc<Daemon>, volume: VolumeId, feed: FollowFeed) -> String {
+    let mut feed = Feed::Follow(Box::new(feed));
+    match Receiving::run(daemon, Meant::Known(volume), &mut feed).await {
+        Ok(_) => "the source has ended the stream".into(),
+        Err(cause) => cause,
+    }
+}
+
+/// Which mirror a stream is for.
+enum Meant {
+    Asked(ReceiveAsk),
+    Known(VolumeId),
+}
+
+/// Where a stream comes from.
+enum Feed<'a> {
+    Control { read: &'a mut BufReader<Take<OwnedReadHalf>>, write: &'a mut OwnedWriteHalf, told: Instant },
+    Follow(Box<FollowFeed>),
+}
+
+impl Feed<'_> {
+    /// Some more bytes; none behind the last.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, String> {
+        match self {
+            Feed::Control { read, .. } => {
+                chunks::read(read).await.map_err(|_| "who gave the stream has gone away".to_owned())
+            }
+            Feed::Follow(feed) => feed.next().await.map(Some),
+        }
+    }
+
+    /// A mirror has moved, or is about to: whoever watches hears of it.
+    async fn tell(&mut self, received: &Received, state: impl FnOnce() -> Tid) -> Result<(), String> {
+        match self {
+            Feed::Control { write, told, .. } if told.elapsed() >= TELL_EVERY => {
+                *told = Instant::now();
+                let moved = Received { state: state().to_string(), ..received.clone() };
+                let line = chunks::line(write, &Reply::Mirror(Box::new(MirrorAnswer::Moved(moved)))).await;
+                line.map_err(|_| "who gave the stream has gone away".to_owned())
+            }
+            Feed::Control { .. } => Ok(()),
+            Feed::Follow(feed) => feed.tell().await,
+        }
+    }
+
+    /// The source has said that the copy would be as it is, as of this state.
+    fn on_reached(&mut self, state: Tid) {
+        if let Feed::Follow(feed) = self {
+            feed.on_reached(state);
+        }
     }
 }
 
@@ -71,29 +127,27 @@ struct Receiving<'a> {
     /// Blobs of the step that is under way.
     had: BTreeSet<BlobId>,
     received: Received,
-    told: Instant,
 }
 
 impl<'a> Receiving<'a> {
-    async fn run(
-        daemon: &'a Arc<Daemon>,
-        ask: ReceiveAsk,
-        read: &mut (impl AsyncRead + Unpin),
-        write: &mut OwnedWriteHalf,
-    ) -> Result<Received, String> {
+    async fn run(daemon: &'a Arc<Daemon>, meant: Meant, feed: &mut Feed<'_>) -> Result<Received, String> {
         volumes::confirm(&daemon.node).await;
         let mut decoder = Decoder::new();
-        let (header, bytes) = first(&mut decoder, read).await?;
-        let volume = mirror(daemon, &ask, &header).await?;
+        let (header, bytes) = first(&mut decoder, feed).await?;
+        let volume = match &meant {
+            Meant::Asked(ask) => mirror(daemon, ask, &header).await?,
+            Meant::Known(volume) => *volume,
+        };
         let mut receiving = Receiving::new(daemon, volume);
         receiving.received.bytes = bytes;
-        let taken = receiving.take_all(header, decoder, read, write).await;
+        let taken = receiving.take_all(header, decoder, feed).await;
         // What was complete counts, however it ended.
         let settled = receiving.settle().await;
         receiving.received.state = receiving.state().to_string();
-        match taken.and(settled) {
-            Ok(()) => Ok(receiving.received),
-            Err(cause) => Err(receiving.failed(&cause)),
+        match (taken.and(settled), meant) {
+            (Ok(()), _) => Ok(receiving.received),
+            (Err(cause), Meant::Asked(_)) => Err(receiving.failed(&cause)),
+            (Err(cause), Meant::Known(_)) => Err(cause),
         }
     }
 
@@ -109,7 +163,6 @@ impl<'a> Receiving<'a> {
             stored_as_of: Tid::MAX,
             had: BTreeSet::new(),
             received: Received { volume: volume.0, name, ..Received::default() },
-            told: Instant::now(),
         }
     }
 
@@ -123,31 +176,28 @@ impl<'a> Receiving<'a> {
     }
 
     fn state(&self) -> Tid {
-        let past = self.daemon.node.past.read();
-        past.of(self.volume).and_then(|past| past.mirror.as_ref()).map_or(Tid::ZERO, |mirror| mirror.state)
+        state(self.daemon, self.volume)
     }
 
-    async fn take_all(
-        &mut self,
-        header: Header,
-        mut decoder: Decoder,
-        read: &mut (impl AsyncRead + Unpin),
-        write: &mut OwnedWriteHalf,
-    ) -> Result<(), String> {
+    async fn take_all(&mut self, header: Header, mut decoder: Decoder, feed: &mut Feed<'_>) -> Result<(), String> {
         let mut receiver = Receiver::new(standing(self.daemon, self.volume)?);
         receiver.take(Frame::Header(header)).map_err(|error| said(&error, &self.name))?;
         loop {
             while let Some(frame) = decoder.read().map_err(|error| error.to_string())? {
+                let reached = if let Frame::Reached(state) = frame { Some(state) } else { None };
                 let acts = receiver.take(frame).map_err(|error| said(&error, &self.name))?;
                 for act in acts {
-                    self.act(act).await?;
+                    self.act(act, &mut receiver).await?;
                 }
                 let Received { steps, passed_over, rows, .. } = &mut self.received;
                 (*steps, *passed_over, *rows) = (receiver.steps, receiver.passed_over, receiver.rows);
-                self.tell(write).await?;
+                if let Some(state) = reached.filter(|_| self.asked.is_empty()) {
+                    feed.on_reached(state);
+                }
+                feed.tell(&self.received, || state(self.daemon, self.volume)).await?;
             }
             // Without more to do, what is under way is waited for meanwhile.
-            let Some(chunk) = self.next(read).await? else { break };
+            let Some(chunk) = self.next(feed).await? else { break };
             self.received.bytes += chunk.len() as u64;
             decoder.push(&chunk);
         }
@@ -155,16 +205,16 @@ impl<'a> Receiving<'a> {
     }
 
     /// The next chunk. Refusals are heard of while nothing comes.
-    async fn next(&mut self, read: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, String> {
-        let chunk = chunks::read(read);
+    async fn next(&mut self, feed: &mut Feed<'_>) -> Result<Option<Vec<u8>>, String> {
+        let chunk = feed.next();
         tokio::pin!(chunk);
         loop {
             let Some((first, rows)) = self.asked.front_mut() else {
-                return chunk.await.map_err(|_| "who gave the stream has gone away".to_owned());
+                return chunk.await;
             };
             tokio::select! {
                 biased;
-                chunk = &mut chunk => return chunk.map_err(|_| "who gave the stream has gone away".to_owned()),
+                chunk = &mut chunk => return chunk,
                 outcome = first => {
                     self.rows_asked -= *rows;
                     self.asked.pop_front();
@@ -174,30 +224,64 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    async fn tell(&mut self, write: &mut OwnedWriteHalf) -> Result<(), String> {
-        if self.told.elapsed() < TELL_EVERY {
-            return Ok(());
-        }
-        self.told = Instant::now();
-        let moved = Received { state: self.state().to_string(), ..self.received.clone() };
-        let told = chunks::line(write, &Reply::Mirror(Box::new(MirrorAnswer::Moved(moved)))).await;
-        told.map_err(|_| "who gave the stream has gone away".to_owned())
-    }
-
-    async fn act(&mut self, act: Act) -> Result<(), String> {
+    async fn act(&mut self, act: Act, receiver: &mut Receiver) -> Result<(), String> {
         match act {
             Act::Store(bytes) => self.store(bytes).await,
-            Act::Part(step) => {
-                let last = step.last;
-                self.part(step).await?;
-                if last {
-                    self.had.clear();
-                }
-                Ok(())
+            Act::Part(step) => self.part_of_stream(step).await,
+            Act::Rows(rows) => self.rows(rows, receiver).await,
+            Act::EndObjects(from, before) => {
+                self.ends(Ends::of_objects(self.volume, self.local()?, from, before), receiver).await
             }
+            Act::EndParts(object) => self.ends(Ends::of_parts(self.volume, self.local()?, object), receiver).await,
+            Act::Close => match receiver.close() {
+                Some(step) => self.part_of_stream(step).await,
+                None => Ok(()),
+            },
             Act::GoBack => self.go_back().await,
             Act::End(_) => Ok(()),
         }
+    }
+
+    async fn part_of_stream(&mut self, step: MirrorStep) -> Result<(), String> {
+        let last = step.last;
+        self.part(step).await?;
+        if last {
+            self.had.clear();
+        }
+        Ok(())
+    }
+
+    async fn rows(&mut self, rows: Vec<Row>, receiver: &mut Receiver) -> Result<(), String> {
+        for row in rows {
+            if let Some(part) = receiver.row(row) {
+                self.part(part).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends of what the boundary has.
+    async fn ends(&mut self, mut ends: Ends, receiver: &mut Receiver) -> Result<(), String> {
+        loop {
+            let node = self.daemon.node.clone();
+            let page = tokio::task::spawn_blocking(move || {
+                let page = ends.page(&node.records.past(node.tid()), ROWS_BYTES_MAX);
+                (ends, page)
+            });
+            let (left, page) = page.await.map_err(|error| error.to_string())?;
+            ends = left;
+            match page.map_err(|error| error.to_string())? {
+                Some(rows) => self.rows(rows, receiver).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The boundary, as of this cluster's Tids.
+    fn local(&self) -> Result<Tid, String> {
+        let past = self.daemon.node.past.read();
+        let mirror = past.of(self.volume).and_then(|past| past.mirror.as_ref());
+        mirror.map(|mirror| mirror.local).ok_or_else(|| "the mirror is gone".into())
     }
 
     async fn store(&mut self, bytes: Vec<u8>) -> Result<(), String> {
@@ -307,7 +391,7 @@ impl<'a> Receiving<'a> {
 }
 
 /// The header, which says what the stream is about; and how many bytes were read until it came.
-async fn first(decoder: &mut Decoder, read: &mut (impl AsyncRead + Unpin)) -> Result<(Header, u64), String> {
+async fn first(decoder: &mut Decoder, feed: &mut Feed<'_>) -> Result<(Header, u64), String> {
     let mut bytes = 0;
     loop {
         match decoder.read().map_err(|error| error.to_string())? {
@@ -315,17 +399,24 @@ async fn first(decoder: &mut Decoder, read: &mut (impl AsyncRead + Unpin)) -> Re
             Some(_) => return Err("the stream does not begin with a header".into()),
             None => {}
         }
-        match chunks::read(read).await {
-            Ok(Some(chunk)) => {
+        match (feed.next().await, &feed) {
+            (Ok(Some(chunk)), _) => {
                 bytes += chunk.len() as u64;
                 decoder.push(&chunk);
             }
-            Ok(None) | Err(_) => {
+            (Err(cause), Feed::Follow(_)) => return Err(cause),
+            (Ok(None) | Err(_), _) => {
                 decoder.finish().map_err(|error| error.to_string())?;
                 return Err("the stream has no header".into());
             }
         }
     }
+}
+
+/// The state of its source that a mirror shows.
+pub(super) fn state(daemon: &Daemon, volume: VolumeId) -> Tid {
+    let past = daemon.node.past.read();
+    past.of(volume).and_then(|past| past.mirror.as_ref()).map_or(Tid::ZERO, |mirror| mirror.state)
 }
 
 /// The mirror that is meant; it is made if that is wanted.
@@ -339,13 +430,18 @@ async fn mirror(daemon: &Daemon, ask: &ReceiveAsk, header: &Header) -> Result<Vo
     if name.is_empty() {
         return Err(format!("{cause}; with --create it is made, as a mirror of {}", header.name));
     }
-    let body = RequestBody::CreateMirror { name: name.clone(), source: header.source };
+    create(daemon, &name, header.source).await?;
+    volumes::living(&daemon.node, &ask.volume)
+}
+
+/// Makes a mirror.
+pub(super) async fn create(daemon: &Daemon, name: &str, source: MirrorSource) -> Result<(), String> {
+    let body = RequestBody::CreateMirror { name: name.into(), source };
     request(&daemon.node, body, PATIENCE, "gavel mirror list").await.map_err(|asked| match asked {
         Asked::Failed(cause) => cause,
         Asked::Refused(Refusal::Full) => "there are too many volumes already".into(),
         Asked::Refused(refusal) => format!("volume {name} could not be made: {refusal:?}"),
-    })?;
-    volumes::living(&daemon.node, &ask.volume)
+    })
 }
 
 fn standing(daemon: &Daemon, volume: VolumeId) -> Result<Standing, String> {
@@ -360,6 +456,7 @@ fn standing(daemon: &Daemon, volume: VolumeId) -> Result<Standing, String> {
 /// Why a stream is not taken, and what to do.
 fn said(error: &NotTaken, name: &str) -> String {
     let hint = match error {
+        NotTaken::ComparesOther { .. } => "connect to the source again".to_owned(),
         NotTaken::OtherVolume { .. } => "receive it into another mirror, with --create".to_owned(),
         NotTaken::Whole { .. } | NotTaken::Gap { .. } => {
             format!("`gavel mirror receive {name} --where` says from which state to send")

@@ -9,7 +9,9 @@ use crate::host::node::NodeHandle;
 use crate::host::{retention, volumes};
 use gavel_mirror::source::Readable;
 use gavel_mirror::stream::ROWS_BYTES_MAX;
-use gavel_mirror::{Encoder, Frame, Header, Position, Read, Row, Rows, Step, StepHead, Totals};
+use gavel_mirror::{
+    Compared, Encoder, Frame, Header, Piece as Compare, Position, Read, Row, Rows, Step, StepHead, Totals,
+};
 use gavel_types::{At, BlobId, Key, MirrorSource, Tid, VolumeId};
 use gavel_wire::past::Past;
 use gavel_wire::{Author, Record, View, ViewError};
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
 
 /// A stream that follows says at least so often what it has reached.
 const REACHED_EVERY: Duration = Duration::from_secs(1);
@@ -79,7 +82,7 @@ impl Drop for Held {
 /// Sends a stream, for as long as that takes.
 pub async fn send(daemon: Arc<Daemon>, ask: SendAsk, mut read: OwnedReadHalf, mut write: OwnedWriteHalf) {
     let sending = async {
-        match Stream::begin(&daemon, ask, &mut write).await {
+        match Stream::begin(&daemon, ask, Out::Control(&mut write)).await {
             Ok(stream) => stream.run().await,
             Err(error) => Err(error),
         }
@@ -103,16 +106,53 @@ pub async fn send(daemon: Arc<Daemon>, ask: SendAsk, mut read: OwnedReadHalf, mu
     }
 }
 
+/// Sends a stream to a mirror that follows, from `from` on, until it can't go on. Says why.
+pub(super) async fn follow(
+    daemon: &Arc<Daemon>,
+    volume: VolumeId,
+    from: Tid,
+    pieces: &mpsc::Sender<Piece>,
+) -> Result<String, Gone> {
+    let ask = SendAsk { volume: volume.into(), from: Some(from.to_string()), to: None, follow: true };
+    let ended = match Stream::begin(daemon, ask, Out::Follower(pieces)).await {
+        Ok(stream) => stream.run().await,
+        Err(ended) => Err(ended),
+    };
+    match ended {
+        Ok(_) => Ok("the stream is over".into()),
+        Err(Ended::Failed(cause)) => Ok(cause),
+        Err(Ended::Gone) => Err(Gone),
+    }
+}
+
+/// Whoever was to take a stream does not, any more.
+pub(super) struct Gone;
+
+/// Some bytes of a stream to a mirror that follows.
+pub(super) struct Piece {
+    pub(super) bytes: Vec<u8>,
+    /// The state that the stream has led to behind them, if it has led to one.
+    pub(super) state: Option<Tid>,
+}
+
+/// Where a stream goes.
+enum Out<'a> {
+    Control(&'a mut OwnedWriteHalf),
+    Follower(&'a mpsc::Sender<Piece>),
+}
+
 struct Stream<'a> {
     daemon: &'a Arc<Daemon>,
     volume: VolumeId,
-    out: &'a mut OwnedWriteHalf,
+    out: Out<'a>,
     encoder: Encoder,
     /// The state that the stream has led to.
     at: Tid,
     /// The one that it is to lead to first.
     to: Tid,
     follow: bool,
+    /// If the state where it stands is gone, what is there is compared with it.
+    compares: bool,
     /// The state that is held where the stream stands, or stood a moment ago.
     held: Option<Held>,
     /// The one that a step leads to which may take long.
@@ -126,7 +166,7 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    async fn begin(daemon: &'a Arc<Daemon>, ask: SendAsk, out: &'a mut OwnedWriteHalf) -> Result<Stream<'a>, Ended> {
+    async fn begin(daemon: &'a Arc<Daemon>, ask: SendAsk, out: Out<'a>) -> Result<Stream<'a>, Ended> {
         volumes::confirm(&daemon.node).await;
         let volume = volumes::living(&daemon.node, &ask.volume)?;
         let Some(past) = daemon.node.past.read().of(volume).cloned() else {
@@ -143,7 +183,10 @@ impl<'a> Stream<'a> {
             Some(to) => tree.state_named(to).await?,
             None => tree.last().await.map_err(|error| error.to_string())?,
         };
+        let compares = matches!(out, Out::Follower(_));
         let from = match &ask.from {
+            // That of a mirror that follows may be gone.
+            Some(from) if compares => tid_of(from)?,
             Some(from) => state_of(daemon, volume, from).await?,
             None => Tid::ZERO,
         };
@@ -160,6 +203,7 @@ impl<'a> Stream<'a> {
         // Both are held until the stream stands behind them.
         let held = match from {
             Tid::ZERO => None,
+            from if compares && !past.is_whole(from) => None,
             from => Some(Held::new(daemon, volume, from).await?),
         };
         let source = MirrorSource { cluster: daemon.config().cluster, volume, made: past.made };
@@ -175,6 +219,7 @@ impl<'a> Stream<'a> {
             at: from,
             to,
             follow: ask.follow,
+            compares,
             held,
             target: None,
             held_at: now,
@@ -233,6 +278,7 @@ impl<'a> Stream<'a> {
             match self.next(readable, upto).await? {
                 Position::Reached(tid) => self.at = tid,
                 Position::Step(step) => self.step(step).await?,
+                Position::Gone if self.compares => self.compare(upto).await?,
                 Position::Gone => return Err(self.gone()),
             }
             self.hold().await?;
@@ -331,6 +377,42 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// A step from a state that is gone: what is there is compared with what the mirror has.
+    async fn compare(&mut self, to: Tid) -> Result<(), Ended> {
+        tracing::info!(volume = %self.volume, from = %self.at, %to, "a mirror's state was pruned: what is there is compared with it");
+        self.target = Some(Held::new(self.daemon, self.volume, to).await?);
+        let (from, step) = (self.at, Step { from: Tid::ZERO, to, single: false });
+        let mut compared = Compared::new(self.volume, from, to);
+        let (mut totals, mut had) = (Totals::default(), BTreeSet::new());
+        self.frame(&Frame::Step(StepHead { from: self.told, to, single: false, author: None })).await?;
+        self.frame(&Frame::Same(Vec::new())).await?;
+        loop {
+            let asked = self.ask(move |past| {
+                let piece = compared.page(past, ROWS_BYTES_MAX)?;
+                Ok((compared, piece))
+            });
+            let (left, piece) = asked.await?;
+            compared = left;
+            self.is_whole(step)?;
+            match piece {
+                None => break,
+                Some(Compare::Same(runs)) => self.frame(&Frame::Same(runs)).await?,
+                Some(Compare::Rows(page)) => {
+                    totals.blobs += self.blobs(&page, from, &mut had).await?;
+                    totals.rows += page.len() as u64;
+                    self.frame(&Frame::Rows(page)).await?;
+                }
+            }
+        }
+        self.frame(&Frame::StepEnd(totals)).await?;
+        self.read.add(compared.read);
+        self.at = to;
+        self.sent.steps += 1;
+        self.sent.rows += totals.rows;
+        self.sent.blobs += totals.blobs;
+        Ok(())
+    }
+
     /// Was all there that was read?
     fn is_whole(&self, step: Step) -> Result<(), Ended> {
         let records = &self.daemon.node.records;
@@ -378,7 +460,13 @@ impl<'a> Stream<'a> {
         self.told_at = Instant::now();
         let bytes = self.encoder.write(frame);
         self.sent.bytes += bytes.len() as u64;
-        Ok(chunks::write(self.out, &bytes).await?)
+        match &mut self.out {
+            Out::Control(out) => Ok(chunks::write(out, &bytes).await?),
+            Out::Follower(pieces) => {
+                let state = matches!(frame, Frame::StepEnd(_) | Frame::Reached(_)).then_some(self.told);
+                pieces.send(Piece { bytes, state }).await.map_err(|_| Ended::Gone)
+            }
+        }
     }
 
     /// Reads the past on a thread that may wait for the disk.
@@ -401,6 +489,14 @@ fn readable(node: &NodeHandle, volume: VolumeId) -> Result<Readable, String> {
     let kept = past.kept.iter().chain(past.classes.values().flat_map(|class| &class.kept));
     let kept: BTreeSet<Tid> = kept.copied().filter(|tid| *tid < horizon && past.is_whole(*tid)).collect();
     Ok(Readable { horizon, kept: kept.into_iter().collect() })
+}
+
+/// A transaction, as it is written.
+fn tid_of(text: &str) -> Result<Tid, Ended> {
+    match text.parse::<At>() {
+        Ok(At::Tid(tid)) => Ok(tid),
+        _ => Err(Ended::Failed(format!("{text} is no transaction"))),
+    }
 }
 
 /// What the mirror has, as it is written. A transaction need not be one that can be read: what can be sent is found out from there.

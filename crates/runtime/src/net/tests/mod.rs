@@ -1,13 +1,14 @@
 //! The transport over loopback, with real TLS: what must arrive, what must be refused, what must stay bounded.
 
 mod bulk;
+mod guests;
 mod links;
 mod speed;
 mod strangers;
 
 use super::frame::{self, Frame, FrameKind};
 use super::hello::{Hello, Purpose, Refusal};
-use super::socket::{self, Connection};
+use super::socket::{self, Caller, Connection};
 use super::transport::Local;
 use super::*;
 use crate::trust::{Authority, NodeTrust};
@@ -32,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Event {
     Message(NodeId, Bytes),
     Link(NodeId, LinkChange),
+    Guest(Bytes),
 }
 
 const ECHO: u8 = 0;
@@ -68,6 +70,20 @@ impl Handler for Probe {
         };
         self.serving.fetch_sub(1, Ordering::SeqCst);
         answer
+    }
+
+    /// Lets in who says `let me in`.
+    fn on_guest(&self, guest: Guest) {
+        let greeting = Bytes::copy_from_slice(guest.greeting());
+        let _ = self.events.send(Event::Guest(greeting.clone()));
+        tokio::spawn(async move {
+            if &greeting[..] == b"let me in" {
+                let (mut read, mut write) = tokio::io::split(guest.welcome().await.unwrap());
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            } else {
+                guest.refuse("not you").await;
+            }
+        });
     }
 
     fn on_link(&self, peer: NodeId, change: LinkChange) {
@@ -209,7 +225,9 @@ impl World {
     async fn answer(&self, node: NodeId, listener: &tokio::net::TcpListener) -> (Connection<Accepted>, Hello) {
         let (stream, _) = listener.accept().await.unwrap();
         let local = self.local(node);
-        let (mut connection, hello) = socket::accept(&local, stream, |_| true).await.unwrap();
+        let Caller::Peer(mut connection, hello) = socket::accept(&local, stream, |_| true).await.unwrap() else {
+            panic!("a guest")
+        };
         let welcome = local.hello(hello.purpose).encode();
         connection.write_frame(FrameKind::Welcome, &welcome).await.unwrap();
         (connection, hello)

@@ -90,7 +90,9 @@ async fn a_welcome_of_another_cluster_is_refused_by_the_dialler() {
     let local = world.local(TWO);
     let answering = async {
         let (stream, _) = listener.accept().await.unwrap();
-        let (mut connection, _) = socket::accept(&local, stream, |_| true).await.unwrap();
+        let Caller::Peer(mut connection, _) = socket::accept(&local, stream, |_| true).await.unwrap() else {
+            panic!("a guest")
+        };
         let lie = Hello { cluster: ClusterId([1; 16]), ..local.hello(Purpose::Log) };
         connection.write_frame(FrameKind::Welcome, &lie.encode()).await.unwrap();
         let last = connection.read_frame().await.unwrap();
