@@ -12,8 +12,8 @@ struct Room {
 }
 
 const EVERY_ROOM: &[&str] = &[
-    "types", "wire", "quorum", "lease", "lock", "txn", "store", "fs", "history", "mirror", "server", "client", "node",
-    "runtime", "mount", "sim", "api",
+    "types", "wire", "quorum", "lease", "lock", "txn", "store", "fs", "history", "mirror", "backup", "server",
+    "client", "node", "runtime", "mount", "sim", "api",
 ];
 
 const ROOMS: &[Room] = &[
@@ -27,6 +27,7 @@ const ROOMS: &[Room] = &[
     Room { name: "fs", may_know: &["types", "wire"], pure: true },
     Room { name: "history", may_know: &["types", "wire"], pure: true },
     Room { name: "mirror", may_know: &["types", "wire"], pure: true },
+    Room { name: "backup", may_know: &["types", "wire", "mirror"], pure: true },
     Room { name: "server", may_know: &["types", "wire", "quorum", "lease", "txn", "store"], pure: true },
     Room { name: "client", may_know: &["types", "wire", "lease", "txn", "fs"], pure: true },
     // A server and its own session, joined: what both worlds host.

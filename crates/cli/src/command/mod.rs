@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod backup;
 mod conflict;
 mod console;
 mod dev;
@@ -60,6 +61,9 @@ enum Command {
     /// Keep second copies of volumes, in other clusters
     #[command(subcommand)]
     Mirror(mirror::Mirror),
+    /// Keep states of a volume in a folder of plain files, and bring them back without a cluster
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// Make many changes at once, or none
     #[command(subcommand)]
     Txn(txn::Txn),
@@ -101,6 +105,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Volume(volume) => volume.run(),
         Command::Mirror(mirror) => mirror.run(),
+        Command::Backup(backup) => backup.run(),
         Command::Txn(txn) => txn.run(),
         Command::Undo(undo) => undo.run(),
         Command::Restore(restore) => restore.run(),

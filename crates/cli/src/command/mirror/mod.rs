@@ -6,6 +6,8 @@ mod list;
 mod receive;
 mod send;
 
+pub(super) use send::progress;
+
 use crate::output::hinted;
 use clap::{Args, Subcommand};
 use gavel_runtime::config::Config;
@@ -107,7 +109,7 @@ impl Mirror {
 }
 
 /// A volume, by its name or number, or by a path in a mount of it.
-fn volume_or_path(text: &str) -> Result<VolumeRef, &Path> {
+pub(super) fn volume_or_path(text: &str) -> Result<VolumeRef, &Path> {
     text.parse().map_err(|_| Path::new(text))
 }
 
@@ -116,7 +118,7 @@ fn unexpected() -> anyhow::Error {
 }
 
 /// What the daemon said: the first line, and as a hint what it said to do.
-fn failed(error: &str) -> anyhow::Error {
+pub(super) fn failed(error: &str) -> anyhow::Error {
     match error.split_once("\nHint: ") {
         Some((what, hint)) => hinted(what.to_owned(), hint.to_owned()),
         None => anyhow::anyhow!("{error}"),

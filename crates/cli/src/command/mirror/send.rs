@@ -65,7 +65,7 @@ impl Send {
             ));
         }
         let (socket, volume) = self.target()?;
-        let ask = SendAsk { volume, from: self.from.clone(), to: self.to.clone(), follow: self.follow };
+        let ask = SendAsk { volume, from: self.from.clone(), to: self.to.clone(), follow: self.follow, at_once: false };
         let (bar, mut pace, mut out) = (progress(), Pace::new(self.rate), std::io::stdout().lock());
         let said = copy_out(&socket, &Request::MirrorSend(ask), |bytes| {
             out.write_all(bytes)?;
@@ -117,7 +117,7 @@ impl Send {
 }
 
 /// What goes by, and how fast; nothing at all if nobody watches.
-pub(super) fn progress() -> ProgressBar {
+pub(in crate::command) fn progress() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     match ProgressStyle::with_template("{spinner} {bytes} in {elapsed}, {bytes_per_sec}") {
         Ok(style) => bar.set_style(style),

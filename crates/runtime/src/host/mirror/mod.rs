@@ -98,6 +98,9 @@ pub struct SendAsk {
     pub to: Option<String>,
     /// Go on with what comes.
     pub follow: bool,
+    /// One step from the state that is there to the one that is wanted, whatever lies between.
+    #[serde(default)]
+    pub at_once: bool,
 }
 
 /// Where a stream is to go.

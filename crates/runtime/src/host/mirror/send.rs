@@ -113,7 +113,7 @@ pub(super) async fn follow(
     from: Tid,
     pieces: &mpsc::Sender<Piece>,
 ) -> Result<String, Gone> {
-    let ask = SendAsk { volume: volume.into(), from: Some(from.to_string()), to: None, follow: true };
+    let ask = SendAsk { volume: volume.into(), from: Some(from.to_string()), to: None, follow: true, at_once: false };
     let ended = match Stream::begin(daemon, ask, Out::Follower(pieces)).await {
         Ok(stream) => stream.run().await,
         Err(ended) => Err(ended),
@@ -153,6 +153,7 @@ struct Stream<'a> {
     follow: bool,
     /// If the state where it stands is gone, what is there is compared with it.
     compares: bool,
+    at_once: bool,
     /// The state that is held where the stream stands, or stood a moment ago.
     held: Option<Held>,
     /// The one that a step leads to which may take long.
@@ -220,6 +221,7 @@ impl<'a> Stream<'a> {
             to,
             follow: ask.follow,
             compares,
+            at_once: ask.at_once,
             held,
             target: None,
             held_at: now,
@@ -288,8 +290,11 @@ impl<'a> Stream<'a> {
 
     async fn next(&mut self, mut readable: Readable, upto: Tid) -> Result<Position, Ended> {
         let is_near = self.at.0 < readable.horizon.0.saturating_add(NEAR_HORIZON_NS);
-        if is_near && self.at != Tid::ZERO && self.policy_moves() {
+        if self.at != Tid::ZERO && (self.at_once || is_near && self.policy_moves()) {
             // The horizon may overtake what is sent one by one. What is held, it does not.
+            if self.at_once {
+                readable.kept.retain(|kept| *kept == self.at);
+            }
             if self.at >= readable.horizon {
                 self.held = Some(Held::new(self.daemon, self.volume, self.at).await?);
                 readable.kept.push(self.at);
