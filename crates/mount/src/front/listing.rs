@@ -182,9 +182,23 @@ fn list<P: Page>(door: Arc<Door>, caller: Caller, place: Place, reply: P) {
     let since = door.known().moment();
     door.start(caller, request, 0, move |answered| match answered {
         Ok(answer) => fill(next, caller, place, since, reply, answer),
-        Err(errno) if errno == errno::stale() => reply.refuse(errno::DIRECTORY_GONE),
+        Err(errno) if errno == errno::stale() => refuse_stale(&next, caller, &place.directory, reply),
         Err(errno) => reply.refuse(errno),
     });
+}
+
+/// A directory that was removed lists as on a local filesystem. Programs take that for the end of the listing: so not if its state was pruned, and not if
+/// the whole volume is gone, of which no name may seem to be left.
+fn refuse_stale<P: Page>(door: &Arc<Door>, caller: Caller, directory: &Node, reply: P) {
+    match directory {
+        Node::Past(_) => reply.refuse(errno::stale()),
+        Node::Live(_) => {
+            let root = TreeRequest::Operation(Operation::Getattr { object: ObjectId::ROOT });
+            door.start(caller, root, 0, move |answered| {
+                reply.refuse(answered.map_or_else(|errno| errno, |_| errno::DIRECTORY_GONE));
+            });
+        }
+    }
 }
 
 fn fill<P: Page>(door: Arc<Door>, caller: Caller, place: Place, since: Moment, mut reply: P, answer: Answer) {
