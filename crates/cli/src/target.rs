@@ -3,9 +3,11 @@
 use crate::output::hinted;
 use anyhow::Context;
 use gavel_mount::CONTROL_XATTR;
+use gavel_mount::table::MountEntry;
 use gavel_runtime::host::control::{Reply, Request, ask};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,13 +35,13 @@ impl Target {
     /// If the path is in no mount of Gavel.
     pub fn of(path: &Path) -> anyhow::Result<Target> {
         let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
-        let (existing, gone) = existing(&absolute);
+        let mounts = gavel_mount::table::mounts().context("reading which mounts there are")?;
+        let (existing, gone) = existing(&absolute, &mounts);
         let not_ours = || {
             let hint =
                 "name a file or directory in a mount, such as /srv/shared/report; `gavel status` says what is mounted";
             hinted(format!("{}: not in a mount of Gavel", path.display()), hint)
         };
-        let mounts = gavel_mount::table::mounts().context("reading which mounts there are")?;
         let within = mounts.iter().filter(|mount| existing.starts_with(&mount.point));
         let innermost = within.max_by_key(|mount| mount.point.as_os_str().len());
         let mount = innermost.filter(|mount| mount.is_ours()).ok_or_else(not_ours)?;
@@ -69,8 +71,25 @@ impl Target {
     }
 }
 
-/// What of a path is there, with symlinks resolved but for the last name, and the rest.
-fn existing(path: &Path) -> (PathBuf, PathBuf) {
+/// Refuses a path of a past state, for what is done to the present; `instead` says what to do.
+///
+/// # Errors
+/// If it is one.
+pub fn refuse_past(path: &Path, instead: &str) -> anyhow::Result<()> {
+    // What every mount gives inode numbers of the past alone (`docs/protocols/mount.md`).
+    const PAST_BIT: u64 = 1 << 63;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.ino() & PAST_BIT != 0 && Target::of(path).is_ok() => {
+            Err(hinted(format!("{}: this is a past state, which stays what it is", path.display()), instead))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What of a path is there, with symlinks resolved but for the last name, and the rest. A mount is there, also if its node can say nothing of what is in it
+/// because there is no quorum.
+fn existing(path: &Path, mounts: &[MountEntry]) -> (PathBuf, PathBuf) {
+    let is_ours = |found: &Path| mounts.iter().any(|mount| mount.is_ours() && mount.point == found);
     let mut gone: Vec<OsString> = Vec::new();
     let mut here = path.to_owned();
     loop {
@@ -81,7 +100,8 @@ fn existing(path: &Path) -> (PathBuf, PathBuf) {
             }
             _ => here.canonicalize(),
         };
-        if let Ok(found) = found {
+        let named = || Some(here.parent()?.canonicalize().ok()?.join(here.file_name()?)).filter(|named| is_ours(named));
+        if let Some(found) = found.ok().or_else(named) {
             return (found, gone.into_iter().rev().collect());
         }
         match (here.parent(), here.file_name()) {

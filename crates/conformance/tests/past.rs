@@ -6,6 +6,7 @@ use gavel_conformance::trees::Tree;
 use gavel_conformance::{command, machine, trees, wait};
 use rustix::fs::{FlockOperation, XattrFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -426,6 +427,10 @@ fn a_node_without_quorum_shows_the_past() -> Result<()> {
         let found = wait::within("a look without quorum", CALL_MAX, move || errno(std::fs::read(way)))?;
         ensure!(found == Some(Errno::TIMEDOUT), "without a quorum, through the present: {found:?}");
         command::shell(Path::new("/"), &format!("umount '{}'", then.display()), PATIENCE)?;
+        // Its daemon is found all the same, and tells what it knows.
+        let file = alone.join("tree/coloured");
+        let said = command::run(cluster.gavel().command([OsStr::new("history"), file.as_os_str()]), PATIENCE)?.ok()?;
+        ensure!(said.contains(&states[0].tid) || said.contains("created"), "{said}");
         drop(open);
         cluster.start()
     })

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// An extended attribute that everything in a mount has and no listing shows: which volume it is, or which transaction, and the socket of the daemon behind it.
-pub const CONTROL_XATTR: &str = "gavel.control";
+pub const CONTROL_XATTR: &str = "system.gavel.control";
 /// What the volume is called that every cluster starts with.
 pub const FIRST_NAME: &str = "main";
 
