@@ -249,6 +249,10 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
         named(drop, "nosuch")?.refused(&["no snapshot nosuch"])?;
         named(create, "twice")?.ok()?;
         named(create, "twice")?.refused(&["already"])?;
+        let past = mount.join("file@@twice");
+        for verb in [&["undo"][..], &["restore", "--at", "twice"], &["history"]] {
+            ask(verb, &past, &["this is a past state", "Hint: name the path as it is now", "--at AT"])?;
+        }
         ensure!(content(&mount.join("file"))? == "text", "nothing was changed");
         Ok(())
     })

@@ -2,7 +2,7 @@
 
 use crate::output::table;
 use crate::past::{Users, ask, print_json_line, words};
-use crate::target::Target;
+use crate::target::{Target, refuse_past};
 use clap::Args;
 use gavel_runtime::host::history::{Line, Question};
 use serde_json::json;
@@ -36,6 +36,7 @@ impl History {
     /// # Errors
     /// Why it could not be done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        refuse_past(&self.path, "name the path as it is now, and the state with --at: gavel history --at AT PATH")?;
         let target = Target::of(&self.path)?;
         let (path, at, limit) = (target.path.clone(), self.at.clone(), self.limit as usize);
         let question = match self.removed {

@@ -1,7 +1,7 @@
 //! `gavel undo` and `gavel restore`: a path becomes what it was.
 
 use crate::output::print_json;
-use crate::target::Target;
+use crate::target::{Target, refuse_past};
 use clap::Args;
 use gavel_runtime::host::control::{Reply, Request};
 use gavel_runtime::host::revert::{RevertAsk, RevertDone};
@@ -51,10 +51,14 @@ pub struct Restore {
     path: PathBuf,
 }
 
+/// What to do instead of naming the past in the path.
+const PAST_HINT: &str = "name the path as it is now, and the state with --at: gavel undo --at AT PATH";
+
 impl Undo {
     /// # Errors
     /// Why it could not be done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        refuse_past(&self.path, PAST_HINT)?;
         let target = Target::of(&self.path)?;
         carry_out(&target, self.path, self.at, None, (self.dry_run, self.json))
     }
@@ -64,6 +68,7 @@ impl Restore {
     /// # Errors
     /// Why it could not be done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        refuse_past(&self.path, PAST_HINT)?;
         let target = Target::of(&self.path)?;
         let to = self.to.as_deref().map(Target::of).transpose()?;
         if let Some(to) = &to
