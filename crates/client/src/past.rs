@@ -5,8 +5,9 @@ use crate::tree::{Answer, Keep};
 use gavel_fs::{FsError, Reply, Stop};
 use gavel_wire::View;
 
-/// How long a front may keep what it was told of a past state: it will not change, but what nobody asks for any more should go.
-const PAST_KEPT_NS: u64 = 24 * 3_600 * 1_000_000_000;
+/// How long a front may keep what it was told of a past state, at most: it will not change, but the state may be pruned. The host, who knows when that
+/// can be, gives less. What a kernel asks again once a minute costs nothing that can be measured.
+pub const PAST_KEPT_NS: u64 = 60 * 1_000_000_000;
 
 impl Run {
     /// Answers a read from a past state. `view` is as of a Tid that the replica has gone past.

@@ -147,6 +147,26 @@ fn what_goes_is_what_was_said_and_what_is_needed_stays() -> Result<()> {
 }
 
 /// Behind the end of the mount, the state that it needed goes.
+/// What was pruned is shown by a kernel that keeps it for as long as a state stays whole, and not longer.
+#[test]
+fn what_was_pruned_goes_from_what_kernels_keep() -> Result<()> {
+    with_cluster(3, |cluster| {
+        let tids = states(cluster, 0)?;
+        let mount = cluster.mount(2);
+        let past = mount.join(format!("dir@@{}", as_tid(tids[3])));
+        gavel(cluster, &["retention", "set", text(&mount)?, "nohistory"])?;
+        is_shown(&past, 3)?;
+        let mut unlisted = std::fs::read_dir(mount.join(format!("dir@@{}", as_tid(tids[4]))))?;
+        std::thread::sleep(WHOLE);
+        gavel(cluster, &["retention", "prune", text(&mount)?])?;
+        let listed = unlisted.next().context("a pruned directory seems to be empty")?;
+        ensure!(errno(listed.map(drop)) == Some(Errno::STALE), "what was pruned is listed");
+        // Its kernel has names and attributes of all that was looked at; nothing but their times to live says that they go.
+        wait::until("the pruned state is not shown any more", WHOLE + WHOLE, || is_refused(&past).is_ok())?;
+        is_refused(&past.join("f3"))
+    })
+}
+
 fn unpinned(cluster: &Cluster, mount: &str) -> Result<()> {
     wait::until("the state is not needed any more", UNPINNED, || {
         json(cluster, &["retention", "show", mount, "--json"]).is_ok_and(|said| said["pins"] == 0)

@@ -411,6 +411,18 @@ impl VolumePast {
         self.can_read(tid) && self.classes.values().all(|class| class.readable().has(tid))
     }
 
+    /// For how many nanoseconds from `now` on the state as of `at` stays whole, by the policies as they are: until the first of the horizons reaches it.
+    /// [`u64::MAX`] where none will, and of what is kept by itself (its name may be taken away at any time); 0 if some objects do not keep it.
+    pub fn stays_ns(&self, at: Tid, now: Tid) -> u64 {
+        let stays = |policy: &Retention, readable: Readable<'_>| match policy.whole_ns {
+            _ if !readable.has(at) => 0,
+            Some(whole) if at >= readable.horizon => at.0.saturating_add(whole).saturating_sub(now.0),
+            _ => u64::MAX,
+        };
+        let classes = self.classes.values().map(|class| stays(&class.policy, class.readable()));
+        classes.fold(stays(&self.policy, self.readable()), u64::min)
+    }
+
     /// The newest state that can be read and is not later than `tid`.
     pub fn readable_at_or_before(&self, tid: Tid) -> Option<Tid> {
         self.readable().at_or_before(tid)

@@ -123,6 +123,33 @@ fn snapshots_and_pins_keep_their_states() {
 }
 
 #[test]
+fn how_long_a_state_stays_is_known() {
+    let mut world = World::new();
+    let tids = write(&mut world, 6);
+    let (now, named) = (world.state.tid, tids[1]);
+    assert_eq!(past(&world).stays_ns(named, now), u64::MAX, "everything is kept");
+    assert_eq!(
+        ask(&mut world, RequestBody::Snapshot { volume: V, name: "a".into(), note: "".into(), at: Some(named) }),
+        Ok(())
+    );
+    policy(&mut world, 4, &[]);
+    let state = |world: &World, ago: u64| Tid(world.state.tid.0 - ago * STEP);
+    assert_eq!(past(&world).stays_ns(state(&world, 1), world.state.tid), 3 * STEP);
+    assert_eq!(
+        past(&world).stays_ns(state(&world, 9), world.state.tid),
+        0,
+        "it is time for it, though it is there yet"
+    );
+    prune(&mut world);
+    assert_eq!(past(&world).stays_ns(tids[0], world.state.tid), 0, "it has gone");
+    assert_eq!(past(&world).stays_ns(named, world.state.tid), u64::MAX, "a snapshot has a name for it");
+    // A class that keeps less shortens it for all.
+    let less = Retention { whole_ns: Some(2 * STEP), rules: Vec::new() };
+    assert_eq!(ask(&mut world, RequestBody::DefineClass { volume: V, policy: less }), Ok(()));
+    assert_eq!(past(&world).stays_ns(state(&world, 1), world.state.tid), STEP);
+}
+
+#[test]
 fn a_longer_policy_brings_nothing_back() {
     let mut world = World::new();
     write(&mut world, 20);

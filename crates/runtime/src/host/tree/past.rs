@@ -3,8 +3,9 @@
 use super::{Inner, VolumeTree, empty, not_sent, storage, within};
 use crate::host::mirror::states as mirror;
 use crate::host::node::{Input, NodeHandle};
+use gavel_client::past::PAST_KEPT_NS;
 use gavel_client::tree::Answered;
-use gavel_client::{Answer, Blobs, Forget, NoState, Run, Step, Tree, TreeError, TreeRequest};
+use gavel_client::{Answer, Blobs, Forget, Keep, NoState, Run, Step, Tree, TreeError, TreeRequest};
 use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation};
 use gavel_types::{At, ObjectId, Tid, VolumeId};
@@ -14,6 +15,10 @@ use tokio::sync::oneshot;
 
 /// A time that is no further ahead than this is taken for now: clocks differ by a little.
 const AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// So long fronts keep what a state shows that is at its end, or that some objects do not keep: a program that walks a tree does not ask for
+/// everything again.
+const PAST_KEPT_NS_MIN: u64 = 1_000_000_000;
 
 impl VolumeTree {
     /// Reads as of a past state: on this thread, unless blobs are to be fetched.
@@ -36,6 +41,8 @@ impl VolumeTree {
         if let Err(error) = inner.check_whole(at) {
             return answered(Err(error));
         }
+        let keep_ns = inner.node.past_kept_ns(inner.volume, at);
+        let answered: Answered = Box::new(move |result| answered(result.map(|answer| kept_for(keep_ns, answer))));
         match step {
             Step::Done(result) => answered(result),
             Step::Fetch(ids) => {
@@ -116,6 +123,12 @@ impl VolumeTree {
         self.past(Caller::default(), at, request, Box::new(move |answer| drop(reply.send(answer))));
         answer.await.unwrap_or(Err(TreeError::Closed))
     }
+}
+
+/// The answer, to be kept for so long at most.
+fn kept_for(ns: u64, answer: Answer) -> Answer {
+    let Keep { names_ns, attrs_ns, bytes } = answer.keep;
+    Answer { keep: Keep { names_ns: names_ns.min(ns), attrs_ns: attrs_ns.min(ns), bytes }, ..answer }
 }
 
 impl Inner {
@@ -214,6 +227,13 @@ impl NodeHandle {
     fn readable(&self, volume: VolumeId, state: Tid) -> Tid {
         let past = self.past.read();
         past.of(volume).and_then(|past| past.readable_at_or_before(state)).unwrap_or(state)
+    }
+
+    /// For how long fronts may keep what a past state shows. What has been pruned is not shown for longer than that.
+    fn past_kept_ns(&self, volume: VolumeId, at: Tid) -> u64 {
+        let past = self.past.read();
+        let stays = past.of(volume).map_or(0, |past| past.stays_ns(at, Tid(self.cluster_ns())));
+        stays.clamp(PAST_KEPT_NS_MIN, PAST_KEPT_NS)
     }
 
     /// Is this a state that can be read?
