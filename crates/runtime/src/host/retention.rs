@@ -172,7 +172,7 @@ fn status(past: &VolumePast) -> RetentionStatus {
         snapshots: past.snapshots.len() as u64,
         pins: past.pins.len() as u64,
         waits_for: past.followers.iter().filter_map(|(name, follower)| waits_for(name, follower)).collect(),
-        sweeping: past.pass.is_some(),
+        sweeping: past.pass.is_some() && !past.is_being_counted(),
         preview: None,
     }
 }
