@@ -13,9 +13,9 @@ use std::iter::Peekable;
 /// Rows of one key's history that a scan has no use for, after which it opens a range behind them instead of stepping on.
 /// That costs about as much as 10 to 20 steps over small rows.
 const STEPS_MAX: usize = 16;
-/// A row with a value of so many bytes counts as one step more: rows of 4 KiB have a block each, and a step to the next block costs about as
-/// much as 6 steps within one.
-const STEP_BYTES: usize = 800;
+/// A row with a value of so many bytes counts as one step more: rows of 4 KiB have a block each, and are read one ahead, so that after the first of them
+/// a range is opened behind the others.
+const STEP_BYTES: usize = 256;
 
 /// The state as of a Tid.
 #[derive(Clone, Debug)]

@@ -12,7 +12,6 @@ use super::EngineError;
 use imbl::OrdMap;
 use lsm_tree::Slice;
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 
@@ -23,20 +22,29 @@ const WRITES_IN_TREE_MAX: u8 = 2;
 /// The newest row of each key: its value, or none if it was deleted.
 pub(super) type Rows = OrdMap<Slice, Option<Slice>>;
 
-/// What was written since the last seal, as far as it matters here. Its size follows the number of keys that were, which whoever seals bounds.
-#[derive(Default)]
+/// Counters of writes: 1 MiB. A quarter of a million rows between two seals, about what 16 MiB of log bring, have 3 % of the keys come here that are
+/// written only once; those are written twice. A counter for each key would take 9 MiB then.
+const COUNTERS: usize = 1 << 20;
+
+/// What was written since the last seal, as far as it matters here.
 pub(super) struct Overwritten {
     rows: Rows,
     bytes: u64,
     hasher: RandomState,
-    /// Versions in the memtable, by the hash of the key. If two keys share a hash, one of them comes here sooner.
-    writes: HashMap<u64, u8>,
+    /// Versions in the memtable, by the hash of the key. Keys that share a counter come here sooner.
+    writes: Vec<u8>,
+}
+
+impl Default for Overwritten {
+    fn default() -> Overwritten {
+        Overwritten { rows: Rows::new(), bytes: 0, hasher: RandomState::new(), writes: vec![0; COUNTERS] }
+    }
 }
 
 impl Overwritten {
     /// Keeps a row, if it is one for here; otherwise it is given back, and belongs into the tree.
     pub(super) fn take(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
-        let writes = self.writes.entry(self.hasher.hash_one(&key)).or_default();
+        let writes = &mut self.writes[self.hasher.hash_one(&key) as usize % COUNTERS];
         if *writes < WRITES_IN_TREE_MAX {
             *writes += 1;
             return Some((key, value));
@@ -61,7 +69,8 @@ impl Overwritten {
 
     /// The memtable is sealed: what was kept here belongs into it, and counting begins anew.
     pub(super) fn drain(&mut self) -> Rows {
-        self.writes = HashMap::new();
+        // Pages that nobody touches take no memory, and those that were touched are given back.
+        self.writes = vec![0; COUNTERS];
         self.bytes = 0;
         mem::take(&mut self.rows)
     }
