@@ -5,6 +5,7 @@
 //! - [`run`](mod@run): one operation on its way: evaluated, shipped, evaluated again until it has an answer
 //! - [`leased`]: reads that are answered under leases
 //! - [`past`]: reads of past states
+//! - [`remote`]: operations of a client without a replica
 //! - [`transaction`]: many operations that become one commit, or nothing
 //! - [`session`]: the node's standing with the quorum: numbered requests, confirmed reads, object ids, orphans
 //! - [`behind`]: changes that are answered under exclusive leases
@@ -27,6 +28,7 @@ pub mod offers;
 mod own_writes;
 pub mod past;
 pub mod pending;
+pub mod remote;
 pub mod run;
 pub mod session;
 pub mod transaction;

@@ -142,6 +142,11 @@ impl Locks {
         self.calls.get(&token).is_some_and(|call| call.in_line.is_some())
     }
 
+    /// The numbers of the requests that stand in line.
+    pub fn in_line(&self) -> impl Iterator<Item = Seq> + '_ {
+        self.in_line.keys().copied()
+    }
+
     /// A call.
     pub(crate) fn begin(&mut self, token: Token, what: LockCall) -> Next {
         let whose = what.whose();

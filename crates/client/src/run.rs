@@ -136,6 +136,18 @@ impl Run {
         Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, stored, held, conflicts })
     }
 
+    /// An operation as it is evaluated, and nothing else of a run.
+    pub(crate) fn bare(cx: Cx, operation: Operation, plus: bool) -> Run {
+        let (confirmed, confirming, stored) = (None, Vec::new(), None);
+        let (absence_is_an_answer, held, conflicts, phase) = (false, false, 0, Phase::Evaluating);
+        Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, stored, held, conflicts }
+    }
+
+    /// Does the next step evaluate the operation?
+    pub(crate) fn is_evaluating(&self) -> bool {
+        matches!(self.phase, Phase::Evaluating)
+    }
+
     /// Goes on, as far as it can with this view.
     pub fn step(&mut self, view: &dyn View) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Evaluating) {

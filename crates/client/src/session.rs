@@ -258,6 +258,11 @@ impl Session {
         self.id
     }
 
+    /// The number of its oldest request without an outcome, or of the next one.
+    pub fn oldest(&self) -> Seq {
+        self.in_flight.front().map_or(self.next, |wait| wait.request.seq)
+    }
+
     /// For how long no quorum has been heard of, in nanoseconds, if that is longer than the session is patient.
     pub fn without_quorum_ns(&self, now: Moment) -> Option<u64> {
         let silent = now.since_ns(self.heard_at);

@@ -5,6 +5,7 @@ use gavel_fs::{FsError, Operation, Reply};
 use gavel_types::{At, ObjectId, Tid, VolumeId};
 use gavel_wire::lock::{Family, Lock, LockKind, Span};
 use gavel_wire::{Attr, ViewError};
+use serde::{Deserialize, Serialize};
 use std::sync::Weak;
 
 /// What a front asks of a node.
@@ -283,7 +284,7 @@ impl From<ViewError> for TreeError {
 }
 
 /// Why a state of the past can't be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum NoState {
     /// No snapshot has this name.
     #[error("no snapshot of the volume has this name")]

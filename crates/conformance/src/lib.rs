@@ -11,6 +11,7 @@
 //! | `tests/conflicts.rs` | a node is cut off that has answered changes; others change the same files |
 //! | `tests/bad_input.rs` | garbage comes in: on sockets, in files, in configurations |
 //! | `tests/programs.rs` | programs that people use run on the mounts |
+//! | `tests/client.rs` | a mount without a replica works beside it, and the node that it asks is killed |
 //! | `tests/coherency.rs` | what one node and its kernel keep is changed through another |
 //! | `tests/linear.rs` | the same; all that was answered on three mounts must have an order |
 //! | `tests/locks.rs` | programs lock files, on all mounts, while they, nodes and leaders die |
@@ -42,6 +43,7 @@
 //! ([`command::Gavel::find`]). With `GAVEL_CONFORMANCE_LOGS=DIR`, the logs of the nodes of a failed test are copied there.
 
 pub mod browser;
+pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod dice;

@@ -4,8 +4,10 @@
 //! all effects on the outside are given to the host (`gavel-runtime` or `gavel-sim`).
 
 mod blocked;
+pub mod clients;
 
 use blocked::Blocked;
+use clients::Clients;
 use gavel_client::offers::{OFFER_TOKENS, Offered};
 use gavel_client::pending::IDS_READY;
 use gavel_client::session::BACKLOG_MAX;
@@ -19,7 +21,7 @@ use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
-use gavel_types::{BlobId, KeyParts, KeyRange, LogIndex, NodeId, ObjectId, SessionId, Tid, VolumeId};
+use gavel_types::{BlobId, KeyParts, KeyRange, LogIndex, Moment, NodeId, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::lock::{Lock, LockFile, LockKind, LockOwner, Span};
 use gavel_wire::{Author, BlobNews, Guard, Message, Mode, Outcome, Plan, Record, RequestBody, View};
 use std::collections::{BTreeMap, VecDeque};
@@ -118,6 +120,13 @@ pub enum NodeEffect {
     },
     /// What has become of plans that were given to [`Node::offer_again`].
     Offer(OfferEffect),
+    /// What a client is told that asked by [`Node::watch`].
+    Watched {
+        /// Whose.
+        token: Token,
+        /// What.
+        answer: Box<gavel_wire::client::WatchAnswer>,
+    },
 }
 
 /// What a request read, and what it writes, if it writes records.
@@ -163,6 +172,8 @@ pub struct Node<E: Engine> {
     leases_changed: bool,
     /// The replica is not catching up.
     whole: bool,
+    /// Clients without a replica.
+    clients: Clients,
 }
 
 impl<E: Engine> Node<E> {
@@ -181,7 +192,10 @@ impl<E: Engine> Node<E> {
     ) -> Result<Node<E>, StartError> {
         let session = Session::new(config.id(), incarnation, session, clock.now);
         let server = Server::new(config, records, sealed, log, clock)?;
+        let mut clients = Clients::default();
+        clients.skip(server.state().tid);
         Ok(Node {
+            clients,
             server,
             session,
             effects: VecDeque::new(),
@@ -210,6 +224,7 @@ impl<E: Engine> Node<E> {
         for token in self.reads.on_tick(clock.now, patience_ns) {
             self.effects.push_back(NodeEffect::NoQuorum { token });
         }
+        self.tick_clients(clock.now);
     }
 
     /// Ships a plan, of which the blobs were stored as of a transaction, once no lease of another session is in its way. Answered by `Outcome`, `Unknown` or
@@ -353,9 +368,14 @@ impl<E: Engine> Node<E> {
         }
         // Without a session, nothing is held by this node.
         let session = self.session.id().unwrap_or(SessionId(0));
-        let lock = Lock { owner: LockOwner { session, id: owner }, span, kind, pid: 0 };
+        Some(self.lock_in_the_way(file, LockOwner { session, id: owner }, span, kind))
+    }
+
+    /// The same, for a session that need not be this node's.
+    pub fn lock_in_the_way(&self, file: LockFile, owner: LockOwner, span: Span, kind: LockKind) -> Option<Lock> {
+        let lock = Lock { owner, span, kind, pid: 0 };
         let found = self.server.state().locks.in_the_way(&file, &lock);
-        Some(found.map(|found| Lock { pid: if found.owner.session == session { found.pid } else { 0 }, ..found }))
+        found.map(|found| Lock { pid: if found.owner.session == owner.session { found.pid } else { 0 }, ..found })
     }
 
     /// Ships what is not blocked any more, and recalls what still is in the way of the rest.
@@ -367,17 +387,25 @@ impl<E: Engine> Node<E> {
             self.session.commit_as(clock.now, wait.token, wait.what);
         }
         let recalls = self.blocked.take_recalls(&state.leases, session, clock.now);
-        self.send_recalls(recalls);
+        self.send_recalls(clock.now, recalls);
     }
 
-    fn send_recalls(&mut self, recalls: BTreeMap<(SessionId, Mode), Vec<KeyRange>>) {
-        let state = self.server.state();
+    fn send_recalls(&mut self, now: Moment, recalls: BTreeMap<(SessionId, Mode), Vec<KeyRange>>) {
         for ((holder, mode), ranges) in recalls {
+            let state = self.server.state();
             // A session of this node's life before ends when this life's begins.
             let holder_node = state.sessions.get(&holder).map(|holder| holder.node);
             let Some(node) = holder_node.filter(|node| *node != self.server.id()) else { continue };
             let message = Message::Recall { session: holder, ranges, mode, at: state.applied };
-            self.effects.push_back(NodeEffect::Send { to: node, message });
+            self.send(now, node, message);
+        }
+    }
+
+    /// Clients are not dialled: they fetch what is for them.
+    fn send(&mut self, now: Moment, to: NodeId, message: Message) {
+        match to.is_client() {
+            true => self.clients.post(now, to, message),
+            false => self.effects.push_back(NodeEffect::Send { to, message }),
         }
     }
 
@@ -402,7 +430,7 @@ impl<E: Engine> Node<E> {
             self.effects.push_back(NodeEffect::Confirmed { token: wait.token, index: applied });
         }
         let recalls = self.reads.take_recalls(&state.leases, session, clock.now);
-        self.send_recalls(recalls);
+        self.send_recalls(clock.now, recalls);
     }
 
     /// Tells the session what it holds, if that may have changed.
@@ -417,6 +445,7 @@ impl<E: Engine> Node<E> {
             self.session.on_leases(clock.now, held, exclusive);
             self.blocked.on_change();
             self.reads.on_change();
+            self.clients.on_leases();
         }
     }
 
@@ -425,6 +454,9 @@ impl<E: Engine> Node<E> {
     /// # Errors
     /// Why it was refused.
     pub fn on_message(&mut self, clock: Clock, from: NodeId, message: Message) -> Result<(), Refused> {
+        if from.is_client() && !clients::may_send(&message) {
+            return Err(Refused::Stranger(from));
+        }
         self.server.on_message(clock, from, message)
     }
 
@@ -442,7 +474,9 @@ impl<E: Engine> Node<E> {
             let from_session = self.session.take_effects(clock.now);
             if quiet && from_session.is_empty() {
                 self.answer_reads(clock);
-                return self.effects.drain(..).collect();
+                if !self.serve_clients(clock) {
+                    return self.effects.drain(..).collect();
+                }
             }
             for effect in from_session {
                 self.take_from_session(clock, effect);
@@ -452,7 +486,7 @@ impl<E: Engine> Node<E> {
 
     fn pass_on(&mut self, clock: Clock, effect: Effect) {
         let effect = match effect {
-            Effect::Send { to, message } => NodeEffect::Send { to, message },
+            Effect::Send { to, message } => return self.send(clock.now, to, message),
             Effect::Persist(persist) => NodeEffect::Persist(persist),
             Effect::Flush => NodeEffect::Flush,
             Effect::TrimLog(index) => NodeEffect::TrimLog(index),
@@ -479,6 +513,7 @@ impl<E: Engine> Node<E> {
                     let orphans = self.own_orphans();
                     self.session.on_orphans(&orphans);
                 }
+                self.clients.on_orphaned(news.tid, &news.orphaned);
                 if !news.blobs.is_empty() {
                     self.effects.push_back(NodeEffect::Blobs(news.blobs));
                 }
@@ -486,6 +521,7 @@ impl<E: Engine> Node<E> {
             }
             Effect::Installed { tid, index } => {
                 self.after_install(clock);
+                self.clients.skip(tid);
                 self.effects.push_back(NodeEffect::BlobsSkipped(tid));
                 NodeEffect::Published { tid, index }
             }
@@ -510,7 +546,12 @@ impl<E: Engine> Node<E> {
     }
 
     fn own_orphans(&self) -> Vec<(VolumeId, ObjectId)> {
-        let Some(id) = self.session.id() else { return Vec::new() };
+        self.orphans_of(self.session.id())
+    }
+
+    /// The objects without a name that a session holds.
+    fn orphans_of(&self, session: Option<SessionId>) -> Vec<(VolumeId, ObjectId)> {
+        let Some(id) = session else { return Vec::new() };
         let state = self.server.state();
         let live = self.server.records().live(state.tid);
         let mut mine = Vec::new();
@@ -543,10 +584,12 @@ impl<E: Engine> Node<E> {
             SessionEffect::Unknown { token } if token & OFFER_TOKENS != 0 => return self.offers.on_unknown(token),
             SessionEffect::Outcome { token, outcome } => NodeEffect::Outcome { token, outcome },
             SessionEffect::Unknown { token } => NodeEffect::Unknown { token },
+            SessionEffect::Confirmed { token, index } if self.clients.on_confirmed(token, index) => return,
             SessionEffect::Confirmed { token, index } => return self.confirmed.push((index, token)),
             SessionEffect::Id { token, object } => NodeEffect::Id { token, object },
             SessionEffect::NoQuorum { token } => {
                 self.confirming.remove(&token);
+                self.clients.give_up(token);
                 return self.no_quorum(token);
             }
             SessionEffect::Usable(usable) => NodeEffect::Usable(usable),

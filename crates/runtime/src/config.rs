@@ -11,6 +11,7 @@
 
 use crate::net::{Limits, PeerAddress};
 use crate::trust::{NodeTrust, TrustError, TrustPaths, files};
+pub use client::ClientConfig;
 use gavel_types::limits::INLINE_BYTES_MAX;
 use gavel_types::{At, ClusterId, NodeId, VolumeId, VolumeRef};
 use std::fmt;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 mod check;
+pub mod client;
 mod file;
 #[cfg(test)]
 mod tests;
@@ -291,10 +293,17 @@ impl Config {
 
     /// The transport's limits.
     pub fn transport_limits(&self) -> Limits {
-        let silence_max = Duration::from_millis(self.tuning.silence_ms);
+        self.tuning.transport_limits()
+    }
+}
+
+impl Tuning {
+    /// The transport's limits.
+    fn transport_limits(&self) -> Limits {
+        let silence_max = Duration::from_millis(self.silence_ms);
         let defaults = Limits::default();
         Limits {
-            dial_timeout: Duration::from_millis(self.tuning.dial_timeout_ms),
+            dial_timeout: Duration::from_millis(self.dial_timeout_ms),
             silence_max,
             unacknowledged_max: defaults.unacknowledged_max.min(silence_max),
             ..defaults

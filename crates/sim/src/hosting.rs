@@ -103,6 +103,8 @@ impl World {
             NodeEffect::Lost { cause } => self.lost(machine, cause),
             NodeEffect::Lock { token, answer } => self.lock_answered(machine, token, Some(answer)),
             NodeEffect::Offer(effect) => self.offer_effect(machine, effect),
+            // No client without a replica lives here.
+            NodeEffect::Watched { .. } => {}
         }
     }
 

@@ -69,6 +69,16 @@ impl Tid {
     }
 }
 
+impl NodeId {
+    /// Clients, which have no replica and no vote, have ids from here on; peers have smaller ones.
+    pub const CLIENTS_FROM: NodeId = NodeId(1 << 32);
+
+    /// Is it a client's?
+    pub fn is_client(self) -> bool {
+        self >= NodeId::CLIENTS_FROM
+    }
+}
+
 impl ObjectId {
     /// The root directory of every volume.
     pub const ROOT: ObjectId = ObjectId(1);

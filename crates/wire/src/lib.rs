@@ -10,11 +10,13 @@
 //! - [`entry`]: what the replicated log carries
 //! - [`follow`]: what a mirror follows, and with what right
 //! - [`message`]: what nodes say to each other
+//! - [`client`]: what a peer tells a client without a replica about its session
 //! - [`past`]: what history is read from
 //! - [`inherit`]: what a clone shows
 //! - [`view`]: the one way to read records, and the recorder that turns reads into guards
 //! - [`codec`]: bytes of all these
 
+pub mod client;
 pub mod codec;
 pub mod entry;
 pub mod follow;

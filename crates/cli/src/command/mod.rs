@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod backup;
+mod client;
 mod conflict;
 mod console;
 mod dev;
@@ -40,8 +41,11 @@ enum Command {
     Init(init::Init),
     /// Run a node
     Serve(serve::Serve),
-    /// Mount a volume through the node that runs on this machine
+    /// Mount a volume, through the node that runs on this machine or as a client without a replica
     Mount(mount::Mount),
+    /// Machines that mount without a replica
+    #[command(subcommand)]
+    Client(client::Client),
     /// End a mount
     Umount(umount::Umount),
     /// Say how a node and its cluster are, and what to do if they are not well
@@ -97,6 +101,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Init(init) => init.run(),
         Command::Serve(serve) => serve.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Client(client) => client.run(),
         Command::Umount(umount) => umount.run(),
         Command::Status(status) => status.run(),
         Command::History(history) => history.run(),

@@ -17,11 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Args)]
 #[command(after_help = "Example:\n  gavel mount --config /etc/gavel/gavel.toml /srv/shared -o nosuid,noexec\n  \
 gavel mount --config /etc/gavel/gavel.toml --volume builds /srv/builds\n  \
-gavel mount --config /etc/gavel/gavel.toml --at 2h /mnt/two-hours-ago")]
+gavel mount --config /etc/gavel/gavel.toml --at 2h /mnt/two-hours-ago\n  \
+gavel mount --client --config /etc/gavel-client/client.toml /srv/shared")]
 pub struct Mount {
-    /// The node's configuration
+    /// The node's configuration; with --client, the client's
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Be a client without a replica (`gavel client add` makes its configuration). Runs until it is stopped or unmounted
+    #[arg(long, conflicts_with = "at")]
+    client: bool,
     /// The volume: its name, or its number
     #[arg(long, default_value = "1")]
     volume: VolumeRef,
@@ -39,6 +43,10 @@ impl Mount {
     /// # Errors
     /// Why nothing was mounted.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.client {
+            let Mount { config, volume, options, path, .. } = self;
+            return super::client::mount(&config, volume, &options, &path);
+        }
         let config = Config::load(&self.config)?;
         let path = std::path::absolute(&self.path).with_context(|| self.path.display().to_string())?;
         let request = Request::Mount { path, volume: self.volume, options: self.options, at: self.at };

@@ -8,10 +8,18 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Collects problems; a wrong value is replaced by one that keeps the other rules quiet.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn into_list(self) -> Vec<Problem> {
+        self.0
+    }
+
+    pub(super) fn add(
         &mut self,
         key: impl Into<String>,
         value: impl fmt::Display,
@@ -63,13 +71,15 @@ fn quoted(text: &impl ToString) -> String {
     format!("{:?}", text.to_string())
 }
 
-fn node_id(problems: &mut Problems, key: &str, id: u64) {
+pub(super) fn node_id(problems: &mut Problems, key: &str, id: u64) {
     if id == 0 {
         problems.add(key, id, "must be 1 or more", "give every node a number of its own, starting at 1");
+    } else if NodeId(id).is_client() {
+        problems.add(key, id, "must be less than 2^32", "numbers from there on are those of clients");
     }
 }
 
-fn node_name(problems: &mut Problems, key: &str, name: &str) {
+pub(super) fn node_name(problems: &mut Problems, key: &str, name: &str) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > NODE_NAME_BYTES_MAX || !name.chars().all(allowed) {
         let rule = format!("must be 1 to {NODE_NAME_BYTES_MAX} letters, digits, '-', '_' or '.'");
@@ -77,7 +87,7 @@ fn node_name(problems: &mut Problems, key: &str, name: &str) {
     }
 }
 
-fn path(problems: &mut Problems, key: &str, text: &str, base: &Path) -> PathBuf {
+pub(super) fn path(problems: &mut Problems, key: &str, text: &str, base: &Path) -> PathBuf {
     if text.is_empty() || text.contains('\0') {
         let rule = "must be a path";
         problems.add(key, quoted(&text), rule, "an absolute path, or one relative to the directory of the config file");
@@ -96,7 +106,7 @@ fn listen(problems: &mut Problems, text: &str) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1))
 }
 
-fn trust(problems: &mut Problems, file: &TrustFile, base: &Path) -> TrustPaths {
+pub(super) fn trust(problems: &mut Problems, file: &TrustFile, base: &Path) -> TrustPaths {
     let usual = TrustPaths::in_dir(&base.join("trust"));
     let mut one = |key: &str, given: &Option<String>, usual: PathBuf| match given {
         Some(text) => path(problems, &format!("trust.{key}"), text, base),
@@ -148,7 +158,7 @@ fn or_none(list: &str) -> &str {
     if list.is_empty() { "none" } else { list }
 }
 
-fn peer_address(problems: &mut Problems, key: &str, text: &str) {
+pub(super) fn peer_address(problems: &mut Problems, key: &str, text: &str) {
     let hint = "where the other nodes reach this peer, such as \"192.168.1.10:7400\" or \"alpha.example:7400\"";
     let host_and_port = text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
     let problem = match (host_and_port, text.parse::<SocketAddr>()) {
@@ -169,7 +179,7 @@ fn is_host_name(host: &str) -> bool {
 }
 
 /// Reports every value that occurs again, at its later place.
-fn unique(problems: &mut Problems, list: &str, key: &str, values: impl Iterator<Item = String>) {
+pub(super) fn unique(problems: &mut Problems, list: &str, key: &str, values: impl Iterator<Item = String>) {
     let mut first = BTreeMap::new();
     for (index, value) in values.enumerate() {
         if let Some(earlier) = first.get(&value) {
@@ -234,7 +244,7 @@ fn options(problems: &mut Problems, key: &str, names: &[String]) -> Vec<MountOpt
     options
 }
 
-fn tuning(problems: &mut Problems, file: &TuningFile) -> Tuning {
+pub(super) fn tuning(problems: &mut Problems, file: &TuningFile) -> Tuning {
     let usual = Tuning::default();
     let found = problems.0.len();
     let mut one = |key: &str, given: Option<i64>, usual: u64, range: RangeInclusive<u64>| match given {

@@ -110,7 +110,7 @@ impl ConfigFile {
 
 impl TuningFile {
     /// Only what differs from the defaults, so that a later release may choose better ones.
-    fn of(tuning: &Tuning) -> TuningFile {
+    pub(super) fn of(tuning: &Tuning) -> TuningFile {
         let defaults = Tuning::default();
         let changed = |value: u64, default: u64| (value != default).then_some(value as i64);
         TuningFile {

@@ -36,8 +36,8 @@ const FILL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the position up to which a replica is complete is written down.
 const MARK_EVERY_STEPS: u32 = 64;
 /// A replica that is behind the log is asked so often, with this pause.
-const BEHIND_TRIES: u32 = 50;
-const BEHIND_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const BEHIND_TRIES: u32 = 50;
+pub(super) const BEHIND_PAUSE: Duration = Duration::from_millis(100);
 /// The file that holds this position.
 const MARK_FILE: &str = "filled";
 
@@ -439,7 +439,7 @@ fn write_all(store: &BlobStore, blobs: &[(BlobId, Bytes)]) -> Result<Tid, String
     written.map_err(|error| error.to_string())
 }
 
-fn tid_of(answer: &[u8]) -> Result<Tid, String> {
+pub(super) fn tid_of(answer: &[u8]) -> Result<Tid, String> {
     let bytes = answer.try_into().map_err(|_| "a peer did not say as of when it has stored them".to_owned())?;
     Ok(Tid(u64::from_be_bytes(bytes)))
 }

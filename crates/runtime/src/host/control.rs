@@ -5,6 +5,7 @@
 
 use crate::config::{MountConfig, MountOption};
 use crate::host::browse::{self, BrowseAsk, Browsed, Piece, ReadAsk};
+use crate::host::client::ClientStatus;
 use crate::host::conflicts::ConflictId;
 use crate::host::conflicts::ask::{self as about, ConflictDetail, ConflictLine};
 use crate::host::daemon::Daemon;
@@ -31,9 +32,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Longest request, in bytes.
-const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// A request must come, and an answer be taken, within this time.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest answer that the client side reads, in bytes.
 pub(super) const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -205,6 +206,8 @@ pub enum Reply {
     Mirror(Box<MirrorAnswer>),
     /// It could not be done: why, and what to do.
     Error(String),
+    /// The answer of a client to [`Request::Status {}`].
+    Client(Box<ClientStatus>),
 }
 
 /// What a daemon says of itself. Part of the machine-readable output: fields are only added.
@@ -420,7 +423,16 @@ async fn blocking(work: impl FnOnce() -> Result<(), String> + Send + 'static) ->
     }
 }
 
-fn mount_config(path: PathBuf, volume: VolumeRef, names: &[String], at: Option<&str>) -> Result<MountConfig, String> {
+/// A mount as it is asked for.
+///
+/// # Errors
+/// What of it can't be, in words.
+pub fn mount_config(
+    path: PathBuf,
+    volume: VolumeRef,
+    names: &[String],
+    at: Option<&str>,
+) -> Result<MountConfig, String> {
     let mut options = Vec::new();
     for name in names {
         let known = MountOption::ALL.iter().find(|(_, known)| known == name);

@@ -1,7 +1,8 @@
 //! Brings a node up: disks, threads, transport, control socket, mounts; and down again.
 
 use crate::config::{Config, MountConfig, MountOption};
-use crate::host::blobs::Blobs;
+use crate::host::blobs::{self, Blobs};
+use crate::host::clients::Clients;
 use crate::host::collector;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::mirror::{self, Followers, Following, MirrorTree, Sending};
@@ -111,13 +112,15 @@ pub struct Daemon {
 struct Incoming {
     inbox: Inbox,
     blobs: OnceLock<Arc<Blobs>>,
+    clients: OnceLock<Clients>,
     daemon: OnceLock<Weak<Daemon>>,
     tokio: Handle,
 }
 
 impl Incoming {
     fn new(inbox: Inbox) -> Incoming {
-        Incoming { inbox, blobs: OnceLock::new(), daemon: OnceLock::new(), tokio: Handle::current() }
+        let (blobs, clients, daemon) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Incoming { inbox, blobs, clients, daemon, tokio: Handle::current() }
     }
 }
 
@@ -135,15 +138,17 @@ impl Handler for Incoming {
         }
     }
 
-    async fn on_bulk(&self, _from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, BulkFailure> {
+    async fn on_bulk(&self, from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, BulkFailure> {
         if kind == mirror::CARRIED
             && let Some(daemon) = self.daemon.get().and_then(Weak::upgrade)
         {
             return mirror::carried(&daemon);
         }
-        match self.blobs.get() {
-            Some(blobs) => blobs.answer(kind, payload).await,
-            None => Err(BulkFailure("the node is still starting".into())),
+        match (self.blobs.get(), self.clients.get()) {
+            (Some(blobs), _) if matches!(kind, blobs::PUT | blobs::GET) => blobs.answer(kind, payload).await,
+            (_, Some(clients)) if from.is_client() => clients.answer(from, kind, payload).await,
+            (Some(_), Some(_)) => Err(BulkFailure(format!("no request of a node has kind {kind}"))),
+            _ => Err(BulkFailure("the node is still starting".into())),
         }
     }
 }
@@ -179,6 +184,7 @@ impl Daemon {
         let records = Arc::new(disks.records);
         let conflicts = Arc::new(Conflicts::open(&config.data_dir).map_err(failing("opening the conflicts"))?);
         let node = Arc::new(NodeHandle::new(inbox.clone(), records.clone(), conflicts));
+        incoming.clients.get_or_init(|| Clients::new(node.clone(), blobs.clone(), config.data_dir.clone()));
         let (server, session) = tuned(&config, random()?);
         let machine = Node::new(
             server,
@@ -446,7 +452,7 @@ fn open_disks(config: &Config) -> Result<Disks, DaemonError> {
 /// The number of this life of the node: greater than that of every life before, for what comes late from an earlier life must be told from
 /// what comes from the living one. It is the wall clock's, in nanoseconds, unless that went back. Written to the data directory, durably;
 /// that marks the directory as used, too.
-fn next_life(dir: &Path) -> std::io::Result<u64> {
+pub(super) fn next_life(dir: &Path) -> std::io::Result<u64> {
     let (file, new) = (dir.join(BORN_FILE), dir.join(format!("{BORN_FILE}.new")));
     let before: u64 = match std::fs::read_to_string(&file) {
         Ok(text) => text.trim().parse().map_err(|_| {

@@ -10,6 +10,8 @@
 //! - [`journal`], [`flusher`]: the disk threads
 //! - [`blobs`]: storing on a majority, fetching, repairing, filling in what this replica lacks
 //! - [`conflicts`]: changes that were answered and could not be committed
+//! - [`client`]: a mount without a replica
+//! - [`clients`]: what a node answers clients that have no replica
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`browse`]: what the console shows
@@ -27,6 +29,8 @@
 mod asked;
 pub mod blobs;
 pub mod browse;
+pub mod client;
+pub mod clients;
 mod collector;
 pub mod conflicts;
 pub mod control;

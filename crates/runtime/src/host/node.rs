@@ -15,12 +15,14 @@ use crate::host::status::NodeStatus;
 use crate::net::Sender as Peers;
 use gavel_client::{Collision, LockId, LostBecause, LostPlan, OfferEffect, Pending, Token, Usable};
 use gavel_lease::range::whole_objects;
+use gavel_node::clients::ClientAsk;
 use gavel_node::{Node, NodeEffect};
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{self, Records};
 use gavel_txn::{Layered, Past, VolumePast};
 use gavel_types::{BlobId, KeyRange, Moment, NodeId, ObjectId, Tid, VolumeId};
+use gavel_wire::client::{WatchAnswer, WatchAsk};
 use gavel_wire::{Author, Guard, Message, Mode, Outcome, Plan, RequestBody};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +132,10 @@ pub enum Input {
     Unnamed(Vec<BlobId>),
     /// What collided is written down.
     Kept,
+    /// A client needs a state of the replica.
+    Client(ClientAsk, oneshot::Sender<Result<Replica, WaitError>>),
+    /// A client wants to hear of its session.
+    Watch(NodeId, WatchAsk, oneshot::Sender<WatchAnswer>),
     /// Stop.
     Stop,
 }
@@ -372,6 +378,8 @@ enum Wait {
     Confirm(oneshot::Sender<Result<NodeView, WaitError>>),
     ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
     Lock(LockWait),
+    Client(oneshot::Sender<Result<Replica, WaitError>>),
+    Watch(oneshot::Sender<WatchAnswer>),
 }
 
 impl Wait {
@@ -382,6 +390,9 @@ impl Wait {
             Wait::Confirm(reply) => drop(reply.send(Err(error))),
             Wait::ObjectId(reply) => drop(reply.send(Err(error))),
             Wait::Lock(wait) => wait.end(Err(error)),
+            Wait::Client(reply) => drop(reply.send(Err(error))),
+            // It is asked again.
+            Wait::Watch(reply) => drop(reply),
         }
     }
 }
@@ -681,6 +692,14 @@ impl NodeThread {
             Input::OfferStored(number, as_of) => self.node.offer_stored(number, as_of),
             Input::Unnamed(blobs) => self.node.unnamed(clock, blobs),
             Input::Kept => self.end_offering(),
+            Input::Client(ask, reply) => {
+                let token = self.waits.add(Wait::Client(reply));
+                self.node.ask_for_client(clock, token, ask);
+            }
+            Input::Watch(from, ask, reply) => {
+                let token = self.waits.add(Wait::Watch(reply));
+                self.node.watch(clock, token, from, ask);
+            }
             Input::Stop => return Err("the node was stopped".into()),
         }
         Ok(())
@@ -728,10 +747,18 @@ impl NodeThread {
                     let _ = reply.send(Ok((outcome, view)));
                 }
             }
-            NodeEffect::Confirmed { token, .. } => {
-                if let Some(Wait::Confirm(reply)) = self.waits.by_token.remove(&token) {
-                    let view = self.view();
-                    let _ = reply.send(Ok(view));
+            NodeEffect::Confirmed { token, .. } => match self.waits.by_token.remove(&token) {
+                Some(Wait::Confirm(reply)) => drop(reply.send(Ok(self.view()))),
+                // Without what this node has answered and not committed.
+                Some(Wait::Client(reply)) => {
+                    let replica = self.handle.records.live(self.node.server.state().tid);
+                    drop(reply.send(Ok(replica)));
+                }
+                _ => {}
+            },
+            NodeEffect::Watched { token, answer } => {
+                if let Some(Wait::Watch(reply)) = self.waits.by_token.remove(&token) {
+                    let _ = reply.send(*answer);
                 }
             }
             NodeEffect::Id { token, object } => {
@@ -821,6 +848,7 @@ impl NodeThread {
                     Input::Sync(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::ObjectId(reply) => drop(reply.send(Err(stopped()))),
                     Input::Lock(input) => input.refuse(stopped()),
+                    Input::Client(_, reply) => drop(reply.send(Err(stopped()))),
                     Input::Status(reply) => {
                         let mut status = NodeStatus::of(&self.node, self.handle.clocks.read(), &self.handle);
                         status.failure = Some(cause.to_owned());

@@ -57,6 +57,9 @@ pub struct NodeStatus {
     /// What is written of transactions before their commits, of all sessions.
     #[serde(default)]
     pub staged: StagedStatus,
+    /// Clients without a replica that ask this node for news of their sessions.
+    #[serde(default)]
+    pub clients: u64,
 }
 
 /// What a node says of parts of transactions that are written before the commit.
@@ -252,6 +255,7 @@ impl NodeStatus {
                 conflicts_beyond: handle.conflicts.beyond(),
             },
             staged: StagedStatus { groups: groups as u64, abandoned: abandoned as u64 },
+            clients: node.clients() as u64,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The door for mounts: operations on their way through this node.
 
-mod locks;
+pub(in crate::host) mod locks;
 mod past;
 
 pub use past::PastTree;
@@ -485,13 +485,13 @@ impl Drop for Pin {
     }
 }
 
-enum Waited {
+pub(in crate::host) enum Waited {
     Error(WaitError),
     TooLong,
 }
 
 /// The question was a read, or was refused before it was sent: nothing has changed.
-fn not_sent(waited: Waited) -> TreeError {
+pub(in crate::host) fn not_sent(waited: Waited) -> TreeError {
     match waited {
         Waited::Error(WaitError::Stopped(cause)) => storage(cause),
         Waited::Error(error) => TreeError::NoQuorum { cause: error.to_string() },
@@ -500,7 +500,7 @@ fn not_sent(waited: Waited) -> TreeError {
 }
 
 /// A commit was shipped: without an answer nobody knows.
-fn outcome_unknown(waited: Waited) -> TreeError {
+pub(in crate::host) fn outcome_unknown(waited: Waited) -> TreeError {
     match waited {
         Waited::Error(error @ WaitError::NoQuorum) => TreeError::NoQuorum { cause: error.to_string() },
         Waited::Error(error) => TreeError::Unknown { cause: error.to_string() },
@@ -508,15 +508,15 @@ fn outcome_unknown(waited: Waited) -> TreeError {
     }
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> Result<T, TreeError> {
+pub(in crate::host) async fn within<T>(future: impl Future<Output = T>) -> Result<T, TreeError> {
     let late = |_| TreeError::NoQuorum { cause: format!("no answer within {} s", PATIENCE.as_secs()) };
     tokio::time::timeout(PATIENCE, future).await.map_err(late)
 }
 
-fn storage(cause: String) -> TreeError {
+pub(in crate::host) fn storage(cause: String) -> TreeError {
     TreeError::Storage { cause, full: false }
 }
 
-fn empty() -> Answer {
+pub(in crate::host) fn empty() -> Answer {
     Answer::of(Reply::Empty)
 }

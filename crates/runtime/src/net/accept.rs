@@ -195,7 +195,7 @@ async fn serve<H: Handler>(shared: &Shared, stream: TcpStream, mut knock: Knock<
     let mut stop = shared.stop.subscribe();
     let handshake = socket::within(shared.limits.handshake_timeout, "the handshake", async {
         socket::set_options(&stream, &shared.limits).map_err(LinkError::Io)?;
-        socket::accept(&shared.local, stream, |node| shared.peers.contains_key(&node)).await
+        socket::accept(&shared.local, stream, |node| shared.inbound(node).is_some()).await
     });
     let greeted = tokio::select! {
         greeted = handshake => greeted,
@@ -231,7 +231,8 @@ where
     H: Handler,
 {
     let Hello { purpose, node, incarnation, .. } = hello;
-    let inbound = &shared.peers.get(&node).expect("the handshake refuses nodes that are not peers").inbound;
+    let Some(inbound) = shared.inbound(node) else { return LinkError::Replaced };
+    let inbound = &inbound;
     let (replaced, _end) = inbound.enter(purpose).await;
     let welcome = shared.local.hello(purpose).encode();
     let greeting = connection.write_frame(FrameKind::Welcome, &welcome);

@@ -147,7 +147,12 @@ pub(super) async fn accept(
     let checked = Hello::decode(&greeting.payload).and_then(|hello| {
         hello.check(local.trust.cluster(), certified)?;
         if !known(certified) {
-            let text = format!("node {certified} is not among the peers of node {}", local.trust.node());
+            let text = match certified.is_client() {
+                true => {
+                    format!("node {} takes no more clients: there are too many, or it is a client", local.trust.node())
+                }
+                false => format!("node {certified} is not among the peers of node {}", local.trust.node()),
+            };
             return Err(Refusal::new(Reason::UnknownNode, text));
         }
         Ok(hello)
@@ -176,7 +181,9 @@ pub(super) fn set_options(stream: &TcpStream, limits: &Limits) -> io::Result<()>
 fn certified_node(local: &Local, chain: Option<&[CertificateDer<'_>]>) -> Result<NodeId, LinkError> {
     let own = chain.and_then(<[_]>::first).ok_or_else(|| LinkError::Certificate("there is none".to_owned()))?;
     match Identity::of_certificate(own).map_err(LinkError::Certificate)? {
-        Identity::Node { cluster, node } if cluster == local.trust.cluster() => Ok(node),
+        Identity::Node { cluster, node } | Identity::Client { cluster, node } if cluster == local.trust.cluster() => {
+            Ok(node)
+        }
         other => Err(LinkError::Certificate(format!("it is of {other}"))),
     }
 }

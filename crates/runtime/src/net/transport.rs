@@ -13,6 +13,7 @@ use super::state::{DoorState, LinkState};
 use crate::trust::NodeTrust;
 use bytes::Bytes;
 use gavel_types::NodeId;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +29,12 @@ pub enum Listen {
     Address(SocketAddr),
     /// A socket that is listening already.
     Bound(std::net::TcpListener),
+    /// Nowhere: this is a client, whom nobody dials.
+    Nowhere,
 }
+
+/// Most clients that are known; one of which nothing is connected is forgotten for a new one.
+pub const CLIENTS_MAX: usize = 256;
 
 /// A node to talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,15 +84,42 @@ pub(super) struct Shared {
     pub(super) local: Local,
     pub(super) limits: Limits,
     pub(super) peers: BTreeMap<NodeId, Peer>,
+    /// What clients connect to.
+    clients: Mutex<BTreeMap<NodeId, Arc<Inbound>>>,
     pub(super) door: Door,
     pub(super) stop: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// Where a node's connections to this one are entered; none for who may not have any.
+    pub(super) fn inbound(&self, node: NodeId) -> Option<Arc<Inbound>> {
+        if !node.is_client() {
+            return self.peers.get(&node).map(|peer| peer.inbound.clone());
+        }
+        if self.local.trust.node().is_client() {
+            return None;
+        }
+        let mut clients = self.clients.lock();
+        if !clients.contains_key(&node) {
+            if clients.len() >= CLIENTS_MAX {
+                let is_open = |inbound: &Inbound| inbound.open(Purpose::Log) + inbound.open(Purpose::Bulk) > 0;
+                // Whoever is being greeted holds one, too.
+                clients.retain(|_, inbound| Arc::strong_count(inbound) > 1 || is_open(inbound));
+            }
+            if clients.len() >= CLIENTS_MAX {
+                return None;
+            }
+            clients.insert(node, Arc::new(Inbound::new(self.limits.bulk_serving_max)));
+        }
+        clients.get(&node).cloned()
+    }
 }
 
 /// All connections with one peer.
 pub(super) struct Peer {
     log: Lane,
     bulk: BulkPool,
-    pub(super) inbound: Inbound,
+    pub(super) inbound: Arc<Inbound>,
 }
 
 impl Transport {
@@ -97,16 +130,21 @@ impl Transport {
         config.limits.check().map_err(StartError::Limits)?;
         let peers = peers(&config)?;
         let listener = listen(config.listen)?;
-        let local_address = listener.local_addr().map_err(StartError::Listener)?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = listener.as_ref().map_or(Ok(nowhere), TcpListener::local_addr);
+        let local_address = address.map_err(StartError::Listener)?;
         let shared = Arc::new(Shared {
             local: Local { trust: config.trust, incarnation: config.incarnation },
             door: Door::new(config.limits.half_open_max),
             limits: config.limits,
             peers,
+            clients: Mutex::default(),
             stop: watch::Sender::new(false),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept::run(shared.clone(), listener, handler.clone()));
+        if let Some(listener) = listener {
+            tasks.spawn(accept::run(shared.clone(), listener, handler.clone()));
+        }
         for (&id, peer) in &shared.peers {
             tasks.spawn(keep_log(shared.clone(), id, handler.clone()));
             for index in 0..peer.bulk.lanes.len() {
@@ -116,7 +154,7 @@ impl Transport {
         Ok(Transport { shared, local_address, tasks })
     }
 
-    /// Where this transport listens.
+    /// Where this transport listens; port 0 if it does not.
     pub fn local_address(&self) -> SocketAddr {
         self.local_address
     }
@@ -237,7 +275,7 @@ fn peers(config: &TransportConfig) -> Result<BTreeMap<NodeId, Peer>, StartError>
         let peer = Peer {
             log: Lane::new(*id, address, Purpose::Log, limits.send_queue_bytes),
             bulk: BulkPool::new(*id, address, limits),
-            inbound: Inbound::new(limits.bulk_serving_max),
+            inbound: Arc::new(Inbound::new(limits.bulk_serving_max)),
         };
         if *id == NodeId(0) || peers.insert(*id, peer).is_some() {
             return Err(StartError::Peers(format!("node {id} is listed twice, or is 0")));
@@ -246,15 +284,16 @@ fn peers(config: &TransportConfig) -> Result<BTreeMap<NodeId, Peer>, StartError>
     Ok(peers)
 }
 
-fn listen(listen: Listen) -> Result<TcpListener, StartError> {
+fn listen(listen: Listen) -> Result<Option<TcpListener>, StartError> {
     let listener = match listen {
+        Listen::Nowhere => return Ok(None),
         Listen::Bound(listener) => listener,
         Listen::Address(address) => {
             std::net::TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?
         }
     };
     listener.set_nonblocking(true).map_err(StartError::Listener)?;
-    TcpListener::from_std(listener).map_err(StartError::Listener)
+    TcpListener::from_std(listener).map(Some).map_err(StartError::Listener)
 }
 
 /// The log lane's user: nothing but signs of life comes back on it.

@@ -105,7 +105,7 @@ impl Authority {
         gavel_types::BlobId::of(&self.certificate_der).0
     }
 
-    /// Issues a key and a certificate for `node`: also the way to renew one.
+    /// Issues a key and a certificate for `node`, which may be a client's id: also the way to renew one.
     pub fn issue(&self, node: NodeId, now: SystemTime) -> Result<Issued, TrustError> {
         if node == NodeId(0) {
             return Err(make("node's certificate", "0 is not a node id"));
@@ -205,10 +205,13 @@ fn node_params(cluster: ClusterId, node: NodeId) -> Result<CertificateParams, Tr
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, format!("gavel node {node}"));
     let dns = dns_name(cluster, node).try_into().map_err(|error| make("node's certificate", error))?;
-    params.subject_alt_names = vec![uri(Identity::Node { cluster, node })?, SanType::DnsName(dns)];
+    params.subject_alt_names = vec![uri(Identity::of(cluster, node))?, SanType::DnsName(dns)];
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = match node.is_client() {
+        true => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        false => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+    };
     params.use_authority_key_identifier_extension = true;
     Ok(params)
 }

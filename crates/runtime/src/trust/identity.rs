@@ -6,6 +6,9 @@
 //! - the DNS name `node-<id>.<cluster>.gavel`, so that the dialling side's ordinary verifier already
 //!   refuses every node but the one that it meant to reach. The name is never looked up anywhere.
 //!
+//! A client's certificate carries the URI `gavel://<cluster>/client/<id>` and the DNS name `client-<id>.<cluster>.gavel`, and is good
+//! only for connections that it makes itself.
+//!
 //! The authority's own certificate carries the URI `gavel://<cluster>/authority`.
 
 use gavel_types::{ClusterId, NodeId};
@@ -29,13 +32,30 @@ pub enum Identity {
         /// The node.
         node: NodeId,
     },
+    /// A client of a cluster: it has no vote and no replica. Its id is [`NodeId::is_client`], and a node's is not.
+    Client {
+        /// Its cluster.
+        cluster: ClusterId,
+        /// The client.
+        node: NodeId,
+    },
 }
 
 impl Identity {
     /// The cluster that the identity belongs to.
     pub fn cluster(&self) -> ClusterId {
         match self {
-            Identity::Authority { cluster } | Identity::Node { cluster, .. } => *cluster,
+            Identity::Authority { cluster } | Identity::Node { cluster, .. } | Identity::Client { cluster, .. } => {
+                *cluster
+            }
+        }
+    }
+
+    /// The node or client `node` of a cluster.
+    pub fn of(cluster: ClusterId, node: NodeId) -> Identity {
+        match node.is_client() {
+            true => Identity::Client { cluster, node },
+            false => Identity::Node { cluster, node },
         }
     }
 
@@ -73,8 +93,10 @@ impl Identity {
     pub fn parse(uri: &str) -> Option<Identity> {
         let (cluster, who) = uri.strip_prefix("gavel://")?.split_once('/')?;
         let cluster = cluster.parse().ok()?;
-        let identity = match who.strip_prefix("node/") {
-            Some(id) => Identity::Node { cluster, node: NodeId(id.parse().ok()?) },
+        let id = who.strip_prefix("node/").or(who.strip_prefix("client/"));
+        let identity = match id {
+            // Which of the two it is follows from the id.
+            Some(id) => Identity::of(cluster, NodeId(id.parse().ok()?)),
             None => Identity::Authority { cluster },
         };
         (identity.to_string() == uri).then_some(identity)
@@ -86,13 +108,15 @@ impl fmt::Display for Identity {
         match self {
             Identity::Authority { cluster } => write!(f, "gavel://{cluster}/authority"),
             Identity::Node { cluster, node } => write!(f, "gavel://{cluster}/node/{node}"),
+            Identity::Client { cluster, node } => write!(f, "gavel://{cluster}/client/{node}"),
         }
     }
 }
 
 /// The DNS name in a node's certificate.
 pub(crate) fn dns_name(cluster: ClusterId, node: NodeId) -> String {
-    format!("node-{node}.{cluster}.gavel")
+    let role = if node.is_client() { "client" } else { "node" };
+    format!("{role}-{node}.{cluster}.gavel")
 }
 
 /// What a node that dials `node` asks the verifier to find in the certificate.

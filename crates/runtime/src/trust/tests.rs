@@ -214,9 +214,28 @@ fn a_clock_before_the_certificate_is_named() {
 }
 
 #[test]
+fn a_client_loads_its_certificate_and_no_node_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::create(now()).unwrap();
+    let paths = TrustPaths::in_dir(dir.path());
+    let client = NodeId(NodeId::CLIENTS_FROM.0 + 1);
+    authority.issue(client, now()).unwrap().save(&paths).unwrap();
+    let trust = NodeTrust::load(&paths, authority.cluster(), client, now()).unwrap();
+    assert_eq!(trust.node(), client);
+    let error = NodeTrust::load(&paths, authority.cluster(), NodeId(1), now()).unwrap_err();
+    assert!(matches!(error, TrustError::WrongNode { .. }), "{error}");
+}
+
+#[test]
 fn identities_are_read_in_one_spelling_only() {
     let cluster = ClusterId([0xab; 16]);
-    for identity in [Identity::Authority { cluster }, Identity::Node { cluster, node: NodeId(7) }] {
+    let client = NodeId::CLIENTS_FROM;
+    let identities = [
+        Identity::Authority { cluster },
+        Identity::Node { cluster, node: NodeId(7) },
+        Identity::Client { cluster, node: client },
+    ];
+    for identity in identities {
         assert_eq!(Identity::parse(&identity.to_string()), Some(identity));
     }
     let hex = cluster.to_string();
@@ -231,6 +250,9 @@ fn identities_are_read_in_one_spelling_only() {
         format!("gavel://{}/node/7", hex.to_uppercase()),
         format!("https://{hex}/node/7"),
         format!("gavel://{hex}/node/99999999999999999999"),
+        // Role and number must fit.
+        format!("gavel://{hex}/node/{client}"),
+        format!("gavel://{hex}/client/7"),
     ] {
         assert_eq!(Identity::parse(&text), None, "{text}");
     }

@@ -3,7 +3,7 @@
 use super::{NodeThread, Wait, WaitError};
 use gavel_client::{LockAnswer, LockCall, LockId, Token};
 use gavel_server::Clock;
-use gavel_wire::lock::{Lock, LockFile, LockKind, Span};
+use gavel_wire::lock::{Lock, LockFile, LockKind, LockOwner, Span};
 use tokio::sync::oneshot;
 
 /// What the node's thread is told of locks.
@@ -34,6 +34,19 @@ pub enum LockInput {
         /// Gets the answer; none if the owner has lost its locks of the file.
         reply: oneshot::Sender<Result<Option<Option<Lock>>, WaitError>>,
     },
+    /// The same, for a client's program.
+    TestFor {
+        /// On what.
+        file: LockFile,
+        /// For whom.
+        whose: LockOwner,
+        /// Which bytes.
+        span: Span,
+        /// To do what.
+        kind: LockKind,
+        /// Gets the answer.
+        reply: oneshot::Sender<Option<Lock>>,
+    },
 }
 
 impl LockInput {
@@ -42,7 +55,7 @@ impl LockInput {
         match self {
             LockInput::Call { reply, .. } => drop(reply.send(Err(error))),
             LockInput::Test { reply, .. } => drop(reply.send(Err(error))),
-            LockInput::Cancel(_) | LockInput::GiveUp(_) => {}
+            LockInput::Cancel(_) | LockInput::GiveUp(_) | LockInput::TestFor { .. } => {}
         }
     }
 }
@@ -83,6 +96,9 @@ impl NodeThread {
             }
             LockInput::Test { file, owner, span, kind, reply } => {
                 drop(reply.send(Ok(self.node.test_lock(file, owner, span, kind))));
+            }
+            LockInput::TestFor { file, whose, span, kind, reply } => {
+                let _ = reply.send(self.node.lock_in_the_way(file, whose, span, kind));
             }
         }
     }

@@ -9,9 +9,9 @@ use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-type Reply = oneshot::Receiver<Result<LockAnswer, WaitError>>;
+pub(in crate::host) type Reply = oneshot::Receiver<Result<LockAnswer, WaitError>>;
 
-pub(super) fn is_about_locks(request: &TreeRequest) -> bool {
+pub(in crate::host) fn is_about_locks(request: &TreeRequest) -> bool {
     use TreeRequest as R;
     matches!(request, R::Lock { .. } | R::Unlock { .. } | R::TestLock { .. } | R::CancelLock { .. })
 }
@@ -91,7 +91,7 @@ async fn give_up_late(inner: Arc<Inner>, id: LockId) {
 }
 
 /// What is given back is given back, sooner or later: nobody who closes a file need wait for it for ever, nor hear of it.
-async fn unlocked(closing: bool, reply: Reply) -> Result<Answer, TreeError> {
+pub(in crate::host) async fn unlocked(closing: bool, reply: Reply) -> Result<Answer, TreeError> {
     match tokio::time::timeout(PATIENCE, reply).await {
         Ok(result) if !closing => answer(result),
         Err(_) if !closing => Err(outcome_unknown(Waited::TooLong)),
@@ -99,7 +99,9 @@ async fn unlocked(closing: bool, reply: Reply) -> Result<Answer, TreeError> {
     }
 }
 
-fn answer(result: Result<Result<LockAnswer, WaitError>, oneshot::error::RecvError>) -> Result<Answer, TreeError> {
+pub(in crate::host) fn answer(
+    result: Result<Result<LockAnswer, WaitError>, oneshot::error::RecvError>,
+) -> Result<Answer, TreeError> {
     match result {
         Ok(Ok(LockAnswer::Done)) => Ok(empty()),
         Ok(Ok(LockAnswer::Locked)) => Err(LockError::Locked.into()),

@@ -237,7 +237,7 @@ impl NodeHandle {
     }
 
     /// Is this a state that can be read?
-    fn check_state(&self, volume: VolumeId, state: Tid) -> Result<(), NoState> {
+    pub(in crate::host) fn check_state(&self, volume: VolumeId, state: Tid) -> Result<(), NoState> {
         let past = self.past.read();
         match past.of(volume) {
             Some(past) if past.can_read(state) => Ok(()),

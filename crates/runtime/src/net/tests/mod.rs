@@ -1,6 +1,7 @@
 //! The transport over loopback, with real TLS: what must arrive, what must be refused, what must stay bounded.
 
 mod bulk;
+mod clients;
 mod guests;
 mod links;
 mod speed;
