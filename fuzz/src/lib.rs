@@ -14,6 +14,7 @@
 //! - [`net`]: frames, envelopes, greetings, refusals
 //! - [`texts`]: configuration, requests on the control socket, certificates
 //! - [`log`]: a directory of log segments
+//! - [`backup`]: files of folders of backups
 //! - [`blobs`]: a directory of blob segments and indexes
 //! - [`journal`]: journals of transactions, replayed
 //! - [`mirror`]: streams to mirrors
@@ -21,6 +22,7 @@
 //! - [`mutate`]: inputs made of seeds; [`parts`]: inputs of several byte strings; `seal`: checksums made good again
 
 pub mod acl;
+pub mod backup;
 pub mod blobs;
 pub mod journal;
 pub mod log;
@@ -49,8 +51,9 @@ pub struct Target {
 }
 
 /// All families.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "acl", run: acl::run, seeds: acl::seeds },
+    Target { name: "backup", run: backup::run, seeds: backup::seeds },
     Target { name: "blobs", run: blobs::run, seeds: blobs::seeds },
     Target { name: "journal", run: journal::run, seeds: journal::seeds },
     Target { name: "log", run: log::run, seeds: log::seeds },

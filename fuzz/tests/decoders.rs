@@ -67,6 +67,11 @@ fn log_directories() {
 }
 
 #[test]
+fn folders_of_backups() {
+    stands("backup");
+}
+
+#[test]
 fn streams_to_mirrors() {
     stands("mirror");
 }

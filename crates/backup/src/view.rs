@@ -126,12 +126,13 @@ impl<'r, F: Folder> BackupView<'r, F> {
         let mut last: Option<Key> = None;
         loop {
             let page = self.page(range, last.as_ref())?;
-            if page.is_empty() {
-                return Ok(());
-            }
+            let is_last = page.len() < PAGE_ROWS;
             for (key, record) in page {
                 each(&key, record)?;
                 last = Some(key);
+            }
+            if is_last {
+                return Ok(());
             }
         }
     }
@@ -142,9 +143,8 @@ impl<'r, F: Folder> BackupView<'r, F> {
             Some(key) => [&row_key(key)[..], &[0]].concat(),
             None => range.start[size_of_val(&VOLUME)..].to_vec(),
         };
-        let mut rows = self.rows.scan(&start, PAGE_ROWS)?;
-        rows.retain(|(key, _)| range.contains(key));
-        Ok(rows)
+        let end = range.end.get(size_of_val(&VOLUME)..).filter(|end| !end.is_empty());
+        self.rows.scan((&start, end), PAGE_ROWS)
     }
 
     /// Some of all rows, behind the one with this key.

@@ -72,18 +72,19 @@ impl<'r, F: Folder> Rows<'r, F> {
     /// # Errors
     /// As [`node`].
     pub fn get(&self, key: &Key) -> Result<Option<Record>, BackupError> {
-        let found = self.scan(&super::row_key(key), 1)?;
-        Ok(found.into_iter().find(|(found, _)| super::row_key(found) == super::row_key(key)).map(|(_, record)| record))
+        let key = super::row_key(key);
+        let end = [&key[..], &[0]].concat();
+        Ok(self.scan((&key, Some(&end)), 1)?.pop().map(|(_, record)| record))
     }
 
-    /// The rows from `from` on, `most` of them at most, but one if there are any.
+    /// The rows from `from` on, and before `end` if there is one, `most` of them at most.
     ///
     /// # Errors
     /// As [`node`].
-    pub fn scan(&self, from: &[u8], most: usize) -> Result<Vec<(Key, Record)>, BackupError> {
+    pub fn scan(&self, range: (&[u8], Option<&[u8]>), most: usize) -> Result<Vec<(Key, Record)>, BackupError> {
         let mut found = Vec::new();
         if let Some(root) = self.root {
-            self.scan_node(&root, Wanted::default(), from, most.max(1), &mut found)?;
+            self.scan_node(&root, Wanted::default(), range, most, &mut found)?;
         }
         Ok(found)
     }
@@ -92,7 +93,7 @@ impl<'r, F: Folder> Rows<'r, F> {
         &self,
         hash: &Hash,
         wanted: Wanted<'_>,
-        from: &[u8],
+        (from, end): (&[u8], Option<&[u8]>),
         most: usize,
         found: &mut Vec<(Key, Record)>,
     ) -> Result<(), BackupError> {
@@ -100,7 +101,8 @@ impl<'r, F: Folder> Rows<'r, F> {
         match &*node {
             Node::Leaf(rows) => {
                 let first = rows.partition_point(|(key, _)| **key < *from);
-                for row in rows[first..].iter().take(most - found.len()) {
+                let within = rows[first..].iter().take_while(|(key, _)| is_within(key, end));
+                for row in within.take(most - found.len()) {
                     let damaged = BackupError::Damaged { file: self.repository.node(hash), what: "a row is no record" };
                     found.push(parsed(row).ok_or(damaged)?);
                 }
@@ -108,16 +110,20 @@ impl<'r, F: Folder> Rows<'r, F> {
             Node::Branch(level, nodes) => {
                 let first = nodes.partition_point(|(key, _)| **key <= *from).saturating_sub(1);
                 for (first, below) in &nodes[first..] {
-                    if found.len() >= most {
+                    if found.len() >= most || !is_within(first, end) {
                         break;
                     }
                     let wanted = Wanted { level: Some(level.min(&LEVELS_MAX) - 1), first: Some(first) };
-                    self.scan_node(below, wanted, from, most, found)?;
+                    self.scan_node(below, wanted, (from, end), most, found)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+fn is_within(key: &[u8], end: Option<&[u8]>) -> bool {
+    end.is_none_or(|end| key < end)
 }
 
 /// A row, as a record's key and the record; none if it is none.

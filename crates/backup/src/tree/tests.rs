@@ -34,7 +34,7 @@ fn all(repository: &Repository<MemoryFolder>, root: Option<Hash>) -> Map {
     let rows = Rows::new(repository, root);
     let (mut found, mut from) = (Map::new(), Vec::new());
     loop {
-        let page = rows.scan(&from, 100).expect("rows are read");
+        let page = rows.scan((&from, None), 100).expect("rows are read");
         let Some((last, _)) = page.last() else { return found };
         from = [&row_key(last)[..], &[0]].concat();
         found.extend(page.into_iter().map(|(key, record)| (row_key(&key), record_bytes(&record))));

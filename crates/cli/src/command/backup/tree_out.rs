@@ -321,7 +321,7 @@ impl<'v, 'r, F: Folder, B: FnMut(u64), P: FnMut(Problem)> TreeOut<'v, 'r, F, B, 
                     self.blob = Some((id, self.view.blob(id)?));
                 }
                 let bytes = self.blob.as_ref().map_or(&[][..], |(_, bytes)| bytes);
-                let end = (u64::from(offset) + len) as usize;
+                let end = u64::from(offset).saturating_add(len) as usize;
                 let bytes =
                     bytes.get(offset as usize..end).ok_or(Failed::Nonsense("bytes that its blob does not have"))?;
                 write(file, start, bytes)?;
