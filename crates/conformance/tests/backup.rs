@@ -184,6 +184,8 @@ fn each_backup_is_restored_as_what_the_volume_was() -> Result<()> {
         states.push(state(&folder.create(&[])?)?);
         ensure!(folder.list()? == states);
         folder.verify()?;
+        let open = command::shell(&folder.path, "find . -perm /077 | wc -l", command::PATIENCE)?;
+        ensure!(open.trim() == "0", "{open} files of the folder are open to others");
         for state in &states {
             folder.same(state)?;
         }

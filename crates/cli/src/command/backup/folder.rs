@@ -10,8 +10,9 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// So many files, or bytes of them, are synced together.
@@ -19,6 +20,10 @@ const PENDING_FILES_MAX: usize = 64;
 const PENDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// So many are synced at a time: the disk does several at the cost of one.
 const SYNCS_AT_A_TIME: usize = 8;
+
+/// What is in a backup was not for everybody where it comes from.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 /// Whoever writes to the folder locks this one.
 const WRITING: &str = "LOCK";
@@ -69,7 +74,7 @@ impl Directory {
     pub fn open(path: &Path, purpose: Purpose) -> Result<Directory, BackupError> {
         let is_new = !path.exists();
         if purpose == Purpose::Add {
-            std::fs::create_dir_all(path).map_err(io(path))?;
+            DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(io(path))?;
             check_kind(path)?;
         }
         let (mut locks, mut changed) = (Vec::new(), BTreeSet::new());
@@ -114,7 +119,7 @@ impl Directory {
         if self.changed.borrow().contains(directory) {
             return Ok(());
         }
-        match std::fs::create_dir(directory) {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
             Ok(()) => {
                 let above = directory.parent().unwrap_or(&self.path).to_owned();
                 self.changed.borrow_mut().insert(above);
@@ -191,8 +196,8 @@ fn check_kind(path: &Path) -> Result<(), BackupError> {
 /// Locks one of the folder's lock files; none if there is none and none can be made: then nobody can write there.
 fn lock(folder: &Path, name: &str, operation: FlockOperation) -> Result<Option<File>, BackupError> {
     let path = folder.join(name);
-    let mut open = std::fs::OpenOptions::new();
-    let file = match open.read(true).write(true).create(true).truncate(false).open(&path) {
+    let mut open = OpenOptions::new();
+    let file = match open.mode(FILE_MODE).read(true).write(true).create(true).truncate(false).open(&path) {
         Ok(file) => file,
         Err(_) if operation == FlockOperation::NonBlockingLockShared => match File::open(&path) {
             Ok(file) => file,
@@ -243,7 +248,9 @@ impl Folder for Directory {
         let is_full = {
             let mut pending = self.pending.borrow_mut();
             let path = tmp.join(pending.next.to_string());
-            let mut file = File::create_new(&path).map_err(io(&path))?;
+            let mut open = OpenOptions::new();
+            let file = open.write(true).create_new(true).mode(FILE_MODE).open(&path);
+            let mut file = file.map_err(io(&path))?;
             file.write_all(bytes).map_err(io(&path))?;
             pending.next += 1;
             pending.bytes += bytes.len();

@@ -118,6 +118,8 @@ impl<'v, 'r, F: Folder, B: FnMut(u64), P: FnMut(Problem)> TreeOut<'v, 'r, F, B, 
         self.to = to.to_owned();
         let attr = self.view.attr(object)?.context("the directory is missing in the backup")?;
         let root = openat(CWD, to, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?;
+        // What is closed to others must not be open while its directories are not complete.
+        fchmod(&root, Mode::RWXU)?;
         let links = self.links_name(object)?;
         mkdirat(&root, &links, Mode::RWXU)?;
         self.links = Some((links.clone(), openat(&root, &links, DIRECTORY, Mode::empty())?));
