@@ -334,3 +334,44 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         pair.same("it goes on one by one", &copy, &tree).map(drop)
     })
 }
+
+#[test]
+fn a_mirror_of_a_mirror_follows_too() -> Result<()> {
+    with_pair(1, 1, |pair| {
+        let tree = pair.source.mount(1);
+        trees::make(&tree.join("first"), 40)?;
+        settle(&tree)?;
+        pair.follow(1, &pair.admit("copy", "7d")?, "copy")?.ok()?;
+        wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
+        // Its mirror is in the source's own cluster: any cluster will do.
+        let invitation = pair.source.scratch().join("second.invitation");
+        let path = invitation.to_str().context("text")?;
+        pair.mirror(&pair.copy, 1, &["admit", "copy", "--name", "second", "--out", path])?.ok()?;
+        pair.mirror(pair.source, 1, &["follow", path, "--into", "back"])?.ok()?;
+        let status = || -> Option<Value> {
+            let said = pair.mirror(pair.source, 1, &["status", "back", "--json"]).ok()?.ok().ok()?;
+            serde_json::from_str(&said).ok()
+        };
+        wait::until("the second copy is there", PATIENCE, || status().is_some_and(|status| status["state"] != "0x0"))?;
+        let back = pair.source.dir().join("extra/back");
+        std::fs::create_dir_all(&back)?;
+        let mut command = pair.source.gavel().command(["mount", "--volume", "back", "--config"]);
+        command.arg(pair.source.config(1)).arg(&back);
+        command::run(command, command::PATIENCE)?.ok()?;
+        pair.same("the second copy", &back, &tree)?;
+        for round in 0..4 {
+            trees::make(&tree.join(format!("round {round}")), 20)?;
+            std::fs::write(tree.join("changing"), trees::noise(round, 300_000))?;
+            settle(&tree)?;
+            let took = pair.same("both follow", &back, &tree)?;
+            eprintln!("a mirror of a mirror had the changes after {took:?}");
+        }
+        std::fs::remove_dir_all(tree.join("first"))?;
+        settle(&tree)?;
+        pair.same("what is removed goes there, too", &back, &tree)?;
+        let status = status().context("no status")?;
+        ensure!(status["source_volume"] == 2 && status["follow"]["error"].is_null(), "{status}");
+        let path = back.to_str().context("text")?;
+        pair.source.gavel().run(["umount", "--lazy", path])?.ok().map(drop)
+    })
+}

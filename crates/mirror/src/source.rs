@@ -93,6 +93,50 @@ impl Position {
     }
 }
 
+impl Position {
+    /// As [`Position::behind`], of a mirror: its states are its boundaries. `at` and `upto` are boundaries, and so are all that `readable` keeps.
+    ///
+    /// # Errors
+    /// As the past's.
+    pub fn behind_boundary(
+        past: &dyn Past,
+        volume: VolumeId,
+        readable: &Readable,
+        (at, upto): (Tid, Tid),
+        read: &mut Read,
+    ) -> Result<Position, ViewError> {
+        if at < readable.horizon {
+            return Position::behind(past, volume, readable, (at, upto), read);
+        }
+        let (mut first, key) = (None, Key::boundary(volume));
+        for (looked_at, touched) in past.touched(at, upto).enumerate() {
+            let touched = touched?;
+            read.changes += 1;
+            if touched.key.volume() != volume {
+                if first.is_none() && looked_at >= LOOKED_AT_MAX {
+                    return Ok(Position::Reached(Tid(touched.tid.0 - 1)));
+                }
+                continue;
+            }
+            let first = *first.get_or_insert(touched.tid);
+            if touched.key == key && is_boundary(past, volume, touched.tid)? {
+                return Ok(Position::Step(Step { from: at, to: touched.tid, single: first == touched.tid }));
+            }
+        }
+        // What is half of a step leads to no state: `upto` was none.
+        Ok(if first.is_none() { Position::Reached(upto) } else { Position::Gone })
+    }
+}
+
+/// Does a mirror show a whole state of its source, as of `tid`?
+///
+/// # Errors
+/// As the past's.
+pub fn is_boundary(past: &dyn Past, volume: VolumeId, tid: Tid) -> Result<bool, ViewError> {
+    let found = past.at(tid).get(&Key::boundary(volume))?;
+    Ok(matches!(found.map(|version| version.record), Some(Record::Boundary(boundary)) if !boundary.is_within_step()))
+}
+
 fn next_transaction(
     past: &dyn Past,
     volume: VolumeId,

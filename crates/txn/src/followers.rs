@@ -67,9 +67,6 @@ impl Past {
         }
         let full = self.followers() >= FOLLOWERS_MAX;
         let past = self.living(volume)?;
-        if past.is_mirror() {
-            return Err(Refusal::ReadOnly);
-        }
         if past.followers.contains_key(name) {
             return Err(Refusal::Exists);
         }

@@ -99,6 +99,10 @@ impl Mirror {
 
 /// Files of so many extents that a step with a few of them has many parts.
 fn many(world: &mut World, files: u64) {
+    of_extents(world, files, 1500);
+}
+
+fn of_extents(world: &mut World, files: u64, extents: u64) {
     for number in 0..files {
         let name: Box<[u8]> = format!("big{number}-{}", world.fresh).into_bytes().into();
         let (parent, object) = (ObjectId::ROOT, world.fresh);
@@ -112,7 +116,7 @@ fn many(world: &mut World, files: u64) {
             content: content(),
             kill_suidgid: false,
         };
-        let all: Vec<Operation> = std::iter::once(file).chain((0..1500).map(write)).collect();
+        let all: Vec<Operation> = std::iter::once(file).chain((0..extents).map(write)).collect();
         world.batch(&all);
     }
 }
@@ -349,4 +353,55 @@ fn the_boundary_is_kept() {
     mirror.world.prune(volume);
     let last = mirror.at();
     assert_eq!(source.shown(V, last.1), mirror.world.shown(volume, last.0));
+}
+
+/// A mirror of a mirror goes from one boundary of that to the next, and never shows half of a step.
+#[test]
+fn a_mirror_of_a_mirror_shows_its_boundaries() {
+    let mut many_parts = 0;
+    for seed in 1..19 {
+        let (mut dice, mut source) = (Dice(seed * 8 + 3), World::new(CLUSTER));
+        let mut first = Mirror::of(source.source());
+        play(&mut dice, &mut source, 10);
+        let (bytes, _) = send(&source, Tid::ZERO, source.tid(), 300);
+        first.receive(&bytes, 1000, || false).unwrap();
+        let mut second = Mirror::of(first.world.source_of(first.volume));
+        let (bytes, _) = send_of(&first.world, first.volume, Tid::ZERO, first.at().0, 300);
+        second.receive(&bytes, 1000, || false).unwrap();
+        for round in 0..4 {
+            let from = source.tid();
+            let large = seed % 6 == 0 && round == 1;
+            if large {
+                // One transaction of several parts.
+                of_extents(&mut source, 1, 4200);
+            }
+            play(&mut dice, &mut source, 5);
+            let (bytes, _) = send(&source, from, source.tid(), 100);
+            // The first mirror's receiver dies now and then, and leaves half of a step.
+            let mut left = if large { 3 } else { dice.below(9) };
+            let died = first.receive(&bytes, 1000, || {
+                left = left.saturating_sub(1);
+                left == 1
+            });
+            many_parts += usize::from(first.standing().step.is_some());
+            let at = second.at().1;
+            let (bytes, _) = send_of(&first.world, first.volume, at, first.at().0, 300);
+            second.receive(&bytes, 1000, || false).unwrap();
+            for (local, state) in &second.boundaries {
+                let wanted = first.world.shown(first.volume, *state);
+                assert_eq!(wanted, second.world.shown(second.volume, *local), "seed {seed}, as of {state}");
+                let is_one = first.boundaries.iter().any(|(boundary, _)| boundary == state);
+                assert!(is_one, "{state} is no boundary of the first mirror");
+            }
+            if died.is_err() {
+                let (bytes, _) = send(&source, first.at().1, source.tid(), 100);
+                first.receive(&bytes, 1000, || false).unwrap();
+            }
+        }
+        let (bytes, _) = send_of(&first.world, first.volume, second.at().1, first.at().0, 300);
+        second.receive(&bytes, 1000, || false).unwrap();
+        let (local, _) = second.at();
+        assert_eq!(source.shown(V, source.tid()), second.world.shown(second.volume, local));
+    }
+    assert!(many_parts >= 3, "half of a step was there {many_parts} times only");
 }

@@ -137,7 +137,11 @@ impl World {
     }
 
     pub fn source(&self) -> MirrorSource {
-        MirrorSource { cluster: CLUSTER, volume: V, made: self.state.past.of(V).unwrap().made }
+        self.source_of(V)
+    }
+
+    pub fn source_of(&self, volume: VolumeId) -> MirrorSource {
+        MirrorSource { cluster: CLUSTER, volume, made: self.state.past.of(volume).unwrap().made }
     }
 
     /// All records of what has a name, as of a state, without their volume.
@@ -155,15 +159,25 @@ impl World {
 
 /// What `gavel mirror send` does.
 pub fn send(world: &World, from: Tid, to: Tid, page: usize) -> (Vec<u8>, Read) {
+    send_of(world, V, from, to, page)
+}
+
+/// The same, of any volume, which may be a mirror.
+pub fn send_of(world: &World, volume: VolumeId, from: Tid, to: Tid, page: usize) -> (Vec<u8>, Read) {
     let (mut out, mut encoder, mut read) = (Vec::new(), Encoder::new(), Read::default());
-    let (past, readable) = (world.past(), world.readable(V));
-    let header = Header { source: world.source(), name: "v".into(), from, to: Some(to), without: Vec::new() };
+    let (past, readable) = (world.past(), world.readable(volume));
+    let behind = match world.state.past.is_mirror(volume) {
+        true => Position::behind_boundary,
+        false => Position::behind,
+    };
+    let source = world.source_of(volume);
+    let header = Header { source, name: "v".into(), from, to: Some(to), without: Vec::new() };
     out.extend(encoder.write(&Frame::Header(header)));
     let mut at = from;
     while at < to {
-        match Position::behind(&past, V, &readable, (at, to), &mut read).unwrap() {
+        match behind(&past, volume, &readable, (at, to), &mut read).unwrap() {
             Position::Step(step) => {
-                let mut rows = Rows::new(V, step);
+                let mut rows = Rows::new(volume, step);
                 let mut totals = Totals::default();
                 let mut begun = false;
                 while let Some(rows) = rows.page(&past, page).unwrap() {

@@ -68,7 +68,6 @@ pub async fn admit(
         Asked::Refused(Refusal::BadName) => {
             format!("{name:?} is no name for a mirror: letters, digits, - _ and ., not like a time or a number")
         }
-        Asked::Refused(Refusal::ReadOnly) => format!("volume {volume} is a mirror itself: let its source admit another one"),
         Asked::Refused(Refusal::Full) => "as many mirrors are admitted as may be: dismiss one (gavel mirror list)".into(),
         Asked::Refused(refusal) => format!("refused: {refusal:?}"),
     })?;

@@ -2,12 +2,13 @@
 //!
 //! No snapshot of the records is held while the asker is waited for: what is read lies between states that are pinned.
 
+use super::states::wait_for;
 use super::{MirrorAnswer, SendAsk, Sent, chunks};
 use crate::host::control::{Ended, Reply};
 use crate::host::daemon::Daemon;
 use crate::host::node::NodeHandle;
 use crate::host::{retention, volumes};
-use gavel_mirror::source::Readable;
+use gavel_mirror::source::{Readable, is_boundary};
 use gavel_mirror::stream::ROWS_BYTES_MAX;
 use gavel_mirror::{
     Compared, Encoder, Frame, Header, Piece as Compare, Position, Read, Row, Rows, Step, StepHead, Totals,
@@ -173,21 +174,22 @@ impl<'a> Stream<'a> {
         let Some(past) = daemon.node.past.read().of(volume).cloned() else {
             return Err(Ended::Failed("the volume is gone".into()));
         };
-        if past.is_mirror() {
-            return Err(Ended::Failed(format!(
-                "volume {} is a mirror itself: send from its source (mirrors of mirrors are not built yet)",
-                past.name
-            )));
-        }
         let tree = daemon.tree(volume, false);
         let to = match &ask.to {
+            Some(_) if past.is_mirror() => {
+                return Err(Ended::Failed(format!(
+                    "volume {} is a mirror: it sends up to the state that it shows, without --to",
+                    past.name
+                )));
+            }
             Some(to) => tree.state_named(to).await?,
+            None if past.is_mirror() => shown(&daemon.node, volume)?,
             None => tree.last().await.map_err(|error| error.to_string())?,
         };
         let compares = matches!(out, Out::Follower(_));
         let from = match &ask.from {
-            // That of a mirror that follows may be gone.
-            Some(from) if compares => tid_of(from)?,
+            // That of a mirror that follows may be gone. The states of a mirror are called as its own mirrors call them.
+            Some(from) if compares || past.is_mirror() => tid_of(from)?,
             Some(from) => state_of(daemon, volume, from).await?,
             None => Tid::ZERO,
         };
@@ -195,6 +197,12 @@ impl<'a> Stream<'a> {
             return Err(Ended::Failed(format!(
                 "the stream would begin with {from}, which is later than its end, {to}"
             )));
+        }
+        if past.is_mirror() && from != Tid::ZERO && past.is_whole(from) {
+            let is_one = is_boundary(&daemon.node.records.past(daemon.node.tid()), volume, from);
+            if !is_one.map_err(|error| error.to_string())? {
+                return Err(Ended::Failed(format!("{from} is no state that mirror {} has shown", past.name)));
+            }
         }
         if !past.is_whole(to) {
             return Err(Ended::Failed(format!(
@@ -254,7 +262,10 @@ impl<'a> Stream<'a> {
         let mut news = node.news.subscribe();
         loop {
             news.borrow_and_update();
-            let upto = node.tid();
+            let upto = match shown(&node, self.volume) {
+                Ok(upto) => upto,
+                Err(ended) => return Ended::Failed(ended),
+            };
             if let Err(ended) = self.go_to(upto).await {
                 return ended;
             }
@@ -303,10 +314,12 @@ impl<'a> Stream<'a> {
             readable.horizon = upto;
         }
         let (volume, at) = (self.volume, self.at);
+        let is_mirror = self.daemon.node.past.read().is_mirror(volume);
         let (position, read) = self
             .ask(move |past| {
                 let mut read = Read::default();
-                Ok((Position::behind(past, volume, &readable, (at, upto), &mut read)?, read))
+                let behind = if is_mirror { Position::behind_boundary } else { Position::behind };
+                Ok((behind(past, volume, &readable, (at, upto), &mut read)?, read))
             })
             .await?;
         self.read.add(read);
@@ -492,8 +505,39 @@ fn readable(node: &NodeHandle, volume: VolumeId) -> Result<Readable, String> {
     let classes = past.classes.values().map(|class| class.horizon);
     let horizon = classes.fold(past.horizon, Tid::max);
     let kept = past.kept.iter().chain(past.classes.values().flat_map(|class| &class.kept));
-    let kept: BTreeSet<Tid> = kept.copied().filter(|tid| *tid < horizon && past.is_whole(*tid)).collect();
+    let mut kept: BTreeSet<Tid> = kept.copied().filter(|tid| *tid < horizon && past.is_whole(*tid)).collect();
+    let Some(boundary) = past.boundary() else { return Ok(Readable { horizon, kept: kept.into_iter().collect() }) };
+    // Of a mirror's states, those count that its source has had.
+    let states = node.records.past(node.tid());
+    let is_one = |tid: Tid| is_boundary(&states, volume, tid).map_err(|error| error.to_string());
+    let mut horizon = horizon.min(boundary);
+    if !is_one(horizon)? {
+        let behind = Readable { horizon, kept: Vec::new() };
+        let next = Position::behind_boundary(&states, volume, &behind, (horizon, boundary), &mut Read::default());
+        horizon = match next.map_err(|error| error.to_string())? {
+            Position::Step(step) => step.to,
+            Position::Reached(_) | Position::Gone => boundary,
+        };
+    }
+    for tid in kept.clone() {
+        if !is_one(tid)? {
+            kept.remove(&tid);
+        }
+    }
     Ok(Readable { horizon, kept: kept.into_iter().collect() })
+}
+
+/// The last state of the volume that is shown here: of a mirror, its boundary.
+fn shown(node: &NodeHandle, volume: VolumeId) -> Result<Tid, String> {
+    let boundary = node.past.read().of(volume).filter(|past| past.is_living()).map(gavel_txn::VolumePast::boundary);
+    match boundary.ok_or("the volume was destroyed")? {
+        None => Ok(node.tid()),
+        // What is known of it and not seen yet, is seen in a moment.
+        Some(boundary) => {
+            wait_for(node, boundary);
+            Ok(boundary)
+        }
+    }
 }
 
 /// A transaction, as it is written.

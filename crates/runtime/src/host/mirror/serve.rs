@@ -24,6 +24,8 @@ use tokio_rustls::server::TlsStream;
 
 /// Mirrors that follow through one peer at a time.
 const FOLLOWERS_SERVED_MAX: usize = 16;
+/// Greetings that are judged at a time.
+const GREETINGS_MAX: usize = 64;
 /// Frames of a stream that wait to be written to a mirror: each has 4 MiB at most, but most have 256 KiB.
 const PIECES_QUEUED_MAX: usize = 2;
 /// A mirror hears at least so often that its source is there, and how far ahead.
@@ -42,6 +44,7 @@ const AHEAD_ROWS_MAX: usize = 4096;
 
 /// Who follows through this peer.
 pub struct Followers {
+    asking: Arc<Semaphore>,
     places: Arc<Semaphore>,
     connected: Mutex<BTreeMap<(VolumeId, Box<str>), Connected>>,
 }
@@ -60,7 +63,8 @@ pub(super) struct Connected {
 
 impl Default for Followers {
     fn default() -> Followers {
-        Followers { places: Arc::new(Semaphore::new(FOLLOWERS_SERVED_MAX)), connected: Mutex::default() }
+        let (asking, places) = (Semaphore::new(GREETINGS_MAX), Semaphore::new(FOLLOWERS_SERVED_MAX));
+        Followers { asking: Arc::new(asking), places: Arc::new(places), connected: Mutex::default() }
     }
 }
 
@@ -72,26 +76,35 @@ impl Followers {
 
 /// Answers a mirror, and sends it what it lacks, for as long as that takes.
 pub async fn serve(daemon: Arc<Daemon>, guest: Guest) {
-    let Ok(_place) = daemon.followers.places.clone().try_acquire_owned() else {
-        return guest
-            .refuse("as many mirrors follow through this node as may: another peer of the source may have room")
-            .await;
-    };
-    match admitted(&daemon, guest.greeting()).await {
+    let (greeting, admitted) = match ask(&daemon, &guest).await {
+        Ok(asked) => asked,
         Err(why) => {
-            tracing::warn!(%why, "a mirror was turned away");
-            guest.refuse(&why).await;
+            // Anybody can come so far: a louder line would let strangers fill the disk.
+            tracing::debug!(%why, "a mirror was turned away");
+            return guest.refuse(&why).await;
         }
-        Ok((greeting, admitted)) => match guest.welcome().await {
-            Ok(_) if greeting.only_asks => {}
-            Ok(stream) => {
-                tracing::info!(volume = %greeting.volume, mirror = %greeting.name, from = %greeting.from, "a mirror follows");
-                let why = Serving::new(&daemon, &greeting, admitted).run(stream).await;
-                tracing::info!(volume = %greeting.volume, mirror = %greeting.name, %why, "a mirror does not follow through this node any more");
-            }
-            Err(error) => tracing::debug!(%error, "a mirror has gone"),
-        },
+    };
+    let Ok(_place) = daemon.followers.places.clone().try_acquire_owned() else {
+        let why = "as many mirrors follow through this node as may: another peer of the source may have room";
+        return guest.refuse(why).await;
+    };
+    let (volume, mirror) = (greeting.volume, greeting.name.clone());
+    match guest.welcome().await {
+        Ok(_) if greeting.only_asks => {}
+        Ok(stream) => {
+            tracing::info!(%volume, %mirror, from = %greeting.from, "a mirror follows");
+            let why = Serving::new(&daemon, &greeting, admitted).run(stream).await;
+            tracing::info!(%volume, %mirror, %why, "a mirror does not follow through this node any more");
+        }
+        Err(error) => tracing::debug!(%error, "a mirror has gone"),
     }
+}
+
+/// May it follow? So many are asked about at a time: those who have no key take no place of those who have one.
+async fn ask(daemon: &Daemon, guest: &Guest) -> Result<(Greeting, Tid), String> {
+    let asking = daemon.followers.asking.clone().try_acquire_owned();
+    let _asking = asking.map_err(|_| "too many ask at a time: try again")?;
+    admitted(daemon, guest.greeting()).await
 }
 
 /// Is the greeting that of a mirror which may follow? Since when?
