@@ -55,6 +55,14 @@ impl Pair<'_> {
         lines.iter().find(|line| line["name"] == name).cloned().with_context(|| format!("no follower {name}: {said}"))
     }
 
+    /// Pauses the mirror, and waits until it stands still.
+    fn pause(&self, name: &str) -> Result<()> {
+        self.mirror(&self.copy, 1, &["pause", "copy"])?.ok()?;
+        wait::until("it is not connected", PATIENCE, || {
+            self.follower(name).is_ok_and(|line| line["connected"] == false)
+        })
+    }
+
     fn state(&self, node: u64) -> Result<String> {
         Ok(self.status(node)?["state"].as_str().context("a state")?.to_owned())
     }
@@ -178,11 +186,8 @@ fn a_mirror_is_paused_resumed_removed_and_what_is_not_admitted_is_refused() -> R
         pair.follow(1, &invitation, "copy")?.refused(&["follows its source already", "gavel mirror remove copy"])?;
         lag(pair)?;
         // Paused, it stays what it is.
-        pair.mirror(&pair.copy, 1, &["pause", "copy"])?.ok()?;
+        pair.pause("copy")?;
         let before = hash(&copy)?;
-        wait::until("it is not connected", PATIENCE, || {
-            pair.follower("copy").is_ok_and(|line| line["connected"] == false)
-        })?;
         std::fs::write(tree.join("two"), trees::noise(2, 100_000))?;
         settle(&tree)?;
         std::thread::sleep(Duration::from_secs(2));
@@ -284,7 +289,7 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         wait::until("the source knows", PATIENCE, || {
             pair.follower("copy").is_ok_and(|line| line["state"].is_string())
         })?;
-        pair.mirror(&pair.copy, 1, &["pause", "copy"])?.ok()?;
+        pair.pause("copy")?;
         let stands = pair.state(1)?;
         let away = |begun: Instant, seconds: u64| -> Result<()> {
             while begun.elapsed() < Duration::from_secs(seconds) {
@@ -316,7 +321,7 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         })?;
         std::fs::write(tree.join("made before"), "x")?;
         pair.same("it has a file that is removed later", &copy, &tree)?;
-        pair.mirror(&pair.copy, 1, &["pause", "copy"])?.ok()?;
+        pair.pause("impatient")?;
         let stands = pair.state(1)?;
         std::fs::remove_file(tree.join("made before"))?;
         away(Instant::now(), 25)?;

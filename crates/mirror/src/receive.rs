@@ -53,12 +53,10 @@ pub enum NotTaken {
         /// The mirror's boundary.
         at: Tid,
     },
-    /// It compares with another state than the mirror has.
-    #[error(
-        "the stream says what has changed since state {from} of the source, which it does not have any more; and the mirror has come to {at}"
-    )]
-    ComparesOther {
-        /// With which.
+    /// It begins too early with a step of several transactions: what was made and removed among them may be in the mirror, and not in the step.
+    #[error("the stream goes from state {from} of the source over a gap, and the mirror has come to {at} already")]
+    Across {
+        /// Where the step begins.
         from: Tid,
         /// The mirror's boundary.
         at: Tid,
@@ -174,7 +172,10 @@ impl Receiver {
         if head.from == Tid::ZERO && at != Tid::ZERO {
             return Err(NotTaken::Whole { at });
         }
-        // It may begin before the boundary: then all that has changed since that state is in it, and so all since the boundary.
+        if head.from < at && !head.single {
+            return Err(NotTaken::Across { from: head.from, at });
+        }
+        // One transaction may begin before the boundary: nothing else has changed since that state.
         self.from = head.from;
         let head = StepHead { from: at, ..head };
         let back = self.standing.step.take().filter(|to| *to != head.to);
@@ -186,8 +187,8 @@ impl Receiver {
     fn same(&mut self, runs: &[(ObjectId, ObjectId)]) -> Result<Vec<Act>, NotTaken> {
         let Some(parts) = &self.parts else { return Ok(Vec::new()) };
         let at = parts.head().from;
-        if self.from != at {
-            return Err(NotTaken::ComparesOther { from: self.from, at });
+        if self.from < at {
+            return Err(NotTaken::Across { from: self.from, at });
         }
         let mut next = self.compared.unwrap_or(ObjectId::VOLUME);
         let mut acts = Vec::new();

@@ -1,8 +1,10 @@
 //! Steps from a state that the source has no more.
 
 use super::world::*;
+use gavel_fs::Operation;
 use gavel_mirror::{Encoder, Frame, Header, NotTaken, StepHead};
 use gavel_types::{ObjectId, Tid};
+use gavel_wire::{Kind, RequestBody};
 
 /// A source that has gone on from the state that its mirror has, and has pruned that.
 fn apart(seed: u64, before: usize, behind: usize) -> (World, Mirror, Tid) {
@@ -68,7 +70,32 @@ fn it_compares_with_the_state_that_the_mirror_has_or_not_at_all() {
     let at = mirror.at().1;
     let (bytes, _) = compare(&source, Tid(from.0 - 1), source.tid(), 300);
     let refused = mirror.receive(&bytes, 1000, || false).err();
-    assert_eq!(refused, Some(Failed::NotTaken(NotTaken::ComparesOther { from: Tid(from.0 - 1), at })));
+    assert_eq!(refused, Some(Failed::NotTaken(NotTaken::Across { from: Tid(from.0 - 1), at })));
+}
+
+/// What was made and removed between the state where a step begins and the one to which it leads may have left no trace. A mirror that stands between
+/// them may have it.
+#[test]
+fn a_step_over_a_gap_does_not_begin_before_the_boundary() {
+    let (mut dice, mut source) = (Dice(77), World::new(CLUSTER));
+    let mut mirror = Mirror::of(source.source());
+    play(&mut dice, &mut source, 10);
+    let kept = source.tid();
+    source.done(RequestBody::Snapshot { volume: V, name: "kept".into(), note: "".into(), at: Some(kept) });
+    let (bytes, _) = send(&source, Tid::ZERO, kept, 300);
+    mirror.receive(&bytes, 1000, || false).unwrap();
+    let name: Box<[u8]> = b"made and removed".to_vec().into();
+    let parent = ObjectId::ROOT;
+    source.batch(&[Operation::Mknod { parent, name: name.clone(), kind: Kind::File, mode: 0o600, umask: 0, rdev: 0 }]);
+    let (bytes, _) = send(&source, kept, source.tid(), 300);
+    mirror.receive(&bytes, 1000, || false).unwrap();
+    let at = mirror.at().1;
+    source.batch(&[Operation::Unlink { parent, name }]);
+    source.reap();
+    source.prune(V);
+    let (bytes, _) = send(&source, kept, source.tid(), 300);
+    let refused = mirror.receive(&bytes, 1000, || false).err();
+    assert_eq!(refused, Some(Failed::NotTaken(NotTaken::Across { from: kept, at })));
 }
 
 #[test]

@@ -87,9 +87,9 @@ fn frames_that_are_not_where_they_were_are_refused() {
 #[test]
 fn another_version_is_refused_by_name() {
     let (_, mut mirror, mut bytes) = scene(4);
-    bytes[8] = 2;
+    bytes[8] = 3;
     let failed = mirror.receive(&bytes, 1000, || false).err();
-    assert_eq!(failed, Some(Failed::Stream(StreamError::UnknownVersion { found: 2 })));
+    assert_eq!(failed, Some(Failed::Stream(StreamError::UnknownVersion { found: 3 })));
 }
 
 fn attr(kind: Kind, nlink: u32) -> Record {

@@ -456,9 +456,8 @@ fn standing(daemon: &Daemon, volume: VolumeId) -> Result<Standing, String> {
 /// Why a stream is not taken, and what to do.
 fn said(error: &NotTaken, name: &str) -> String {
     let hint = match error {
-        NotTaken::ComparesOther { .. } => "connect to the source again".to_owned(),
         NotTaken::OtherVolume { .. } => "receive it into another mirror, with --create".to_owned(),
-        NotTaken::Whole { .. } | NotTaken::Gap { .. } => {
+        NotTaken::Whole { .. } | NotTaken::Gap { .. } | NotTaken::Across { .. } => {
             format!("`gavel mirror receive {name} --where` says from which state to send")
         }
     };
