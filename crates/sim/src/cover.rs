@@ -103,6 +103,17 @@ pub const MARKS: &[(&str, &str)] = &[
     ("txn_no_quorum", "a transaction could not begin, move or commit, for no quorum was heard of"),
     ("txn_start_pruned", "the state that a transaction began at was pruned"),
     ("txn_stored_anew", "bytes of a transaction were collected before its commit; they were stored anew"),
+    ("txn_staged", "all parts of a transaction were staged, and its commit was shipped"),
+    ("txn_adopted", "a transaction that had been staged was committed"),
+    ("stage_met_what_is_reaped", "a part was refused because its objects were being reaped from an earlier try"),
+    ("stage_waited", "a transaction waited until what was staged of it before was reaped"),
+    ("stage_collected", "bytes that a part named were collected before it was applied"),
+    ("stage_lost_with_session", "a session ended while a part of a transaction was in flight"),
+    ("stage_failed", "a transaction could not be staged"),
+    ("unstaged", "a group that was staged was not needed any more"),
+    ("staged_shown", "a replica was looked at while something was staged"),
+    ("staged_reaped", "what was staged and came to nothing was reaped"),
+    ("staged_cloned", "a volume was cloned as of a state in the midst of a group"),
     ("removed_directory", "a directory was removed under a program that used it"),
 ];
 

@@ -62,13 +62,15 @@ impl Tree {
         }
     }
 
-    /// Leaves out what was staged: no name leads there yet, and some of it may be missing.
-    pub fn leave_out(&mut self, staged: impl Fn(ObjectId) -> bool) {
+    /// Leaves out what was staged: no name leads there, and some of it may be missing. True if there was any.
+    pub fn leave_out(&mut self, staged: impl Fn(ObjectId) -> bool) -> bool {
+        let before = self.attrs.len();
         self.attrs.retain(|object, _| !staged(*object));
         self.names.retain(|object, _| !staged(*object));
         self.extents.retain(|object, _| !staged(*object));
         self.targets.retain(|object, _| !staged(*object));
         self.xattrs.retain(|object| !staged(*object));
+        self.attrs.len() < before
     }
 
     /// How many objects there are, and bytes of extents.

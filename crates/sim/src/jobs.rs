@@ -230,6 +230,9 @@ impl World {
         if let Some(program) = self.txn_tokens.remove(&token) {
             return self.txn_outcome(program, outcome);
         }
+        if self.is_unstaging(token, false) {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&token) else { return };
         match &outcome {
             None => self.cover.hit("lost_with_session"),
@@ -252,6 +255,9 @@ impl World {
     pub(crate) fn job_unknown(&mut self, token: u64) {
         if let Some(program) = self.txn_tokens.remove(&token) {
             return self.txn_unknown(program);
+        }
+        if self.is_unstaging(token, false) {
+            return;
         }
         self.cover.hit("outcome_unknown");
         self.job_done(token, Err(TreeError::Unknown { cause: "the session ended".into() }));
@@ -278,6 +284,9 @@ impl World {
     pub(crate) fn job_no_quorum(&mut self, token: u64) {
         if let Some(program) = self.txn_tokens.remove(&token) {
             return self.txn_no_quorum(program);
+        }
+        if self.is_unstaging(token, true) {
+            return;
         }
         self.cover.hit("no_quorum");
         self.job_done(token, Err(TreeError::NoQuorum { cause: "nobody was heard of".into() }));
@@ -401,7 +410,7 @@ impl World {
                 }
             }
             (Purpose::Churn(_), Ok(answer)) => self.learn_objects(job, answer),
-            (Purpose::Shared(op) | Purpose::Within(op), Ok(answer)) => self.learn_shared(op, answer),
+            (Purpose::Shared(op), Ok(answer)) => self.learn_shared(op, answer, &BTreeSet::new()),
             _ => {}
         }
     }
@@ -429,13 +438,16 @@ impl World {
         }
     }
 
-    fn learn_shared(&mut self, op: &Op, answer: &Answer) {
+    /// `made`: what only its transaction knows.
+    pub(crate) fn learn_shared(&mut self, op: &Op, answer: &Answer, made: &BTreeSet<ObjectId>) {
         match (op, &answer.reply) {
             (Op::Lookup { .. }, Reply::Object(object)) | (_, Reply::Created { object, .. }) => {
-                self.shared.found(*object)
+                if !made.contains(object) {
+                    self.shared.found(*object);
+                }
             }
             (Op::List { .. }, Reply::Listing { names, .. }) => {
-                if let Some(listed) = names.first() {
+                if let Some(listed) = names.iter().find(|listed| !made.contains(&listed.object)) {
                     self.shared.found(listed.object);
                 }
             }

@@ -152,7 +152,8 @@ impl World {
                 Item::Prune { .. } => self.cover.hit("pruned"),
                 Item::NameScheduled { .. } => {}
                 Item::Sweep { .. } => self.cover.hit("swept"),
-                Item::Condemn { .. } | Item::Collect { .. } | Item::ReapStaged => {}
+                Item::Condemn { .. } | Item::Collect { .. } => {}
+                Item::ReapStaged => self.cover.hit("staged_reaped"),
                 Item::CreateVolume { .. } => {}
             }
         }

@@ -59,6 +59,7 @@ mod serial;
 pub mod shared;
 pub mod shrink;
 mod snapshots;
+mod staging;
 mod transact;
 mod volumes;
 pub mod world;

@@ -185,7 +185,7 @@ pub(crate) fn draw(
         5 => on_open_file(dice, pool, held, token),
         6 => on_xattr(dice, pool, token),
         _ => {
-            let op = shared.draw(dice, token);
+            let op = shared.draw(dice, &[], token);
             Task { request: op.request(), purpose: Purpose::Shared(op) }
         }
     }

@@ -18,6 +18,7 @@ use crate::shared::{Access, Cell, Seen, value_of};
 use gavel_client::transaction::commit;
 use gavel_types::{BlobId, Key, KeyParts, KeyRange, ObjectId, Tid};
 use gavel_wire::{Content, Record, Version};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where in the order of commits: its Tid, and which of the plans in it.
@@ -62,6 +63,8 @@ pub(crate) struct Ended {
     pub(crate) writes: BTreeMap<Cell, u64>,
     /// Objects that it made.
     pub(crate) made: BTreeSet<ObjectId>,
+    /// A part of it was shipped before its commit.
+    pub(crate) staged: bool,
     /// The state that it began at, and the last commit that anybody was told of before.
     pub(crate) began: (Tid, Tid),
     /// The last plan that its node had accepted when it was begun, in which life: all up to it had landed.
@@ -149,7 +152,15 @@ impl Serial {
     /// # Errors
     /// What must not be, in words.
     pub(crate) fn check(&self, past: &PastModel) -> Result<(), String> {
-        let committed = self.check_once(past)?;
+        let committed = self.find_committed(past)?;
+        let past = &self.seen(past, &committed);
+        past.check_unseen()?;
+        for (number, ended) in self.ended.iter().enumerate() {
+            match committed.get(&number) {
+                Some(tid) => self.check_whole(past, ended, *tid)?,
+                None => self.check_nowhere(past, ended)?,
+            }
+        }
         let mut entries = self.entries(past, &committed);
         let versions = self.versions(past, &mut entries)?;
         check_cycles(&entries, &versions)?;
@@ -157,8 +168,31 @@ impl Serial {
         check_order(&entries, &versions)
     }
 
-    /// Each transaction is in the history as it was told, whole, and once. Gives which transaction made which commit.
-    fn check_once(&self, past: &PastModel) -> Result<BTreeMap<usize, Tid>, String> {
+    /// Objects of transactions that were staged, and the commits that adopted them; none: there was no commit.
+    ///
+    /// # Errors
+    /// As [`Serial::check`].
+    pub(crate) fn staged(&self, past: &PastModel) -> Result<BTreeMap<ObjectId, Option<Tid>>, String> {
+        let committed = self.find_committed(past)?;
+        let staged = self.ended.iter().enumerate().filter(|(_, ended)| ended.staged);
+        let objects = staged.flat_map(|(number, ended)| {
+            let from = committed.get(&number).copied();
+            ended.made.iter().map(move |object| (*object, from))
+        });
+        Ok(objects.collect())
+    }
+
+    /// What anybody can see: what a transaction made is there from its commit on, whenever it was written.
+    fn seen<'a>(&self, past: &'a PastModel, committed: &BTreeMap<usize, Tid>) -> SeenPast<'a> {
+        let made = self.ended.iter().enumerate().flat_map(|(number, ended)| {
+            let from = committed.get(&number).copied();
+            ended.made.iter().map(move |object| (*object, from))
+        });
+        SeenPast { past, from: made.collect() }
+    }
+
+    /// Each transaction is in the history as it was told, and once. Gives which transaction made which commit.
+    fn find_committed(&self, past: &PastModel) -> Result<BTreeMap<usize, Tid>, String> {
         let mut found: BTreeMap<&str, Vec<Tid>> = BTreeMap::new();
         for (key, versions) in past.within(&KeyRange::commits(VOLUME, Tid(1), Tid(u64::MAX - 1))) {
             // The record may be pruned since: what it said when it was made is here.
@@ -181,26 +215,22 @@ impl Serial {
             if !right {
                 return Err(format!("transaction {} ended as {:?}, and is committed at {tids:?}", ended.id, ended.end));
             }
-            match tids.first() {
-                Some(tid) => {
-                    self.check_whole(past, ended, *tid)?;
-                    committed.insert(number, *tid);
-                }
-                None => self.check_nowhere(past, ended)?,
-            }
+            committed.extend(tids.first().map(|tid| (number, *tid)));
         }
         Ok(committed)
     }
 
     /// What a commit has changed is what its transaction left.
-    fn check_whole(&self, past: &PastModel, ended: &Ended, tid: Tid) -> Result<(), String> {
+    fn check_whole(&self, past: &SeenPast<'_>, ended: &Ended, tid: Tid) -> Result<(), String> {
         for (cell, value) in &ended.writes {
             let there = self.value_at(past, cell, tid);
-            if there != *value {
+            // Of a file that has lost its last name, nothing is there if nobody has it open.
+            let gone = matches!(cell, Cell::Bytes(object) | Cell::Xattr(object, _) if is_gone(past, *object, tid));
+            if there != *value && !(gone && there == 0) {
                 return Err(format!("transaction {} left {value} in {cell:?}, and its commit {tid} {there}", ended.id));
             }
         }
-        let changed = past.between(Tid(tid.0 - 1), tid).iter().filter(|(_, key)| key.volume() == VOLUME);
+        let changed = past.past.between(Tid(tid.0 - 1), tid).iter().filter(|(_, key)| key.volume() == VOLUME);
         for cell in changed.filter_map(|(_, key)| Cell::of(key)) {
             let gone = |object| is_gone(past, object, tid);
             let expected = match cell {
@@ -215,7 +245,7 @@ impl Serial {
     }
 
     /// Nothing of it is anywhere: neither a value that only it wrote nor an object that it made.
-    fn check_nowhere(&self, past: &PastModel, ended: &Ended) -> Result<(), String> {
+    fn check_nowhere(&self, past: &SeenPast<'_>, ended: &Ended) -> Result<(), String> {
         for (cell, value) in ended.writes.iter().filter(|(_, value)| **value != 0) {
             let only = !matches!(cell, Cell::Name(..)) || ended.made.contains(&ObjectId(*value));
             let mut there = self.history(past, cell);
@@ -223,14 +253,21 @@ impl Serial {
                 return Err(format!("transaction {} was not committed, and left {value} in {cell:?}", ended.id));
             }
         }
-        match ended.made.iter().find(|object| !past.versions(&Key::attr(VOLUME, **object)).is_empty()) {
+        // What was staged of it, and only that, may have been there for a while.
+        let left = |object: &&ObjectId| {
+            let range = KeyRange::object(VOLUME, **object);
+            let lives = |(_, last): &(Tid, Option<Version>)| last.is_some();
+            let mut records = past.past.within(&range);
+            records.any(|(_, versions)| !ended.staged || versions.last().is_some_and(lives))
+        };
+        match ended.made.iter().find(left) {
             Some(object) => Err(format!("transaction {} was not committed, and left object {object}", ended.id)),
             None => Ok(()),
         }
     }
 
     /// All that a transaction read is of one state, which was behind all that was known to be committed when it began.
-    fn check_starts(&self, past: &PastModel) -> Result<(), String> {
+    fn check_starts(&self, past: &SeenPast<'_>) -> Result<(), String> {
         for ended in &self.ended {
             let (start, known) = ended.began;
             if start < known {
@@ -251,7 +288,7 @@ impl Serial {
         Ok(())
     }
 
-    fn entries(&self, past: &PastModel, committed: &BTreeMap<usize, Tid>) -> Vec<Entry> {
+    fn entries(&self, past: &SeenPast<'_>, committed: &BTreeMap<usize, Tid>) -> Vec<Entry> {
         let mut entries = Vec::new();
         for (number, tid) in committed {
             let ended = &self.ended[*number];
@@ -296,7 +333,7 @@ impl Serial {
     }
 
     /// The versions of all cells, in order. Commits that nobody knows become entries.
-    fn versions(&self, past: &PastModel, entries: &mut Vec<Entry>) -> Result<Versions, String> {
+    fn versions(&self, past: &SeenPast<'_>, entries: &mut Vec<Entry>) -> Result<Versions, String> {
         let mut made: BTreeMap<Cell, BTreeMap<Place, (u64, usize)>> = BTreeMap::new();
         let mut by_tid: BTreeMap<Tid, usize> = BTreeMap::new();
         for (number, entry) in entries.iter().enumerate() {
@@ -341,16 +378,15 @@ impl Serial {
     }
 
     /// What became of a cell.
-    fn history<'a>(&'a self, past: &'a PastModel, cell: &Cell) -> impl Iterator<Item = (Tid, u64)> + use<'a> {
+    fn history(&self, past: &SeenPast<'_>, cell: &Cell) -> impl Iterator<Item = (Tid, u64)> + use<> {
         let versions = past.versions(&self.key(cell));
-        versions.iter().map(|(tid, version)| (*tid, version.as_ref().map_or(0, |version| self.value(version))))
+        let value = |version: &Option<Version>| version.as_ref().map_or(0, |version| self.value(version));
+        let values: Vec<(Tid, u64)> = versions.iter().map(|(tid, version)| (*tid, value(version))).collect();
+        values.into_iter()
     }
 
-    fn value_at(&self, past: &PastModel, cell: &Cell, tid: Tid) -> u64 {
-        let versions = past.versions(&self.key(cell));
-        let come = versions.partition_point(|(at, _)| *at <= tid);
-        let last = versions[..come].last().and_then(|(_, version)| version.as_ref());
-        last.map_or(0, |version| self.value(version))
+    fn value_at(&self, past: &SeenPast<'_>, cell: &Cell, tid: Tid) -> u64 {
+        past.at(&self.key(cell), tid).map_or(0, |version| self.value(version))
     }
 
     fn key(&self, cell: &Cell) -> Key {
@@ -373,20 +409,70 @@ impl Serial {
     }
 }
 
+/// What anybody can see of what was ever written.
+struct SeenPast<'a> {
+    past: &'a PastModel,
+    /// From when on what transactions made is a part of the volume; none: it never is.
+    from: BTreeMap<ObjectId, Option<Tid>>,
+}
+
+impl<'a> SeenPast<'a> {
+    /// What became of a key, for whoever looks: all that was staged of it is from its commit on as it was last staged.
+    fn versions(&self, key: &Key) -> Cow<'a, [(Tid, Option<Version>)]> {
+        let versions = self.past.versions(key);
+        match self.from.get(&key.object()) {
+            None => Cow::Borrowed(versions),
+            Some(None) => Cow::Borrowed(&[]),
+            Some(Some(from)) => {
+                let before = versions.partition_point(|(tid, _)| tid <= from);
+                if before == 0 {
+                    return Cow::Borrowed(versions);
+                }
+                let first = (*from, versions[before - 1].1.clone());
+                Cow::Owned(std::iter::once(first).chain(versions[before..].iter().cloned()).collect())
+            }
+        }
+    }
+
+    fn at(&self, key: &Key, tid: Tid) -> Option<&'a Version> {
+        if self.from.get(&key.object()).is_some_and(|from| from.is_none_or(|from| from > tid)) {
+            return None;
+        }
+        let versions = self.past.versions(key);
+        let come = versions.partition_point(|(at, _)| *at <= tid);
+        versions[..come].last()?.1.as_ref()
+    }
+
+    /// No name leads to what is staged before it is adopted.
+    fn check_unseen(&self) -> Result<(), String> {
+        for (key, _) in self.past.within(&KeyRange::of_objects(VOLUME)) {
+            if !matches!(key.parts(), KeyParts::Dirent { .. }) {
+                continue;
+            }
+            for (tid, version) in self.versions(key).iter() {
+                let Some(Version { record: Record::Dirent(dirent), .. }) = version else { continue };
+                let early = self.from.get(&dirent.object).is_some_and(|from| from.is_none_or(|from| from > *tid));
+                if early {
+                    let from = self.from[&dirent.object];
+                    return Err(format!("{key:?} led to {} at {tid}, which is committed at {from:?}", dirent.object));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a transaction read, but for what it made and for files that had no name any more at its start: nobody else has these, and what becomes of them is
 /// not said.
-fn told<'a>(past: &'a PastModel, ended: &'a Ended) -> impl Iterator<Item = (Cell, Seen, Tid)> {
+fn told<'a>(past: &'a SeenPast<'_>, ended: &'a Ended) -> impl Iterator<Item = (Cell, Seen, Tid)> {
     ended.reads.iter().copied().filter(|(cell, _, at)| match cell {
         Cell::Name(..) => true,
         Cell::Bytes(object) | Cell::Xattr(object, _) => !is_gone(past, *object, *at),
     })
 }
 
-fn is_gone(past: &PastModel, object: ObjectId, tid: Tid) -> bool {
-    let versions = past.versions(&Key::attr(VOLUME, object));
-    let come = versions.partition_point(|(at, _)| *at <= tid);
-    let last = versions[..come].last().and_then(|(_, version)| version.as_ref());
-    !matches!(last, Some(Version { record: Record::Attr(attr), .. }) if attr.nlink > 0)
+fn is_gone(past: &SeenPast<'_>, object: ObjectId, tid: Tid) -> bool {
+    !matches!(past.at(&Key::attr(VOLUME, object), tid), Some(Version { record: Record::Attr(attr), .. }) if attr.nlink > 0)
 }
 
 fn unknown(tid: Tid) -> Entry {
@@ -522,6 +608,7 @@ mod tests {
                 reads: reads.iter().map(|(cell, value)| (*cell, Seen::Is(*value), START)).collect(),
                 writes: writes.iter().copied().collect(),
                 made: BTreeSet::new(),
+                staged: false,
                 began: (START, START),
                 behind: (1, 0),
                 end,

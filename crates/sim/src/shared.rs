@@ -18,6 +18,8 @@ const XATTRS: u64 = 2;
 const SMALL_BYTES: usize = 16;
 /// Bytes of a large one: they go to a blob.
 const LARGE_BYTES: usize = 20_000;
+/// So often of a thousand a file that is needed is one that only who needs it knows, if there is any.
+const OWN_PERMILLE: u32 = 400;
 /// Files that were come across and are tried again.
 const FOUND_MAX: usize = 6;
 
@@ -160,22 +162,26 @@ impl Shared {
         (*dice.pick(&self.dirs), dice.below(u64::from(NAMES)) as u8)
     }
 
-    fn file(&self, dice: &mut Dice) -> (ObjectId, bool) {
+    /// `made`: files that only who draws knows.
+    fn file(&self, dice: &mut Dice, made: &[ObjectId]) -> (ObjectId, bool) {
+        if !made.is_empty() && dice.permille(OWN_PERMILLE) {
+            return (*dice.pick(made), false);
+        }
         if self.found.is_empty() || dice.permille(650) {
             return *dice.pick(&self.files);
         }
         (self.found[dice.below(self.found.len() as u64) as usize], false)
     }
 
-    fn small(&self, dice: &mut Dice) -> ObjectId {
-        match self.file(dice) {
+    fn small(&self, dice: &mut Dice, made: &[ObjectId]) -> ObjectId {
+        match self.file(dice, made) {
             (file, false) => file,
             _ => self.files[0].0,
         }
     }
 
-    /// Draws what to do next. `value` was never used before.
-    pub(crate) fn draw(&self, dice: &mut Dice, value: u64) -> Op {
+    /// Draws what to do next. `value` was never used before; `made` are files that nobody else knows.
+    pub(crate) fn draw(&self, dice: &mut Dice, made: &[ObjectId], value: u64) -> Op {
         match dice.below(24) {
             0..3 => Op::Lookup { at: self.place(dice) },
             3..5 => Op::Create { at: self.place(dice) },
@@ -187,17 +193,17 @@ impl Shared {
                 }
                 Op::Rename { from, to, replace: dice.permille(700) }
             }
-            9 => Op::Link { object: self.small(dice), at: self.place(dice) },
+            9 => Op::Link { object: self.small(dice, made), at: self.place(dice) },
             10..12 => Op::List { dir: *dice.pick(&self.dirs) },
             12..16 => {
-                let (object, large) = self.file(dice);
+                let (object, large) = self.file(dice, made);
                 Op::Write { object, large, value }
             }
-            16 => Op::Truncate { object: self.small(dice) },
-            17..21 => Op::Read { object: self.file(dice).0 },
-            21 => Op::GetXattr { object: self.small(dice), number: 1 + dice.below(XATTRS) as u8 },
-            22 => Op::SetXattr { object: self.small(dice), number: 1 + dice.below(XATTRS) as u8, value },
-            _ => Op::RemoveXattr { object: self.small(dice), number: 1 + dice.below(XATTRS) as u8 },
+            16 => Op::Truncate { object: self.small(dice, made) },
+            17..21 => Op::Read { object: self.file(dice, made).0 },
+            21 => Op::GetXattr { object: self.small(dice, made), number: 1 + dice.below(XATTRS) as u8 },
+            22 => Op::SetXattr { object: self.small(dice, made), number: 1 + dice.below(XATTRS) as u8, value },
+            _ => Op::RemoveXattr { object: self.small(dice, made), number: 1 + dice.below(XATTRS) as u8 },
         }
     }
 }

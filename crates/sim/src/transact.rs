@@ -8,6 +8,8 @@
 //!                  └─> (given up)                 └─> Open again, if there is no quorum
 //! ```
 //!
+//! Some are staged before they are shipped, in parts that are much smaller than real ones: [`crate::staging`].
+//!
 //! A crash of its node ends a transaction wherever it is. What each has read and written is for [`crate::serial`].
 
 use crate::clock::MS;
@@ -19,6 +21,7 @@ use crate::shared::{Access, Cell, Op, Renamed, Seen};
 use crate::world::{Event, World};
 use bytes::Bytes;
 use gavel_client::transaction::commit::{self, Next, Shipped, Shipping};
+use gavel_client::transaction::staging::Staging;
 use gavel_client::transaction::{Folded, pack};
 use gavel_client::{Answer, NoState, Step, Stepped, Transaction, TreeError};
 use gavel_fs::Reply;
@@ -36,10 +39,13 @@ const GIVEN_UP_PERMILLE: u32 = 100;
 const REBASED_PERMILLE: u32 = 150;
 /// So many times of a thousand ticks it is looked at whether the start is pinned.
 const PIN_PERMILLE: u32 = 30;
+/// So many of a thousand are staged before they are committed, if they make anything, in parts of so many bytes.
+const STAGED_PERMILLE: u32 = 600;
+const PART_BYTES: [usize; 4] = [1, 1, 150, 400];
 
 /// Waits for the present: what this node had answered is committed, then the quorum is asked.
 #[derive(Clone, Copy, Debug)]
-struct Present {
+pub(crate) struct Present {
     /// Plans up to this one have landed before the quorum is asked.
     accepted: u64,
     /// The quorum was asked.
@@ -47,12 +53,16 @@ struct Present {
 }
 
 #[derive(Clone, Debug)]
-enum Stage {
+pub(crate) enum Stage {
     Beginning(Present),
     Open,
     Rebasing(Present),
     /// Bytes are on their way to a majority.
     Storing,
+    /// A part of it is on its way.
+    Staging,
+    /// The next part is shipped then: what was staged of it before is still being reaped, or its node takes its time.
+    Waiting(u64),
     Shipped,
     Looking(Present),
 }
@@ -68,12 +78,17 @@ pub(crate) struct Txn {
     behind: (u64, u64),
     began: Tid,
     left: u64,
-    stage: Stage,
-    transaction: Transaction,
-    shipping: Shipping,
+    pub(crate) stage: Stage,
+    pub(crate) transaction: Transaction,
+    pub(crate) shipping: Shipping,
+    /// How large parts of it are, if it is staged, and what is staged of it.
+    pub(crate) part_bytes: Option<usize>,
+    pub(crate) staging: Option<Staging>,
+    /// A part of it was shipped.
+    pub(crate) was_staged: bool,
     /// It was shipped at least once.
     was_shipped: bool,
-    folded: Option<Folded>,
+    pub(crate) folded: Option<Folded>,
     /// Its bytes are being stored once more.
     anew: bool,
     /// What it has stored, and how much of that is on its way.
@@ -82,7 +97,7 @@ pub(crate) struct Txn {
     stored_as_of: Tid,
     reads: Vec<(Cell, Seen, Tid)>,
     writes: BTreeMap<Cell, u64>,
-    made: BTreeSet<ObjectId>,
+    pub(crate) made: BTreeSet<ObjectId>,
 }
 
 impl Txn {
@@ -113,7 +128,7 @@ impl Txn {
 }
 
 impl World {
-    fn txn(&mut self, program: usize) -> Option<&mut Txn> {
+    pub(crate) fn txn(&mut self, program: usize) -> Option<&mut Txn> {
         self.programs[program].txn.as_deref_mut()
     }
 
@@ -126,7 +141,9 @@ impl World {
             Some((Stage::Open, 1..)) if !calm && self.may_go_on(program) => {
                 self.next_token += 1;
                 let value = self.next_token;
-                let op = self.shared.draw(&mut self.programs[program].dice, value);
+                let made: Vec<ObjectId> =
+                    self.txn(program).map_or(Vec::new(), |txn| txn.made.iter().copied().collect());
+                let op = self.shared.draw(&mut self.programs[program].dice, &made, value);
                 if let Some(txn) = self.txn(program) {
                     txn.left -= 1;
                 }
@@ -166,6 +183,7 @@ impl World {
         let me = &mut self.programs[program];
         let most = *me.dice.pick(&OPERATIONS_MAX);
         let left = me.dice.between(1, most);
+        let part_bytes = me.dice.permille(STAGED_PERMILLE).then(|| *me.dice.pick(&PART_BYTES));
         me.txn = Some(Box::new(Txn {
             id: format!("{}-{called}", me.machine),
             called,
@@ -176,6 +194,9 @@ impl World {
             stage: Stage::Beginning(present),
             transaction: Transaction::new(VOLUME, Tid::ZERO),
             shipping: Shipping::new(Tid::ZERO),
+            part_bytes,
+            staging: None,
+            was_staged: false,
             was_shipped: false,
             folded: None,
             anew: false,
@@ -215,6 +236,7 @@ impl World {
                 continue;
             }
             self.await_present(program);
+            self.stage_later(program);
             if self.delays.permille(PIN_PERMILLE) {
                 self.pin(program);
             }
@@ -271,7 +293,7 @@ impl World {
                     Err(error) => self.wrong(format!("n{machine}: {error}")),
                 }
             }
-            Stage::Open | Stage::Storing | Stage::Shipped => {}
+            Stage::Open | Stage::Storing | Stage::Staging | Stage::Waiting(_) | Stage::Shipped => {}
         }
     }
 
@@ -289,6 +311,7 @@ impl World {
             // It goes on as it was.
             _ => {
                 (txn.stage, txn.folded) = (Stage::Open, None);
+                self.give_up_staged(program);
                 self.think_within(program);
             }
         }
@@ -352,6 +375,10 @@ impl World {
         });
         if let (Op::Create { .. }, Ok(Answer { reply: Reply::Created { object, created: true }, .. })) = (op, result) {
             txn.made.insert(*object);
+        }
+        let made = txn.made.clone();
+        if let Ok(answer) = result {
+            self.learn_shared(op, answer, &made);
         }
         if let Err(what) = taken {
             self.wrong(what);
@@ -455,17 +482,18 @@ impl World {
             Err(error) => return self.wrong(format!("n{machine}: {error}")),
         };
         let view = Layered::new(&base, txn.transaction.layer().clone());
-        // What was written to a file that has no name any more is nowhere.
+        // What was written to a file that it made and that has no name any more is nowhere. Of what was there, others may have it open.
+        let made = &txn.made;
         txn.writes.retain(|cell, _| match cell {
             Cell::Name(..) => true,
-            Cell::Bytes(object) | Cell::Xattr(object, _) => has_name(&view, *object),
+            Cell::Bytes(object) | Cell::Xattr(object, _) => !made.contains(object) || has_name(&view, *object),
         });
         if folded.plan.mutations.is_empty() {
             self.cover.hit("txn_only_read");
             return self.end_txn(program, End::Committed(None));
         }
         let packed = pack::pack(&mut folded.plan);
-        txn.folded = Some(folded);
+        txn.fold_in_parts(folded);
         if packed.is_empty() {
             return self.ship_first(program);
         }
@@ -480,7 +508,8 @@ impl World {
         self.ship_txn(program);
     }
 
-    fn ship_txn(&mut self, program: usize) {
+    pub(crate) fn ship_txn(&mut self, program: usize) {
+        let Some(group) = self.staged(program) else { return };
         let machine = self.programs[program].machine;
         let (clock, token) = (self.machines[machine].clock(self.now), self.fresh());
         let (Some(life), Some(txn)) = (&mut self.lives[machine], &mut self.programs[program].txn) else { return };
@@ -489,7 +518,11 @@ impl World {
         let author = Author { uid: 0, note: commit::note("", &txn.id).into() };
         let stored_as_of = txn.shipping.stored_as_of();
         let id = txn.id.clone();
-        life.node.commit(clock, token, guards, plan, author, stored_as_of);
+        let body = match group {
+            Some(group) => RequestBody::Adopt { group, guards, plan, author, stored_as_of },
+            None => RequestBody::Commit { guards, plan, author, stored_as_of },
+        };
+        life.node.request(clock, token, body);
         self.txn_tokens.insert(token, program);
         self.note(|| format!("n{machine} p{program} ships transaction {id} ({token})"));
         self.ambush(machine);
@@ -502,6 +535,12 @@ impl World {
             self.cover.hit("txn_lost_with_session");
         }
         let Some(txn) = self.txn(program) else { return };
+        if matches!(txn.stage, Stage::Staging) {
+            return self.part_outcome(program, outcome.as_ref());
+        }
+        if let Some(staging) = &mut txn.staging {
+            staging.on_adopted(outcome.as_ref());
+        }
         let next = txn.shipping.on_outcome(outcome.as_ref());
         self.go_on(program, next);
     }
@@ -510,11 +549,17 @@ impl World {
     pub(crate) fn txn_unknown(&mut self, program: usize) {
         self.cover.hit("txn_looked_for");
         let Some(txn) = self.txn(program) else { return };
+        if matches!(txn.stage, Stage::Staging) {
+            return self.part_unknown(program);
+        }
+        if let Some(staging) = &mut txn.staging {
+            staging.on_adopted(None);
+        }
         let next = txn.shipping.on_unknown();
         self.go_on(program, next);
     }
 
-    fn go_on(&mut self, program: usize, next: Next) {
+    pub(crate) fn go_on(&mut self, program: usize, next: Next) {
         let (machine, present) = (self.programs[program].machine, self.present(program));
         let (Some(life), Some(txn)) = (&self.lives[machine], &mut self.programs[program].txn) else { return };
         match next {
@@ -534,7 +579,7 @@ impl World {
                 self.cover.hit("txn_stored_anew");
                 (txn.stage, txn.anew) = (Stage::Storing, true);
                 txn.stored_as_of = Tid::MAX;
-                let named: BTreeSet<BlobId> = txn.folded.iter().flat_map(|folded| folded.plan.blobs()).collect();
+                let named = txn.named();
                 for blob in named {
                     match self.txn(program).and_then(|txn| txn.held(&blob)).or_else(|| self.own_blob(machine, blob)) {
                         Some(bytes) => self.store_within(program, bytes),
@@ -549,6 +594,9 @@ impl World {
             }
             Next::End(Shipped::Committed(tid)) => {
                 self.cover.hit("txn_committed");
+                if txn.was_staged {
+                    self.cover.hit("txn_adopted");
+                }
                 self.judge_acknowledged(Some(tid));
                 self.end_txn(program, End::Committed(Some(tid)));
             }
@@ -556,6 +604,7 @@ impl World {
                 self.cover.hit("txn_collided");
                 self.end_txn(program, End::Not);
             }
+            Next::End(Shipped::Not(cause)) if cause.contains("report") => self.wrong(cause),
             Next::End(Shipped::Not(cause)) => {
                 self.note(|| format!("p{program}: its transaction is not committed: {cause}"));
                 self.end_txn(program, End::Not);
@@ -568,7 +617,8 @@ impl World {
     }
 
     /// Nothing of it is left but what was committed.
-    fn end_txn(&mut self, program: usize, end: End) {
+    pub(crate) fn end_txn(&mut self, program: usize, end: End) {
+        self.give_up_staged(program);
         let machine = self.programs[program].machine;
         let Some(txn) = self.programs[program].txn.take() else { return };
         self.note(|| format!("n{machine} p{program}: transaction {} has ended: {end:?}", txn.id));
@@ -588,6 +638,7 @@ impl World {
             reads: txn.reads,
             writes: txn.writes,
             made: txn.made,
+            staged: txn.was_staged,
             began: (txn.began, txn.known),
             behind: txn.behind,
             end,
@@ -607,6 +658,7 @@ impl World {
                 self.record_end(machine, *txn, if shipped { End::Unknown } else { End::Not }, None);
             }
         }
+        self.forget_unstaging(machine);
         let programs = &self.programs;
         self.txn_tokens.retain(|_, program| programs[*program].machine != machine);
     }

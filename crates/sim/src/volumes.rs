@@ -126,6 +126,7 @@ impl World {
         let state = life.node.server.state();
         let mut blobs = BTreeSet::new();
         let live = life.records.live(state.tid);
+        let staged = self.judge.serial.staged(&self.judge.past)?;
         for (volume, past) in state.past.volumes().filter(|(volume, past)| *volume != VOLUME && is_there(past)) {
             let mut tree = Tree::read(&live, volume).map_err(|error| error.to_string())?;
             let counted = state.volumes.get(&volume).map(|counts| (counts.objects, counts.bytes));
@@ -133,7 +134,13 @@ impl World {
                 return Err(format!("volume {volume} counts {counted:?}, and has {:?}", tree.counts()));
             }
             blobs.extend(tree.blobs.iter().copied());
-            tree.leave_out(|object| state.staged.holds(volume, object));
+            let cut_off = |object: ObjectId| {
+                let from = staged.get(&object);
+                from.is_some_and(|from| self.judge.past.is_cut_off(volume, past.made, object, *from))
+            };
+            if tree.leave_out(cut_off) {
+                self.cover.hit("staged_cloned");
+            }
             let problems = tree.check();
             if !problems.is_empty() {
                 return Err(format!("the tree of volume {volume} is not whole: {problems:?}"));
@@ -162,6 +169,19 @@ impl World {
 }
 
 impl PastModel {
+    /// May something be left in a clone that was made at `made` of an object that was staged, and committed at `from`? A clone of a state in the midst of a
+    /// group that has ended since keeps what was staged: nobody can reach it, and nobody knows of it when the clone is made.
+    fn is_cut_off(&self, volume: VolumeId, made: Tid, object: ObjectId, from: Option<Tid>) -> bool {
+        let Some(origin) = self.origins.get(&volume) else { return false };
+        if origin.volume != VOLUME {
+            return self.is_cut_off(origin.volume, Tid::MAX, object, from);
+        }
+        let later = self.versions(&Key::attr(VOLUME, object)).iter().filter(|(tid, _)| *tid > origin.at);
+        let reaped = later.filter(|(_, version)| version.is_none()).map(|(tid, _)| *tid).min();
+        let ended = reaped.into_iter().chain(from).min();
+        ended.is_some_and(|ended| origin.at < ended && ended <= made)
+    }
+
     /// What a volume shows as of a Tid, but for marks of orphans and who made commits.
     fn shows(&self, volume: VolumeId, tid: Tid) -> BTreeMap<Key, Version> {
         let mut shown = match self.origins.get(&volume) {

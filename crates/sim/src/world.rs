@@ -14,6 +14,7 @@ use crate::pruning::sweep_rows;
 use crate::script::{Script, What, When};
 use crate::shared::Shared;
 use crate::snapshots::Namers;
+use crate::staging::Unstaging;
 use crate::volumes::Volumers;
 use gavel_client::ToForget;
 use gavel_client::session::SessionConfig;
@@ -121,6 +122,7 @@ pub struct World {
     pub(crate) shared: Shared,
     /// What transactions of programs wait for.
     pub(crate) txn_tokens: BTreeMap<u64, usize>,
+    pub(crate) unstaging: Unstaging,
     pub(crate) setup_step: usize,
     pub(crate) setup_done: Option<u64>,
     pub(crate) calm: Option<u64>,
@@ -165,6 +167,7 @@ impl World {
             pool: Pool::default(),
             shared: Shared::default(),
             txn_tokens: BTreeMap::new(),
+            unstaging: Unstaging::default(),
             setup_step: 0,
             setup_done: None,
             calm: None,
@@ -378,6 +381,7 @@ impl World {
         self.step_namer(machine);
         self.step_volumer(machine);
         self.step_transactions(machine);
+        self.say_unneeded(machine);
         let next = self.delays.between(TICK_NS.0, TICK_NS.1);
         self.at(next, Event::Tick { machine, life: number });
         self.pump(machine);

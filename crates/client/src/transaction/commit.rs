@@ -78,6 +78,12 @@ impl Shipping {
             Some(Outcome::Refused { refusal: Refusal::BadPlan }) => {
                 Next::End(Shipped::Not("its plan was refused; please report this".into()))
             }
+            Some(Outcome::Refused { refusal: Refusal::Missing }) => {
+                Next::End(Shipped::Not("its volume was destroyed; `gavel volume restore` brings it back".into()))
+            }
+            Some(Outcome::Refused { refusal: Refusal::ReadOnly }) => {
+                Next::End(Shipped::Not("its volume is a mirror now: only its source changes it".into()))
+            }
             // A lease was granted meanwhile, or the session ended before: it was not done.
             _ => self.again(),
         }

@@ -33,7 +33,6 @@ impl Transaction {
                 // Behind everything else: a plan's last mutations see that the object lost its names.
                 KeyParts::Orphan { .. } | KeyParts::Commit { .. } | KeyParts::Boundary => {}
                 KeyParts::Extent { .. } if !self.made.contains(&key.object()) => {}
-                _ if self.is_nameless(key.object()) => {}
                 _ => {
                     let before = base.get(key)?;
                     // Others may have changed what is as it was at the start, unless it is depended on, or known to nobody else: then it is put so.
@@ -115,9 +114,10 @@ impl Transaction {
         }
     }
 
-    /// The bytes of files that were there: of each run that was written, what is there now.
+    /// The bytes of files that were there: of each run that was written, what is there now. Those of files that have lost their last name, too: others may have
+    /// them open, and their attributes say how many there are.
     fn fold_bytes(&self, mutations: &mut Vec<Mutation>) {
-        for (object, runs) in self.written.iter().filter(|(object, _)| !self.is_nameless(**object)) {
+        for (object, runs) in &self.written {
             let (volume, object) = (self.volume, *object);
             mutations.extend(runs.iter().map(|(start, end)| Mutation::Carve { volume, object, start, end }));
             for (start, end) in runs.iter() {

@@ -8,6 +8,7 @@
 //! - [`fold`]: what it comes to: one plan
 //! - [`pack`]: small contents of files go to blobs together; [`spill`]: so they do while it goes on
 //! - [`split`]: what is staged, if it does not fit into one request
+//! - [`staging`]: what its host does until that is written
 //! - [`commit`]: what its host does until it knows how its commit ended
 //! - [`journal`]: what was done in it, as bytes, from which it comes to be again
 //!
@@ -26,6 +27,7 @@ pub mod pack;
 mod runs;
 pub mod spill;
 pub mod split;
+pub mod staging;
 mod step;
 mod weight;
 

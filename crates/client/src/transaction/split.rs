@@ -22,14 +22,12 @@ pub struct Part {
     pub runs: Vec<(ObjectId, ObjectId)>,
     /// Their records, and more of those that parts before this one have begun.
     pub plan: Plan,
-    /// All parts before this one must be applied first. The others may be shipped as they come.
-    pub waits: bool,
 }
 
 /// A transaction in parts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Split {
-    /// To be written first, in this order.
+    /// To be written first, in this order: each when those before are applied.
     pub parts: Vec<Part>,
     /// The commit: it ties them in.
     pub last: Folded,
@@ -56,19 +54,15 @@ pub fn split(volume: VolumeId, folded: Folded, made: &BTreeSet<ObjectId>) -> Spl
 pub fn split_into(part_bytes: usize, volume: VolumeId, folded: Folded, made: &BTreeSet<ObjectId>) -> Split {
     let mut sorted = Sorted::default();
     folded.plan.mutations.into_iter().for_each(|mutation| sorted.take(mutation, made));
-    let (order, directories) = sorted.order();
+    let order = sorted.order();
     let Sorted { mut units, mut last, touched } = sorted;
     // Behind what it does to old objects: a name and the attributes of what has it change in one transaction.
     last.extend(touched.into_iter().map(|object| touch(volume, object)));
     let staged: BTreeSet<ObjectId> = units.keys().copied().collect();
     let (parts, part, objects) = Default::default();
     let mut filling = Filling { part_bytes, volume, made, staged: &staged, parts, part, objects, bytes: 0 };
-    for (number, object) in order.into_iter().enumerate() {
-        // Everything else waits for the directories, and of these each for those before.
-        if number == directories {
-            filling.close();
-        }
-        filling.unit(object, units.remove(&object).unwrap_or_default(), number <= directories);
+    for object in order {
+        filling.unit(object, units.remove(&object).unwrap_or_default());
     }
     filling.close();
     Split { parts: filling.parts, last: Folded { guards: folded.guards, plan: Plan { mutations: last } } }
@@ -124,8 +118,8 @@ impl Sorted {
         }
     }
 
-    /// Directories, each behind the one that it lies in; then everything else. And how many are directories.
-    fn order(&mut self) -> (Vec<ObjectId>, usize) {
+    /// Directories, each behind the one that it lies in; then everything else.
+    fn order(&mut self) -> Vec<ObjectId> {
         let mut parents = BTreeMap::new();
         for (object, unit) in &mut self.units {
             unit.sort_by_key(|mutation| !is_attr(mutation));
@@ -144,9 +138,8 @@ impl Sorted {
             }
             order.extend(line.into_iter().rev());
         }
-        let directories = order.len();
         order.extend(self.units.keys().filter(|object| !parents.contains_key(object)));
-        (order, directories)
+        order
     }
 }
 
@@ -169,18 +162,16 @@ struct Filling<'a> {
 
 impl Filling<'_> {
     /// An object with all its records. One that is larger than a part goes on in the next, which touches its attributes.
-    fn unit(&mut self, object: ObjectId, unit: Vec<Mutation>, waits: bool) {
+    fn unit(&mut self, object: ObjectId, unit: Vec<Mutation>) {
         let sizes: Vec<usize> = unit.iter().map(size).collect();
         if self.bytes + sizes.iter().sum::<usize>() > self.part_bytes {
             self.close();
         }
-        self.part.waits |= waits;
         self.objects.push(object);
         self.bytes += RUN_BYTES;
         for (mutation, bytes) in unit.into_iter().zip(sizes) {
             if self.bytes + bytes > self.part_bytes && !self.part.plan.mutations.is_empty() {
                 self.close();
-                self.part.waits = true;
                 self.put(touch(self.volume, object), size(&touch(self.volume, object)));
             }
             self.put(mutation, bytes);

@@ -628,3 +628,37 @@ fn a_file_that_has_lost_its_name_keeps_its_bytes_when_its_transaction_is_moved()
     let read = TreeRequest::Read { object, offset: 0, len: 100 };
     assert_eq!(run(&mut moved, &later, &read, ObjectId(30)).unwrap().data, data);
 }
+
+/// Others may have it open: what they see of its bytes and of its attributes is of one moment.
+#[test]
+fn a_file_that_was_there_and_loses_its_name_has_the_bytes_that_its_attributes_say() {
+    let mut base = Base::new();
+    let object = file(&mut base, "f", 20);
+    let write = |data: &[u8]| {
+        let data = data.to_vec();
+        TreeRequest::Write { object, offset: 0, append: false, data, kill_suidgid: false }
+    };
+    base.operate(&write(b"as it was"), ObjectId(30)).unwrap();
+    let name: Box<[u8]> = b"user.x"[..].into();
+    let mut transaction = Transaction::new(V, base.tid);
+    let truncate = SetAttr { size: Some(0), ..SetAttr::default() };
+    let set = Operation::Setxattr { object, name: name.clone(), value: b"x"[..].into(), mode: XattrMode::Set };
+    for operation in
+        [Operation::Setattr { object, set: truncate }, set, Operation::Unlink { parent: ROOT, name: b"f"[..].into() }]
+    {
+        run(&mut transaction, &base, &TreeRequest::Operation(operation), ObjectId(30)).unwrap();
+    }
+    run(&mut transaction, &base, &write(b"new"), ObjectId(30)).unwrap();
+    let folded = transaction.fold(&base).unwrap();
+    let mut after = base.clone();
+    after.commit(&folded.plan);
+    let Some(Record::Attr(attr)) = after.get(&Key::attr(V, object)).unwrap().map(|version| version.record) else {
+        panic!("it is gone")
+    };
+    assert_eq!((attr.nlink, attr.size, attr.allocated), (0, 3, 3));
+    let extents = after.scan(&KeyRange::extents_behind(V, object, 0), 10).unwrap();
+    assert_eq!(extents.len(), 1, "{extents:?}");
+    assert_eq!(extents[0].0, Key::extent(V, object, 3));
+    let xattr = after.get(&Key::xattr(V, object, &name)).unwrap().map(|version| version.record);
+    assert_eq!(xattr, Some(Record::Xattr(b"x"[..].into())));
+}

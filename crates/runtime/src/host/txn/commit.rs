@@ -1,16 +1,16 @@
 //! One commit of a transaction, and finding out what became of it.
 
-use super::staging::NotStaged;
 use super::{Open, TxnEnd, blocking, report, staging};
 use crate::host::daemon::Daemon;
 use crate::host::node::{Input, WaitError};
 use gavel_client::transaction::commit::{Next, Shipped, Shipping, all_hold, find, note};
 use gavel_client::transaction::fold::Folded;
 use gavel_client::transaction::split::{self, Part, Split};
+use gavel_client::transaction::staging::{NotStaged, Staging};
 use gavel_client::transaction::{COMMIT_BYTES_MAX, pack};
 use gavel_client::tree::Kept;
 use gavel_types::{BlobId, ObjectId, Tid, Timestamp};
-use gavel_wire::{Author, Guard, Mutation, Outcome, Refusal, RequestBody, View};
+use gavel_wire::{Author, Guard, Mutation, RequestBody, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,7 +95,7 @@ async fn ship(open: &Arc<Open>, message: &str) -> Result<Option<Shipped>, String
     let splitting = open.clone();
     let (parts, last) = blocking(move || in_parts(&splitting, folded)).await?;
     let author = Author { uid: open.uid, note: note(message, &open.id).into() };
-    let mut commit = Commit { open, parts, last, author, group: None };
+    let mut commit = Commit { open, staging: Staging::new(parts), last, author };
     let shipped = commit.run().await;
     commit.give_up();
     if let Shipped::Committed(_) = shipped {
@@ -141,11 +141,9 @@ fn in_parts(open: &Open, folded: Folded) -> Result<(Arc<[Part]>, Folded), String
 /// A commit on its way, with what is staged before it.
 struct Commit<'a> {
     open: &'a Open,
-    parts: Arc<[Part]>,
+    staging: Staging,
     last: Folded,
     author: Author,
-    /// What is staged of it now.
-    group: Option<u64>,
 }
 
 impl Commit<'_> {
@@ -177,16 +175,17 @@ impl Commit<'_> {
     /// Stages what is to be, and ships the last request. `seen`: a state behind its outcome.
     async fn ship(&mut self, shipping: &mut Shipping, seen: &mut Tid) -> Result<Next, Shipped> {
         let stored_as_of = shipping.stored_as_of();
-        if self.group.is_none() && !self.parts.is_empty() {
-            match staging::stage(self.open, &self.parts, stored_as_of).await {
-                Ok(group) => self.group = Some(group),
+        let group = match self.staging.parts().is_empty() {
+            true => None,
+            false => match staging::stage(self.open, &mut self.staging, stored_as_of).await {
+                Ok(group) => Some(group),
                 Err(NotStaged::Collected) => return Ok(Next::StoreAnew),
                 Err(NotStaged::Ever(cause)) => return Err(Shipped::Not(cause)),
-            }
-        }
+            },
+        };
         let (guards, plan) = (self.last.guards.clone(), self.last.plan.clone());
         let author = self.author.clone();
-        let body = match self.group {
+        let body = match group {
             Some(group) => RequestBody::Adopt { group, guards, plan, author, stored_as_of },
             None => RequestBody::Commit { guards, plan, author, stored_as_of },
         };
@@ -194,10 +193,10 @@ impl Commit<'_> {
         self.open.node.inbox.push(Input::Request { body, reply });
         let answered = outcome.await;
         match &answered {
-            // Only a lease was in the way, or it was never sent: what is staged stays so.
-            Ok(Ok((Some(Outcome::Refused { refusal: Refusal::Leased }), _)) | Err(WaitError::NoQuorum)) => {}
-            // It was adopted, or abandoned by the refusal, or with the session.
-            _ => self.group = None,
+            Ok(Ok((outcome, _))) => self.staging.on_adopted(outcome.as_ref()),
+            // It was never sent: what is staged stays so.
+            Ok(Err(WaitError::NoQuorum)) => {}
+            _ => self.staging.on_adopted(None),
         }
         match answered {
             Ok(Ok((outcome, view))) => {
@@ -214,7 +213,7 @@ impl Commit<'_> {
     /// Stores anew all blobs that it names: some were collected since, for nothing named them. What the transaction has stored this node has kept. Gives as of
     /// when they are on a majority: that alone counts from now on, for the start is behind the collection.
     async fn store_anew(&self) -> Result<Tid, String> {
-        let plans = self.parts.iter().map(|part| &part.plan).chain([&self.last.plan]);
+        let plans = self.staging.parts().iter().map(|part| &part.plan).chain([&self.last.plan]);
         let mut all_as_of = Tid::MAX;
         for blob in plans.flat_map(|plan| plan.blobs()).collect::<BTreeSet<BlobId>>() {
             let bytes = self.open.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
@@ -226,9 +225,8 @@ impl Commit<'_> {
 
     /// What is staged of it is not needed.
     fn give_up(&mut self) {
-        if let Some(group) = self.group.take() {
-            staging::unstage(&self.open.node, group);
-        }
+        self.staging.give_up();
+        staging::unstage(&self.open.node, &mut self.staging);
     }
 }
 
