@@ -9,8 +9,9 @@ use gavel_client::transaction::split::{self, Part, Split};
 use gavel_client::transaction::staging::{NotStaged, Staging};
 use gavel_client::transaction::{COMMIT_BYTES_MAX, pack};
 use gavel_client::tree::Kept;
-use gavel_types::{BlobId, ObjectId, Tid, Timestamp};
-use gavel_wire::{Author, Guard, Mutation, RequestBody, View};
+use gavel_txn::Stage;
+use gavel_types::{BlobId, Key, ObjectId, Tid, Timestamp};
+use gavel_wire::{Author, Guard, Mutation, Outcome, RequestBody, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,6 +202,11 @@ impl Commit<'_> {
         match answered {
             Ok(Ok((outcome, view))) => {
                 *seen = view.tid();
+                if let Some(Outcome::Committed { tid }) = outcome
+                    && was_passed_over(self.open, *seen, tid)
+                {
+                    return Err(Shipped::Not("its volume was destroyed for good".into()));
+                }
                 Ok(shipping.on_outcome(outcome.as_ref()))
             }
             Ok(Err(WaitError::Unknown)) => Ok(shipping.on_unknown()),
@@ -228,6 +234,13 @@ impl Commit<'_> {
         self.staging.give_up();
         staging::unstage(&self.open.node, &mut self.staging);
     }
+}
+
+/// What is about a volume of which all goes is left out of a commit, and nothing said of it: such a commit leaves no record of who made it.
+fn was_passed_over(open: &Open, seen: Tid, tid: Tid) -> bool {
+    let stage = open.node.past.read().of(open.volume).map(|past| past.stage);
+    let stays = matches!(stage, Some(Stage::Living | Stage::Destroyed { .. }));
+    !stays && !matches!(open.node.records.live(seen).get(&Key::commit(open.volume, tid)), Ok(Some(_)))
 }
 
 fn still_holds(open: &Open, guards: &[Guard], tid: Tid) -> Result<bool, String> {

@@ -172,6 +172,15 @@ impl Kept {
     }
 }
 
+#[cfg(test)]
+impl Kept {
+    /// From now on it can't be synced: its file is one that the kernel refuses that for.
+    pub(super) fn fail_syncs(&mut self) {
+        let file = File::options().read(true).write(true).open("/dev/null");
+        self.file = Arc::new(file.expect("every system has it"));
+    }
+}
+
 fn invalid(error: JournalError) -> Error {
     Error::new(ErrorKind::InvalidInput, error)
 }

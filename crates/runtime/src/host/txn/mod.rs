@@ -266,6 +266,21 @@ impl State {
             notices: Vec::new(),
         }
     }
+
+    /// See [`Open::take_to_end`].
+    fn take_to_end(&mut self, id: &str) -> Result<(), String> {
+        if let Some(cause) = &self.broken {
+            return Err(format!("transaction {id}: {cause}"));
+        }
+        match self.phase {
+            Phase::Open => {
+                self.phase = Phase::Committing;
+                Ok(())
+            }
+            Phase::Committing => Err(format!("transaction {id} is being committed or ended already")),
+            Phase::Ended => Err(format!("transaction {id} has ended")),
+        }
+    }
 }
 
 /// Those that are open on this node.
@@ -588,18 +603,7 @@ impl Open {
 
     /// From now on nothing more becomes a part of it.
     fn take_to_end(&self) -> Result<(), String> {
-        let mut state = self.state.lock();
-        if let Some(cause) = &state.broken {
-            return Err(format!("transaction {}: {cause}", self.id));
-        }
-        match state.phase {
-            Phase::Open => {
-                state.phase = Phase::Committing;
-                Ok(())
-            }
-            Phase::Committing => Err(format!("transaction {} is being committed or ended already", self.id)),
-            Phase::Ended => Err(format!("transaction {} has ended", self.id)),
-        }
+        self.state.lock().take_to_end(&self.id)
     }
 
     /// Ends the processes of its run.

@@ -276,20 +276,23 @@ impl Open {
         self.check_open()?;
         let Some(file) = self.state.lock().kept.as_ref().map(Kept::file) else { return Ok(()) };
         let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
-        match synced.map_err(std::io::Error::other).and_then(|synced| synced) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let cause = format!(
-                    "its journal could not be synced: {error}; what the disk has of it shows when the node starts again"
-                );
-                self.state.lock().broken = Some(cause);
-                Err(kept::failed(&error))
-            }
-        }
+        let synced = synced.map_err(std::io::Error::other).and_then(|synced| synced);
+        self.state.lock().on_synced(synced)
     }
 }
 
 impl State {
+    /// The journal was synced, or could not be. Then nobody knows what of it is on the disk, and to try again would not tell.
+    fn on_synced(&mut self, synced: std::io::Result<()>) -> Result<(), TreeError> {
+        synced.map_err(|error| {
+            let cause = format!(
+                "its journal could not be synced: {error}; what the disk has of it shows when the node starts again"
+            );
+            self.broken = Some(cause);
+            kept::failed(&error)
+        })
+    }
+
     /// An operation can begin: its journal has room.
     fn ready(&mut self) -> Result<(), TreeError> {
         if let Some(cause) = &self.broken {
@@ -347,5 +350,42 @@ impl State {
         }
         self.transaction = moved;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_client::Transaction;
+    use gavel_client::transaction::journal::Header;
+    use gavel_types::VolumeId;
+
+    #[test]
+    fn behind_a_failed_sync_nothing_is_done_in_it_nor_is_it_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let header = Header {
+            id: "1-a".into(),
+            volume: VolumeId(1),
+            start: Tid(7),
+            place: b"/mnt"[..].into(),
+            own_place: false,
+            uid: 0,
+            began_ns: 7,
+            message: "".into(),
+            anew: false,
+        };
+        let mut kept = Kept::begin(dir.path(), header).unwrap();
+        kept.fail_syncs();
+        let synced = kept.file().sync_data();
+        let mut state = State::new(Transaction::new(VolumeId(1), Tid(7)), Some(kept));
+        state.ready().unwrap();
+        assert!(matches!(state.on_synced(synced), Err(TreeError::Storage { full: false, .. })));
+        let Err(TreeError::Storage { cause, full: false }) = state.ready() else { panic!("it goes on") };
+        assert!(cause.contains("could not be synced") && cause.contains("when the node starts again"), "{cause}");
+        // A later sync that succeeds does not make it good.
+        state.on_synced(Ok(())).unwrap();
+        assert!(state.ready().is_err());
+        let refused = state.take_to_end("1-a").unwrap_err();
+        assert!(refused.contains("transaction 1-a: its journal could not be synced"), "{refused}");
     }
 }
