@@ -441,10 +441,10 @@ impl World {
     /// `made`: what only its transaction knows.
     pub(crate) fn learn_shared(&mut self, op: &Op, answer: &Answer, made: &BTreeSet<ObjectId>) {
         match (op, &answer.reply) {
-            (Op::Lookup { .. }, Reply::Object(object)) | (_, Reply::Created { object, .. }) => {
-                if !made.contains(object) {
-                    self.shared.found(*object);
-                }
+            (Op::Lookup { .. }, Reply::Object(object)) | (_, Reply::Created { object, .. })
+                if !made.contains(object) =>
+            {
+                self.shared.found(*object);
             }
             (Op::List { .. }, Reply::Listing { names, .. }) => {
                 if let Some(listed) = names.iter().find(|listed| !made.contains(&listed.object)) {
