@@ -1,6 +1,6 @@
 //! Cuts a failing script down to what is needed to fail.
 
-use crate::script::{Fault, Script};
+use crate::script::{Fault, Mix, Script};
 use crate::{Verdict, run};
 
 /// Runs that a shrinking may take.
@@ -61,7 +61,11 @@ impl Search {
             self.try_out(Script { busy_ms, ..self.best.clone() });
         }
         self.try_out(Script { snapshots: false, ..self.best.clone() });
-        self.try_out(Script { transactions: 0, ..self.best.clone() });
+        // The tree that is shared with transactions is there only if there are some.
+        let mix = Mix { shared: 0, ..self.best.mix };
+        if mix.weights().iter().any(|weight| *weight > 0) {
+            self.try_out(Script { transactions: 0, mix, ..self.best.clone() });
+        }
         for kind in 0..8 {
             let mut script = self.best.clone();
             let mix = &mut script.mix;

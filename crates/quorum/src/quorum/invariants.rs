@@ -10,7 +10,7 @@ pub(super) struct HighWater {
     fell: bool,
     /// The term that this node leads.
     leadership: Option<u64>,
-    /// What was committed when that began.
+    /// What was committed when that began, or was learnt from others since: by earlier leaders.
     inherited: u64,
 }
 
@@ -21,6 +21,11 @@ impl HighWater {
 
     pub(super) fn leadership(&self) -> Option<u64> {
         self.leadership
+    }
+
+    /// An earlier leader has committed this, as another replica knows.
+    pub(super) fn inherit(&mut self, commit: u64) {
+        self.inherited = self.inherited.max(commit);
     }
 
     pub(super) fn observe(&mut self, leadership: Option<u64>, term: u64, commit: u64) {

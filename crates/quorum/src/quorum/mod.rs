@@ -224,6 +224,9 @@ impl Quorum {
         let log = &mut self.raft.raft.raft_log;
         if mark.index.0 <= log.last_index() && log.match_term(mark.index.0, mark.term.0) {
             log.commit_to(mark.index.0);
+            if mark.term.0 < self.core().term {
+                self.high.inherit(mark.index.0);
+            }
             self.settle();
         }
     }

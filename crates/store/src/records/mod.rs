@@ -128,6 +128,8 @@ pub struct Records<E> {
     whole: RwLock<Arc<prune::WholeStates>>,
     /// Which volumes are clones.
     origins: RwLock<clones::Origins>,
+    /// Attributes of then that were read.
+    attributes: Arc<past::Attributes>,
 }
 
 /// The newest state, as it is read.
@@ -158,7 +160,8 @@ impl<E: Engine> Records<E> {
             }
         };
         let (whole, origins) = (RwLock::default(), RwLock::default());
-        Ok((Records { engine, identity, writing: Mutex::new(()), whole, origins }, state))
+        let attributes = past::attributes();
+        Ok((Records { engine, identity, writing: Mutex::new(()), whole, origins, attributes }, state))
     }
 
     /// Applies the changes of one log entry, in their order, and takes away what its sweep removes, in one batch.
@@ -247,7 +250,8 @@ impl<E: Engine> Records<E> {
     /// The state as of `tid`, which is not later than the last transaction that was applied.
     pub fn at(&self, tid: Tid) -> Inheriting<PastView<E::Snapshot>, E::Snapshot> {
         let snapshot = self.engine.snapshot();
-        Inheriting::new(PastView::new(snapshot.clone(), tid), snapshot, self.origins.read().clone())
+        let past = PastView::new(snapshot.clone(), tid).remembering(self.attributes.clone());
+        Inheriting::new(past, snapshot, self.origins.read().clone())
     }
 
     /// What the engine occupies.

@@ -2,13 +2,14 @@
 //!
 //! What is found out about history is found by opening ranges, and each costs as much as stepping over 10 to 20 rows or several look-ups of points.
 //! So a scan of an object whose attributes have not changed since does without (invariant 4 of the [records](super)), and one of history steps over
-//! a few rows that it has no use for, before it opens a range behind them.
+//! a few rows that it has no use for, before it opens a range behind them. Attributes of then, which each operation reads, are remembered.
 
 use super::{RecordsError, live, rows};
 use crate::engine::Snapshot;
-use gavel_types::{Key, KeyRange, Tid};
+use gavel_types::{Key, KeyParts, KeyRange, Tid};
 use gavel_wire::{Version, View, ViewError};
 use std::iter::Peekable;
+use std::sync::Arc;
 
 /// Rows of one key's history that a scan has no use for, after which it opens a range behind them instead of stepping on.
 /// That costs about as much as 10 to 20 steps over small rows.
@@ -17,22 +18,47 @@ const STEPS_MAX: usize = 16;
 /// a range is opened behind the others.
 const STEP_BYTES: usize = 256;
 
+/// Most attributes of past states that are remembered.
+const ATTRIBUTES_MAX: usize = 4096;
+
+/// Attributes as of past states, of objects that have changed since. The past never changes, so they stay right; who may see a state is asked elsewhere.
+pub(super) type Attributes = quick_cache::sync::Cache<(Tid, Key), Option<Version>>;
+
+/// None are remembered yet.
+pub(super) fn attributes() -> Arc<Attributes> {
+    Arc::new(Attributes::new(ATTRIBUTES_MAX))
+}
+
 /// The state as of a Tid.
 #[derive(Clone, Debug)]
 pub struct PastView<S> {
     snapshot: S,
     tid: Tid,
+    attributes: Option<Arc<Attributes>>,
 }
 
 impl<S: Snapshot> PastView<S> {
     pub(super) fn new(snapshot: S, tid: Tid) -> PastView<S> {
-        PastView { snapshot, tid }
+        PastView { snapshot, tid, attributes: None }
+    }
+
+    /// With attributes that are remembered from one view to the next, of the same records.
+    pub(super) fn remembering(self, attributes: Arc<Attributes>) -> PastView<S> {
+        PastView { attributes: Some(attributes), ..self }
     }
 
     fn get_visible(&self, key: &Key) -> Result<Option<Version>, RecordsError> {
-        match live::get(&self.snapshot, key)? {
-            Some(version) if version.create <= self.tid => Ok(Some(version)),
-            _ => Ok(ended_after(&self.snapshot, key, self.tid)?.map(|(_, v)| v).filter(|v| v.create <= self.tid)),
+        if let Some(version) = live::get(&self.snapshot, key)?.filter(|version| version.create <= self.tid) {
+            return Ok(Some(version));
+        }
+        let found = || -> Result<_, RecordsError> {
+            Ok(ended_after(&self.snapshot, key, self.tid)?.map(|(_, v)| v).filter(|v| v.create <= self.tid))
+        };
+        match &self.attributes {
+            Some(known) if matches!(key.parts(), KeyParts::Attr) => {
+                known.get_or_insert_with(&(self.tid, key.clone()), found)
+            }
+            _ => found(),
         }
     }
 
