@@ -375,6 +375,9 @@ fn snapshots_come_and_go(cluster: &Cluster) -> Result<()> {
     let listed = cluster.gavel().run(["snapshot", "list", mount, "--json"])?.ok()?;
     ensure!(listed.contains("\"named\""), "{listed}");
     cluster.gavel().run(["snapshot", "rename", mount, "named", "renamed"])?.ok()?;
+    cluster.gavel().run(["snapshot", "note", mount, "renamed", "said anew"])?.ok()?;
+    let listed = cluster.gavel().run(["snapshot", "list", mount, "--json"])?.ok()?;
+    ensure!(listed.contains("said anew"), "{listed}");
     ensure!(cluster.ids().all(|node| shows(node, "renamed")), "not shown by its new name at once");
     wait::until("the old name is gone", PATIENCE, || cluster.ids().all(|node| !shows(node, "named")))?;
     cluster.gavel().run(["snapshot", "delete", mount, "renamed"])?.ok()?;

@@ -329,6 +329,7 @@ impl Run<'_> {
             }
             RequestBody::DropSnapshot { volume, name } => done(tid, self.state.past.drop_name(*volume, name)),
             RequestBody::RenameSnapshot { volume, from, to } => done(tid, self.state.past.rename(*volume, from, to)),
+            RequestBody::NoteSnapshot { volume, name, note } => done(tid, self.state.past.note(*volume, name, note)),
             RequestBody::SetRetention { volume, policy } => done(tid, self.state.past.set_policy(*volume, policy)),
             RequestBody::SetSchedule { volume, schedule } => {
                 done(tid, self.state.past.set_schedule(tid, *volume, schedule))

@@ -364,6 +364,16 @@ impl Past {
         Ok(())
     }
 
+    pub(crate) fn note(&mut self, volume: VolumeId, name: &str, note: &str) -> Result<(), Refusal> {
+        if note.len() > NOTE_BYTES_MAX {
+            return Err(Refusal::BadName);
+        }
+        let snapshot = self.living(volume)?.snapshots.get_mut(name).ok_or(Refusal::Missing)?;
+        snapshot.note = note.into();
+        self.revision += 1;
+        Ok(())
+    }
+
     /// Asserts the invariants that the module's documentation numbers; `tid` is the last transaction.
     ///
     /// # Panics

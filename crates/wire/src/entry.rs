@@ -371,6 +371,15 @@ pub enum RequestBody {
         /// What it follows.
         follow: Option<Box<Follow>>,
     },
+    /// Say what a snapshot is for.
+    NoteSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's name.
+        name: Box<str>,
+        /// What for.
+        note: Box<str>,
+    },
 }
 
 /// A part of what takes a mirror from one state of its source to a later one.

@@ -36,6 +36,13 @@ pub enum SnapshotChange {
         /// The other name.
         to: String,
     },
+    /// Say what it is for.
+    Note {
+        /// The name.
+        name: String,
+        /// What for; nothing is said if it is empty.
+        note: String,
+    },
 }
 
 /// A snapshot, for people and programs.
@@ -149,6 +156,10 @@ pub async fn change(daemon: &Daemon, volume: VolumeId, change: SnapshotChange) -
             let body = RequestBody::RenameSnapshot { volume, from: from.as_str().into(), to: to.as_str().into() };
             let about = |refusal: &Asked| if matches!(refusal, Asked::Refused(Refusal::Missing)) { from } else { to };
             ask(daemon, body).await.map_err(|refusal| said(&about(&refusal), refusal)).map(|()| None)
+        }
+        SnapshotChange::Note { name, note } => {
+            let body = RequestBody::NoteSnapshot { volume, name: name.as_str().into(), note: note.into() };
+            ask(daemon, body).await.map_err(|refusal| said(&name, refusal)).map(|()| None)
         }
     }
 }

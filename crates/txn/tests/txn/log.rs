@@ -245,6 +245,7 @@ impl Judge {
             RequestBody::Snapshot { .. } | RequestBody::DropSnapshot { .. } | RequestBody::RenameSnapshot { .. } => {
                 before.clone()
             }
+            RequestBody::NoteSnapshot { .. } => before.clone(),
             RequestBody::SetRetention { .. } | RequestBody::DefineClass { .. } | RequestBody::SetSchedule { .. } => {
                 before.clone()
             }

@@ -34,6 +34,24 @@ fn named(world: &World) -> Vec<(String, Tid)> {
     snapshots.iter().map(|(name, snapshot)| (name.to_string(), snapshot.tid)).collect()
 }
 
+fn note(world: &mut World, name: &str, note: &str) -> Result<(), Refusal> {
+    ask(world, RequestBody::NoteSnapshot { volume: V, name: name.into(), note: note.into() })
+}
+
+#[test]
+fn a_note_can_be_written_anew() {
+    let mut world = World::new();
+    assert_eq!(name(&mut world, "a", None), Ok(()));
+    let before = world.state.past.of(V).unwrap().snapshots["a"].clone();
+    assert_eq!(note(&mut world, "a", "last good state"), Ok(()));
+    assert_eq!(note(&mut world, "b", "none"), Err(Refusal::Missing));
+    assert_eq!(note(&mut world, "a", &"n".repeat(NOTE_BYTES_MAX + 1)), Err(Refusal::BadName));
+    let after = world.state.past.of(V).unwrap().snapshots["a"].clone();
+    assert_eq!((&*after.note, after.tid, after.named), ("last good state", before.tid, before.named));
+    assert_eq!(note(&mut world, "a", ""), Ok(()));
+    assert_eq!(&*world.state.past.of(V).unwrap().snapshots["a"].note, "");
+}
+
 #[test]
 fn a_snapshot_is_the_state_that_its_entry_finds() {
     let mut world = World::new();

@@ -22,6 +22,8 @@ pub enum Snapshot {
     List(List),
     /// Give one another name
     Rename(Rename),
+    /// Say anew what one is for
+    Note(Note),
     /// Take a name away; what only it kept may be pruned
     Delete(Delete),
     /// Have the cluster make some by itself
@@ -65,6 +67,17 @@ pub struct Rename {
     to: String,
 }
 
+/// Says anew what a snapshot is for.
+#[derive(Args)]
+pub struct Note {
+    /// The mount of the volume, or any path in it
+    path: PathBuf,
+    /// The name
+    name: String,
+    /// What it is for; empty: nothing is said
+    note: String,
+}
+
 /// Takes a snapshot's name away.
 #[derive(Args)]
 pub struct Delete {
@@ -88,6 +101,9 @@ impl Snapshot {
             Snapshot::Schedule(schedule) => schedule.run()?,
             Snapshot::Rename(Rename { path, from, to }) => {
                 change(&path, SnapshotChange::Rename { from, to })?;
+            }
+            Snapshot::Note(Note { path, name, note }) => {
+                change(&path, SnapshotChange::Note { name, note })?;
             }
             Snapshot::Delete(Delete { path, name }) => {
                 change(&path, SnapshotChange::Delete { name })?;
