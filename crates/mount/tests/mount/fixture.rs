@@ -5,9 +5,12 @@ use gavel_client::tree::Tree;
 use gavel_mount::{MountOptions, Mounted, Unmounted, table};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// The kernel has its caches for all mounts: whoever drops them holds this to write, and whoever counts on them to read.
+static CACHES: RwLock<()> = RwLock::new(());
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,16 @@ impl Fixture {
         assert_eq!(mounted.unmount().expect("unmounts"), Unmounted::Clean);
         assert_eq!(table::mount_at(self.dir.path()).expect("a table"), None);
     }
+}
+
+/// To be held by a test that drops the kernel's caches.
+pub fn drops_caches() -> RwLockWriteGuard<'static, ()> {
+    CACHES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be held by a test that asks the kernel for what it keeps.
+pub fn needs_caches() -> RwLockReadGuard<'static, ()> {
+    CACHES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub fn has_fuse() -> bool {

@@ -1,6 +1,6 @@
 //! Past states through plain paths: `name@@AT`, `@@AT`, `.@@AT`.
 
-use crate::fixture::{Fixture, eventually, has_program, is_root, shell};
+use crate::fixture::{Fixture, drops_caches, eventually, has_program, is_root, needs_caches, shell};
 use crate::ram::kept::ALL;
 use gavel_client::tree::Kept;
 use gavel_types::{ObjectId, Tid};
@@ -347,6 +347,7 @@ fn an_age_is_one_state_while_it_is_used() {
 
 #[test]
 fn the_kernel_keeps_the_past() {
+    let _caches = needs_caches();
     for readdirplus in [false, true] {
         let Some((fixture, state)) = changed(|options| options.readdirplus = readdirplus) else { return };
         fixture.tree.keep(ALL);
@@ -378,6 +379,7 @@ fn the_kernel_keeps_the_past() {
 /// A kernel that cannot be made to forget all names keeps none of the live ones; what is below an entrance it keeps.
 #[test]
 fn the_past_needs_no_forgetting() {
+    let _caches = needs_caches();
     let Some((fixture, state)) = changed(|options| options.keep_names = false) else { return };
     fixture.tree.keep(ALL);
     let then = File::open(fixture.path(&at("d", state))).expect("opens");
@@ -417,6 +419,7 @@ fn bytes_of_the_past_are_read_in_every_way() {
 /// Look-ups come in while the kernel gives the same inodes back, again and again.
 #[test]
 fn many_look_while_the_kernel_forgets() {
+    let _caches = drops_caches();
     const ROUNDS: usize = 30;
     for readdirplus in [false, true] {
         let Some((fixture, state)) = changed(|options| options.readdirplus = readdirplus) else { return };
@@ -458,6 +461,7 @@ fn many_look_while_the_kernel_forgets() {
 
 #[test]
 fn nothing_is_remembered_that_the_kernel_has_given_back() {
+    let _caches = drops_caches();
     for readdirplus in [false, true] {
         let Some((fixture, state)) = changed(|options| options.readdirplus = readdirplus) else { return };
         if !is_root() {

@@ -1,7 +1,7 @@
 //! What is under way while the kernel is made to forget.
 
 use crate::failures::tampered_with;
-use crate::fixture::{Fixture, eventually};
+use crate::fixture::{Fixture, drops_caches, eventually};
 use crate::keeping::{chmod, inode, rename, write};
 use crate::mapping::{Mapping, PAGES};
 use crate::ram::RamTree;
@@ -289,6 +289,7 @@ fn forgetting_waits_for_no_request_that_waits_for_forgetting() {
 
 #[test]
 fn attributes_of_an_inode_that_the_kernel_did_not_have_yet_are_not_kept() {
+    let _caches = drops_caches();
     let Some((fixture, late)) = late() else { return };
     let path = fixture.path("file");
     let id = inode(&path);
