@@ -338,7 +338,10 @@ fn fill(cluster: &Cluster, small: u64, data: &Path, mount: &Path) -> Result<u64>
     let dir = mount.join("filling");
     std::fs::create_dir(&dir)?;
     for number in 0..FILLING_FILES {
-        std::fs::write(dir.join(number.to_string()), trees::noise(number, 16_000))?;
+        let mut file = std::fs::File::create(dir.join(number.to_string()))?;
+        file.write_all(&trees::noise(number, 16_000))?;
+        // So that no more is made than fits when there is room again: the small node takes what is committed.
+        file.sync_all()?;
         if !process::is_alive(pid) {
             return Ok(number + 1);
         }

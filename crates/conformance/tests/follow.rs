@@ -226,9 +226,9 @@ fn lag(pair: &Pair) -> Result<()> {
     let status = wait::for_some("it is not behind", PATIENCE, || pair.status(1).ok().filter(near))?;
     eprintln!("a mirror of a source at rest: {}", lag(&status));
     let line = wait::for_some("the source knows", PATIENCE, || {
-        pair.follower("copy").ok().filter(|line| line["connected"] == true && line["state"].is_string())
+        pair.follower("copy").ok().filter(|line| line["connected"] == true && line["is_waited_for"] == true)
     })?;
-    ensure!(line["is_waited_for"] == true && line["keep_for_s"] == 7 * 86_400, "{line}");
+    ensure!(line["state"].is_string() && line["keep_for_s"] == 7 * 86_400, "{line}");
     let node = pair.copy.state(1).context("the node says nothing")?;
     ensure!(node.status["mirrors"][0]["follow"]["lag"]["tids"].is_u64(), "{}", node.status["mirrors"]);
     let node = pair.source.state(1).context("the node says nothing")?;
