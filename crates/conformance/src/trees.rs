@@ -1,9 +1,12 @@
 //! Directory trees: making one up, and telling whether two are the same.
 
+use crate::command;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a tree has at a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,6 +44,39 @@ pub fn read(root: &Path) -> Result<Tree> {
         }
     }
     Ok(tree)
+}
+
+/// What is the same for the same tree: names, attributes, all times, extended attributes, contents, which names are of one file.
+///
+/// # Errors
+/// If the tree can't be read.
+pub fn digest(root: &Path) -> Result<String> {
+    digest_with(root, "")
+}
+
+/// As [`digest`], without the times of the last access and of the last change of attributes.
+///
+/// # Errors
+/// If the tree can't be read.
+pub fn digest_of_content(root: &Path) -> Result<String> {
+    digest_with(root, ",delete=atime,delete=ctime")
+}
+
+fn digest_with(root: &Path, options: &str) -> Result<String> {
+    let names = "exthdr.name=%d/PaxHeaders/%f";
+    let tar = format!("tar --sort=name --format=pax --pax-option='{names}{options}' --xattrs --xattrs-include='*'");
+    let digest = command::shell(root, &format!("{tar} -cf - . | sha256sum"), Duration::from_secs(120));
+    let digest = digest.with_context(|| root.display().to_string())?;
+    ensure!(digest.len() > 60, "no digest of {}", root.display());
+    Ok(digest)
+}
+
+/// Waits until all that was answered on this mount's node is committed.
+///
+/// # Errors
+/// As `fsync`.
+pub fn settle(mount: &Path) -> Result<()> {
+    Ok(File::open(mount)?.sync_all()?)
 }
 
 const FORMAT: u32 = 0o170_000;

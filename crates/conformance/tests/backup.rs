@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// What is the same for the same tree: names, attributes, extended attributes, contents, which names are of one file. The times of directories are
-/// among them, those of the last access are not.
-const HASH: &str = "tar --sort=name --format=pax --pax-option='exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime' --xattrs --xattrs-include='*' -cf - . | sha256sum";
 /// What nobody should find in an encrypted folder.
 const NAME: &str = "a name that nobody may see";
 const FILES: u64 = 200;
@@ -72,7 +69,7 @@ impl Folder<'_> {
         let to = self.cluster.scratch().join(format!("restored {state}"));
         let place = to.to_str().context("a path of text")?;
         self.ran(&["restore"], &["--backup", state, "--to", place])?.ok()?;
-        let (wanted, found) = (hash(then)?, hash(&to)?);
+        let (wanted, found) = (trees::digest_of_content(then)?, trees::digest_of_content(&to)?);
         if wanted != found {
             trees::same(&trees::read(then)?, &trees::read(&to)?)?;
         }
@@ -96,16 +93,6 @@ fn json(ran: Ran) -> Result<Value> {
     serde_json::from_str(&said).with_context(|| said.clone())
 }
 
-fn hash(root: &Path) -> Result<String> {
-    let hash = command::shell(root, HASH, Duration::from_secs(120)).with_context(|| root.display().to_string())?;
-    ensure!(hash.len() > 60, "no hash of {}", root.display());
-    Ok(hash)
-}
-
-fn settle(mount: &Path) -> Result<()> {
-    Ok(File::open(mount)?.sync_all()?)
-}
-
 /// A tree with something of every kind.
 fn make(root: &Path) -> Result<()> {
     trees::make(&root.join("tree"), FILES)?;
@@ -126,7 +113,7 @@ fn make(root: &Path) -> Result<()> {
     sparse.set_len(5_000_000)?;
     std::os::unix::fs::chown(root.join("tree"), Some(1234), Some(4321))?;
     std::fs::set_permissions(root.join("tree"), std::os::unix::fs::PermissionsExt::from_mode(0o2750))?;
-    settle(root)
+    trees::settle(root)
 }
 
 /// Changes of all kinds, somewhere in the tree.
@@ -152,7 +139,7 @@ fn change(dice: &mut Dice, root: &Path, count: usize) -> Result<()> {
             _ => std::fs::create_dir_all(root.join(format!("tree/dir {}/deep", dice.roll() % 20)))?,
         }
     }
-    settle(root)
+    trees::settle(root)
 }
 
 fn state(line: &Value) -> Result<String> {
@@ -180,7 +167,7 @@ fn each_backup_is_restored_as_what_the_volume_was() -> Result<()> {
             states.push(state(&line)?);
         }
         std::fs::remove_dir_all(root.join("tree"))?;
-        settle(&root)?;
+        trees::settle(&root)?;
         states.push(state(&folder.create(&[])?)?);
         ensure!(folder.list()? == states);
         folder.verify()?;
@@ -210,7 +197,7 @@ fn subtree(folder: &Folder, states: &[String]) -> Result<()> {
     let to = folder.cluster.scratch().join("subtree");
     let words = ["--backup", &states[1], "--path", "/tree/", "--to", to.to_str().context("text")?];
     folder.ran(&["restore"], &words)?.ok()?;
-    ensure!(hash(&to)? == hash(&root.join("tree"))?, "a subtree");
+    ensure!(trees::digest_of_content(&to)? == trees::digest_of_content(&root.join("tree"))?, "a subtree");
     folder.ran(&["restore"], &words)?.refused(&["not empty", "Hint"])?;
     let to = folder.cluster.scratch().join("one file");
     let words = ["--backup", &states[1], "--path", NAME, "--to", to.to_str().context("text")?];
@@ -233,7 +220,7 @@ fn pruned(folder: &Folder, states: &[String]) -> Result<()> {
     folder.verify()?;
     folder.same(&states[3])?;
     std::fs::write(folder.cluster.mount(1).join("later"), "x")?;
-    settle(&folder.cluster.mount(1))?;
+    trees::settle(&folder.cluster.mount(1))?;
     let line = folder.create(&[])?;
     ensure!(line["base"] == states[4].as_str() && line["new_files"].as_u64() < Some(6), "{line}");
     folder.same(&state(&line)?)
@@ -276,7 +263,8 @@ fn into_a_mirror(folder: &Folder) -> Result<()> {
     let mut mount = cluster.gavel().command(["mount", "--volume", "again", "--config"]);
     mount.arg(cluster.config(1)).arg(&path);
     command::run(mount, command::PATIENCE)?.ok()?;
-    let same = hash(&path)? == hash(&cluster.mount(1).join(format!("@@{newest}")))?;
+    let same =
+        trees::digest_of_content(&path)? == trees::digest_of_content(&cluster.mount(1).join(format!("@@{newest}")))?;
     cluster.gavel().run(["umount", "--lazy", path.to_str().context("text")?])?.ok()?;
     ensure!(same, "the backup is another tree as a mirror");
     Ok(())
@@ -291,18 +279,24 @@ fn killed_at_any_moment_all_backups_are_good() -> Result<()> {
         let folder = Folder::new(cluster, "folder", &[]);
         let first = folder.create(&[])?;
         let mut killed = 0;
+        // Within how many milliseconds it is killed, of `create` and of `prune`: less, each time that it was over before.
+        let mut spread = [400, 60];
         for round in 0..12u64 {
             trees::make(&root.join(format!("tree/more {round}")), 60)?;
-            settle(&root)?;
+            trees::settle(&root)?;
             let before = folder.list()?;
             let prunes = round % 3 == 2;
             let mut command =
                 if prunes { folder.command(&["prune"], &["--keep-last", "1"]) } else { folder.create_command(&[]) };
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-            std::thread::sleep(Duration::from_millis(dice.roll() % if prunes { 60 } else { 400 }));
-            if child.try_wait()?.is_none() {
-                killed += 1;
-                child.kill()?;
+            let spread = &mut spread[usize::from(prunes)];
+            std::thread::sleep(Duration::from_millis(dice.roll() % *spread));
+            match child.try_wait()? {
+                None => {
+                    killed += 1;
+                    child.kill()?;
+                }
+                Some(_) => *spread = (*spread / 2).max(4),
             }
             child.wait()?;
             folder.verify().with_context(|| format!("round {round}"))?;

@@ -5,14 +5,10 @@ use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
 use gavel_conformance::command::{self, Ran};
 use gavel_conformance::{mounts, trees, wait};
 use serde_json::Value;
-use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-/// What is the same for the same tree: names, attributes, extended attributes, contents, which names are of one file.
-const HASH: &str = "tar --sort=name --format=pax --pax-option='exthdr.name=%d/PaxHeaders/%f' --xattrs --xattrs-include='*' -cf - . | sha256sum";
 
 /// A source, and a cluster with mirrors of its first volume.
 struct Pair<'a> {
@@ -80,28 +76,18 @@ impl Pair<'_> {
     /// Waits until the mirror shows what a tree is; how long that took.
     fn same(&self, what: &str, copy: &Path, tree: &Path) -> Result<Duration> {
         let begun = Instant::now();
-        let wanted = hash(tree)?;
-        wait::until(what, PATIENCE, || hash(copy).is_ok_and(|found| found == wanted))?;
+        let wanted = trees::digest(tree)?;
+        wait::until(what, PATIENCE, || trees::digest(copy).is_ok_and(|found| found == wanted))?;
         Ok(begun.elapsed())
     }
 
     /// The mirror shows what the source showed as of the mirror's state.
     fn same_as_of(&self, node: u64, copy: &Path, source: u64) -> Result<()> {
         let then = format!("@@{}", self.state(node)?);
-        let wanted = hash(&self.source.mount(source).join(&then))?;
-        ensure!(hash(&copy.join(&then))? == wanted, "{then}: the mirror is not what the source was");
+        let wanted = trees::digest(&self.source.mount(source).join(&then))?;
+        ensure!(trees::digest(&copy.join(&then))? == wanted, "{then}: the mirror is not what the source was");
         Ok(())
     }
-}
-
-fn hash(root: &Path) -> Result<String> {
-    let hash = command::shell(root, HASH, Duration::from_secs(120)).with_context(|| root.display().to_string())?;
-    ensure!(hash.len() > 60, "no hash of {}", root.display());
-    Ok(hash)
-}
-
-fn settle(mount: &Path) -> Result<()> {
-    Ok(File::open(mount)?.sync_all()?)
 }
 
 fn with_pair(source: u64, copy: u64, body: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
@@ -126,7 +112,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
     with_pair(3, 3, |pair| {
         let tree = pair.source.mount(1);
         trees::make(&tree.join("first"), 60)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let invitation = pair.admit("copy", "7d")?;
         pair.follow(2, &invitation, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
@@ -138,7 +124,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
         pair.source.kill(peer)?;
         let tree = pair.source.mount(other);
         trees::make(&tree.join("second"), 40)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let took = pair.same("the mirror follows another peer", &copy, &tree)?;
         let now = wait::for_some("another peer", PATIENCE, || pair.status(2).ok()?["follow"]["peer"].as_u64())?;
         eprintln!("peer {peer} was killed; the mirror follows peer {now}, and had the changes after {took:?}");
@@ -153,7 +139,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
         pair.copy.kill(carrier)?;
         std::fs::remove_dir_all(tree.join("first"))?;
         trees::make(&tree.join("third"), 30)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let took = pair.same("another node carries the mirror", &copy, &tree)?;
         let status = pair.status(seen)?;
         eprintln!("node {carrier} was killed; the mirror had the changes after {took:?}: {status}");
@@ -163,7 +149,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
         // All of the mirror's nodes stop, and it follows again.
         pair.copy.halt()?;
         std::fs::write(tree.join("while it was away"), "x")?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         pair.copy.start()?;
         let copy = pair.mounted(seen)?;
         pair.same("it follows after its cluster has started again", &copy, &tree).map(drop)
@@ -175,7 +161,7 @@ fn a_mirror_is_paused_resumed_removed_and_what_is_not_admitted_is_refused() -> R
     with_pair(1, 1, |pair| {
         let tree = pair.source.mount(1);
         std::fs::write(tree.join("one"), trees::noise(1, 100_000))?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let invitation = pair.admit("copy", "7d")?;
         let text = std::fs::read_to_string(&invitation)?;
         refusals(pair, &text)?;
@@ -187,18 +173,18 @@ fn a_mirror_is_paused_resumed_removed_and_what_is_not_admitted_is_refused() -> R
         lag(pair)?;
         // Paused, it stays what it is.
         pair.pause("copy")?;
-        let before = hash(&copy)?;
+        let before = trees::digest(&copy)?;
         std::fs::write(tree.join("two"), trees::noise(2, 100_000))?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         std::thread::sleep(Duration::from_secs(2));
         let status = pair.status(1)?;
-        ensure!(hash(&copy)? == before && status["follow"]["paused"] == true, "{status}");
+        ensure!(trees::digest(&copy)? == before && status["follow"]["paused"] == true, "{status}");
         pair.mirror(&pair.copy, 1, &["resume", "copy"])?.ok()?;
         pair.same("it was resumed", &copy, &tree)?;
         // Dismissed at the source.
         pair.mirror(pair.source, 1, &["dismiss", "main", "--name", "copy"])?.ok()?;
         std::fs::write(tree.join("three"), "x")?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let said = wait::for_some("it is told that it was dismissed", PATIENCE, || {
             let status = pair.status(1).ok()?;
             status["follow"]["error"].as_str().map(str::to_owned)
@@ -280,7 +266,7 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         retention(&["set", root, "keep everything 10s"])?;
         let large = trees::noise(1, 3_000_000);
         std::fs::write(tree.join("unchanged"), &large)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let patient = pair.admit("copy", "1h")?;
         pair.follow(1, &patient, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
@@ -295,7 +281,7 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
             while begun.elapsed() < Duration::from_secs(seconds) {
                 std::fs::write(tree.join("changing"), format!("{:?}", begun.elapsed()))?;
                 std::fs::write(tree.join("made and gone"), "x")?;
-                settle(&tree)?;
+                trees::settle(&tree)?;
                 std::fs::remove_file(tree.join("made and gone"))?;
                 std::thread::sleep(Duration::from_secs(1));
             }
@@ -305,7 +291,10 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         let line = pair.follower("copy")?;
         eprintln!("away for 25 s, with `keep everything 10s`: {line}");
         ensure!(line["is_waited_for"] == true && line["held_s"].as_u64() > Some(5), "{line}");
-        ensure!(hash(&tree.join(format!("@@{stands}"))).is_ok(), "the state that the mirror stands at was pruned");
+        ensure!(
+            trees::digest(&tree.join(format!("@@{stands}"))).is_ok(),
+            "the state that the mirror stands at was pruned"
+        );
         pair.mirror(&pair.copy, 1, &["resume", "copy"])?.ok()?;
         pair.same("it goes on", &copy, &tree)?;
         let bytes = pair.status(1)?["follow"]["bytes"].as_u64().context("bytes")?;
@@ -328,7 +317,10 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         let line = pair.follower("impatient")?;
         eprintln!("away for 25 s, waited for 5 s: {line}");
         ensure!(line["is_waited_for"] == false && line["held_s"] == 0, "{line}");
-        ensure!(hash(&tree.join(format!("@@{stands}"))).is_err(), "history waits for a mirror that is not waited for");
+        ensure!(
+            trees::digest(&tree.join(format!("@@{stands}"))).is_err(),
+            "history waits for a mirror that is not waited for"
+        );
         pair.mirror(&pair.copy, 1, &["resume", "copy"])?.ok()?;
         pair.same("it goes on from what is there", &copy, &tree)?;
         let bytes = pair.status(1)?["follow"]["bytes"].as_u64().context("bytes")?;
@@ -345,7 +337,7 @@ fn a_mirror_of_a_mirror_follows_too() -> Result<()> {
     with_pair(1, 1, |pair| {
         let tree = pair.source.mount(1);
         trees::make(&tree.join("first"), 40)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         pair.follow(1, &pair.admit("copy", "7d")?, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
         // Its mirror is in the source's own cluster: any cluster will do.
@@ -367,12 +359,12 @@ fn a_mirror_of_a_mirror_follows_too() -> Result<()> {
         for round in 0..4 {
             trees::make(&tree.join(format!("round {round}")), 20)?;
             std::fs::write(tree.join("changing"), trees::noise(round, 300_000))?;
-            settle(&tree)?;
+            trees::settle(&tree)?;
             let took = pair.same("both follow", &back, &tree)?;
             eprintln!("a mirror of a mirror had the changes after {took:?}");
         }
         std::fs::remove_dir_all(tree.join("first"))?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         pair.same("what is removed goes there, too", &back, &tree)?;
         let status = status().context("no status")?;
         ensure!(status["source_volume"] == 2 && status["follow"]["error"].is_null(), "{status}");

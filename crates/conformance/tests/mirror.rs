@@ -14,8 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is the same for the same tree: names, attributes, extended attributes, contents, which names are of one file.
-const HASH: &str = "tar --sort=name --format=pax --pax-option='exthdr.name=%d/PaxHeaders/%f' --xattrs --xattrs-include='*' -cf - . | sha256sum";
 const FILES: u64 = 400;
 
 /// A source, and a cluster with a mirror of its first volume.
@@ -84,20 +82,10 @@ impl Pair<'_> {
     /// The mirror shows what the source showed then, by its present and by the name of that state.
     fn same_as_of(&self, state: &str, copy: &Path) -> Result<()> {
         let then = format!("@@{state}");
-        let wanted = hash(&self.source.mount(1).join(&then))?;
-        ensure!(hash(&copy.join(&then))? == wanted, "as of {state}, the mirror is not what the source was");
+        let wanted = trees::digest(&self.source.mount(1).join(&then))?;
+        ensure!(trees::digest(&copy.join(&then))? == wanted, "as of {state}, the mirror is not what the source was");
         Ok(())
     }
-}
-
-fn hash(root: &Path) -> Result<String> {
-    let hash = command::shell(root, HASH, Duration::from_secs(120)).with_context(|| root.display().to_string())?;
-    ensure!(hash.len() > 60, "no hash of {}", root.display());
-    Ok(hash)
-}
-
-fn settle(mount: &Path) -> Result<()> {
-    Ok(File::open(mount)?.sync_all()?)
 }
 
 fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
@@ -160,7 +148,7 @@ fn change(dice: &mut Dice, root: &Path, count: usize) -> Result<()> {
             _ => std::fs::create_dir_all(root.join(format!("dir {}/deep", dice.roll() % 20)))?,
         }
     }
-    settle(root)
+    trees::settle(root)
 }
 
 #[test]
@@ -169,14 +157,14 @@ fn a_mirror_is_what_its_source_was() -> Result<()> {
         let mut dice = Dice::new(dice::seed());
         let tree = pair.source.mount(1);
         trees::make(&tree.join("tree"), FILES)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let (stream, sent) = pair.send("whole", &[])?;
         ensure!(sent["steps"] == 1 && sent["read"]["rows"].as_u64() > Some(FILES), "{sent}");
         pair.receive_ran(1, &stream, &[])?.refused(&["there is no volume copy", "--create"])?;
         let received = pair.receive(1, &stream, &["--create"])?;
         ensure!(received["state"] == sent["to"], "{received} {sent}");
         let copy = pair.mounted(1)?;
-        ensure!(hash(&copy)? == hash(&tree)?, "the whole copy");
+        ensure!(trees::digest(&copy)? == trees::digest(&tree)?, "the whole copy");
         let wanted = [Some(Errno::ROFS); 3];
         let found = [
             errno(std::fs::write(copy.join("new"), "x")),
@@ -192,7 +180,7 @@ fn a_mirror_is_what_its_source_was() -> Result<()> {
             ensure!(sent["read"]["rows"].as_u64() < Some(2_000), "unchanged objects were read: {sent}");
             pair.receive(1, &stream, &[])?;
             states.push(pair.place(1)?);
-            ensure!(hash(&copy)? == hash(&tree)?, "round {round}");
+            ensure!(trees::digest(&copy)? == trees::digest(&tree)?, "round {round}");
         }
         for state in &states {
             pair.same_as_of(state, &copy)?;
@@ -209,7 +197,7 @@ fn small_change(pair: &Pair, tree: &Path) -> Result<()> {
     for number in 0..100 {
         std::fs::write(tree.join(format!("one of a hundred {number}")), "few bytes")?;
     }
-    settle(tree)?;
+    trees::settle(tree)?;
     let begun = Instant::now();
     let (stream, sent) = pair.send("few", &["--from", &from])?;
     let took = begun.elapsed();
@@ -223,7 +211,7 @@ fn small_change(pair: &Pair, tree: &Path) -> Result<()> {
 /// Bytes that the mirror has are not sent again.
 fn blobs_that_are_there(pair: &Pair, tree: &Path) -> Result<()> {
     let pass = |file: &str| -> Result<(u64, u64)> {
-        settle(tree)?;
+        trees::settle(tree)?;
         let (stream, sent) = pair.send(file, &["--from", &pair.place(1)?])?;
         pair.receive(1, &stream, &[])?;
         let number = |what: &str| sent[what].as_u64().with_context(|| sent.to_string());
@@ -249,9 +237,9 @@ fn blobs_that_are_there(pair: &Pair, tree: &Path) -> Result<()> {
 /// Streams that are not taken, and mirrors that stay what they were.
 fn refusals(pair: &Pair, copy: &Path, states: &[String]) -> Result<()> {
     let tree = pair.source.mount(1);
-    let before = (pair.place(1)?, hash(copy)?);
+    let before = (pair.place(1)?, trees::digest(copy)?);
     std::fs::write(tree.join("later"), trees::noise(1, 100_000))?;
-    settle(&tree)?;
+    trees::settle(&tree)?;
     let (good, _) = pair.send("good", &["--from", &before.0])?;
     let bytes = std::fs::read(&good)?;
     let bad = |name: &str, bytes: &[u8], phrases: &[&str]| -> Result<()> {
@@ -271,16 +259,16 @@ fn refusals(pair: &Pair, copy: &Path, states: &[String]) -> Result<()> {
     // What came of the cut stream before the cut may be there: whole transactions.
     pair.same_as_of(&pair.place(1)?, copy)?;
     pair.receive(1, &good, &[])?;
-    ensure!(hash(copy)? == hash(&tree)?);
+    ensure!(trees::digest(copy)? == trees::digest(&tree)?);
     let again = pair.receive(1, &good, &[])?;
     ensure!(again["steps"] == 0, "{again}");
     std::fs::write(tree.join("later still"), "x")?;
-    settle(&tree)?;
+    trees::settle(&tree)?;
     let (whole, _) = pair.send("whole again", &[])?;
     pair.receive_ran(1, &whole, &[])?.refused(&["whole copy", "--where"])?;
     let now = pair.send("now", &["--from", &pair.place(1)?])?;
     std::fs::write(tree.join("latest"), "x")?;
-    settle(&tree)?;
+    trees::settle(&tree)?;
     let from = now.1["to"].as_str().context("a state")?;
     let (gap, _) = pair.send("gap", &["--from", from])?;
     pair.receive_ran(1, &gap, &[])?.refused(&["has come to", "--where"])?;
@@ -313,14 +301,14 @@ fn a_receiver_that_is_killed_leaves_a_whole_state() -> Result<()> {
     with_pair(3, |pair| {
         let tree = pair.source.mount(1);
         trees::make(&tree.join("first"), 60)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let (first, _) = pair.send("first", &[])?;
         pair.receive(2, &first, &["--create"])?;
         let copy = pair.mounted(1)?;
-        let before = (pair.place(1)?, hash(&copy)?);
+        let before = (pair.place(1)?, trees::digest(&copy)?);
         // A step of many parts, and transactions behind it.
         trees::make(&tree.join("second"), 1_500)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let (more, _) = pair.send("more", &["--from", &before.0])?;
         let mut killed = 0;
         for attempt in 0..6 {
@@ -342,10 +330,10 @@ fn a_receiver_that_is_killed_leaves_a_whole_state() -> Result<()> {
         ensure!(killed > 0, "the receiver was never killed in the middle");
         // A stream to another state than the one that broke off.
         std::fs::remove_dir_all(tree.join("first"))?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let (rest, _) = pair.send("rest", &["--from", &pair.place(1)?])?;
         pair.receive(3, &rest, &[])?;
-        wait::until("node 1 has it, too", PATIENCE, || hash(&copy).ok() == hash(&tree).ok())
+        wait::until("node 1 has it, too", PATIENCE, || trees::digest(&copy).ok() == trees::digest(&tree).ok())
     })
 }
 
@@ -355,7 +343,7 @@ fn a_pipe_follows_and_a_promoted_mirror_is_written() -> Result<()> {
         let mut dice = Dice::new(dice::seed() + 1);
         let tree = pair.source.mount(1);
         trees::make(&tree.join("tree"), 80)?;
-        settle(&tree)?;
+        trees::settle(&tree)?;
         let mut send = pair.mirror(pair.source, 1, &["send", "main", "--follow"]).stdout(Stdio::piped()).spawn()?;
         let stream = send.stdout.take().context("a pipe")?;
         let mut receive = pair.mirror(&pair.copy, 1, &["receive", "copy", "--create"]);
@@ -366,8 +354,8 @@ fn a_pipe_follows_and_a_promoted_mirror_is_written() -> Result<()> {
             let many = 1 + dice.below(8);
             change(&mut dice, &tree, many)?;
             let begun = Instant::now();
-            let wanted = hash(&tree)?;
-            wait::until("the mirror follows", PATIENCE, || hash(&copy).is_ok_and(|found| found == wanted))?;
+            let wanted = trees::digest(&tree)?;
+            wait::until("the mirror follows", PATIENCE, || trees::digest(&copy).is_ok_and(|found| found == wanted))?;
             eprintln!("the mirror had followed after {:?}", begun.elapsed());
             let place = pair.place(1)?;
             pair.same_as_of(&place, &copy)?;
@@ -376,20 +364,20 @@ fn a_pipe_follows_and_a_promoted_mirror_is_written() -> Result<()> {
         send.wait()?;
         let output = wait_for(&mut receive)?;
         ensure!(output.contains("truncated") && output.contains("Hint: mirror copy shows state"), "{output}");
-        let wanted = hash(&copy)?;
+        let wanted = trees::digest(&copy)?;
         let promote = pair.mirror(&pair.copy, 1, &["promote", "copy"]);
         let said = command::run(promote, PATIENCE)?.ok()?;
         ensure!(said.contains("volume as any other"), "{said}");
         ensure!(errno(std::fs::read_dir(&copy).map(drop)) == Some(Errno::STALE));
         pair.copy.gavel().run(["umount", "--lazy", copy.to_str().context("text")?])?.ok()?;
         let copy = pair.mounted(1)?;
-        ensure!(hash(&copy)? == wanted, "what was mirrored is there");
+        ensure!(trees::digest(&copy)? == wanted, "what was mirrored is there");
         // What is made now has ids of its own: nothing that was mirrored is in its way.
         trees::make(&copy.join("own"), 200)?;
-        settle(&copy)?;
+        trees::settle(&copy)?;
         let own = trees::read(&copy.join("own"))?;
         std::fs::remove_dir_all(copy.join("own"))?;
-        ensure!(own.len() > 200 && hash(&copy.join("tree"))? == hash(&tree.join("tree"))?);
+        ensure!(own.len() > 200 && trees::digest(&copy.join("tree"))? == trees::digest(&tree.join("tree"))?);
         let (more, _) = pair.send("more", &[])?;
         pair.receive_ran(1, &more, &[])?.refused(&["is no mirror"])
     })

@@ -91,9 +91,7 @@ impl Position {
         let to = readable.kept.get(place + 1).copied().unwrap_or(readable.horizon).min(upto);
         Ok(Position::Step(Step { from: at, to, single: false }))
     }
-}
 
-impl Position {
     /// As [`Position::behind`], of a mirror: its states are its boundaries. `at` and `upto` are boundaries, and so are all that `readable` keeps.
     ///
     /// # Errors

@@ -69,9 +69,42 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// A guess at how many blobs that will be.
 const CACHE_BLOBS: usize = 256;
 
+/// Starts storing at all of these replicas, and gives the lowest Tid that a majority of them stored as of; the others go on.
+///
+/// # Errors
+/// [`BlobsError::NoMajority`].
+pub(super) async fn on_majority<F>(stores: impl Iterator<Item = F>) -> Result<Tid, BlobsError>
+where
+    F: Future<Output = Result<Tid, String>> + Send + 'static,
+{
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let mut replicas = 0;
+    for store in stores {
+        replicas += 1;
+        let tell = tell.clone();
+        tokio::spawn(async move {
+            // The majority may have been reached meanwhile: then nobody listens.
+            let _ = tell.send(store.await);
+        });
+    }
+    drop(tell);
+    let needed = replicas / 2 + 1;
+    let (mut stored, mut as_of, mut cause) = (0, Tid::MAX, String::new());
+    while let Some(result) = heard.recv().await {
+        match result {
+            Ok(tid) => (stored, as_of) = (stored + 1, as_of.min(tid)),
+            Err(error) => cause = error,
+        }
+        if stored == needed {
+            return Ok(as_of);
+        }
+    }
+    Err(BlobsError::NoMajority { stored, needed, cause })
+}
+
 /// A blob weighs as much as its bytes.
 #[derive(Clone)]
-struct ByBytes;
+pub(super) struct ByBytes;
 
 impl quick_cache::Weighter<BlobId, Bytes> for ByBytes {
     fn weight(&self, _id: &BlobId, bytes: &Bytes) -> u64 {
@@ -205,28 +238,12 @@ impl Blobs {
     /// # Errors
     /// [`BlobsError::NoMajority`].
     pub async fn store_on_majority_since(self: &Arc<Self>, bytes: Bytes, since: Tid) -> Result<Tid, BlobsError> {
-        let replicas = self.others.len() + 1;
-        let needed = replicas / 2 + 1;
-        let (tell, mut heard) = mpsc::unbounded_channel();
-        for peer in std::iter::once(None).chain(self.others.iter().copied().map(Some)) {
-            let (blobs, bytes, tell) = (self.clone(), bytes.clone(), tell.clone());
-            tokio::spawn(async move {
-                // The majority may have been reached meanwhile: then nobody listens.
-                let _ = tell.send(blobs.store_at(peer, bytes, since).await);
-            });
-        }
-        drop(tell);
-        let (mut stored, mut as_of, mut cause) = (0, Tid::MAX, String::new());
-        while let Some(result) = heard.recv().await {
-            match result {
-                Ok(tid) => (stored, as_of) = (stored + 1, as_of.min(tid)),
-                Err(error) => cause = error,
-            }
-            if stored == needed {
-                return Ok(as_of);
-            }
-        }
-        Err(BlobsError::NoMajority { stored, needed, cause })
+        let peers = std::iter::once(None).chain(self.others.iter().copied().map(Some));
+        let stores = peers.map(|peer| {
+            let (blobs, bytes) = (self.clone(), bytes.clone());
+            async move { blobs.store_at(peer, bytes, since).await }
+        });
+        on_majority(stores).await
     }
 
     /// Stores bytes at a peer, or here.

@@ -159,6 +159,22 @@ impl Fronts {
         self.tell(BTreeMap::from([(volume, vec![Kept::Object(object)])]), || {});
     }
 
+    /// Bytes that were read with no lease are not to stay in a front that keeps this file's bytes. (It drops them when it has
+    /// the answer, which it is waiting for.)
+    pub fn drop_bytes_soon(self: &Arc<Self>, volume: VolumeId, object: ObjectId) {
+        if self.reading(volume, object) {
+            self.forget_object(volume, object);
+        }
+    }
+
+    /// An answer that may be kept, and describes this object, was out so late that its time to live began too late.
+    pub fn was_late(self: &Arc<Self>, volume: VolumeId, described: Option<ObjectId>) {
+        self.forget_all();
+        if let Some(object) = described {
+            self.forget_object(volume, object);
+        }
+    }
+
     /// The files within the ranges whose bytes have to be forgotten by name: all of them if the ranges are too wide to name their
     /// objects; of the rest, those with bytes read since. After the rest, nothing more of these ranges is kept.
     fn take_files(&self, ranges: &RangeSet, wide: bool, what: What) -> Vec<(VolumeId, ObjectId)> {

@@ -12,6 +12,7 @@
 //! - [`conflicts`]: changes that were answered and could not be committed
 //! - [`client`]: a mount without a replica
 //! - [`clients`]: what a node answers clients that have no replica
+//! - [`opens`]: which files mounts have open
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`browse`]: what the console shows
@@ -41,6 +42,7 @@ pub mod history;
 pub mod journal;
 pub mod mirror;
 pub mod node;
+pub mod opens;
 pub mod retention;
 pub mod revert;
 pub mod snapshots;

@@ -11,6 +11,7 @@ use crate::host::blobs::Blobs;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::fronts::Fronts;
 use crate::host::journal::Order;
+use crate::host::opens::Opens;
 use crate::host::status::NodeStatus;
 use crate::net::Sender as Peers;
 use gavel_client::{Collision, LockId, LostBecause, LostPlan, OfferEffect, Pending, Token, Usable};
@@ -140,15 +141,6 @@ pub enum Input {
     Stop,
 }
 
-/// How often an object is open changes by one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Opening {
-    /// Once more.
-    More,
-    /// Once less.
-    Less,
-}
-
 /// The way into the node's queue.
 #[derive(Clone)]
 pub struct Inbox {
@@ -216,7 +208,8 @@ pub struct NodeHandle {
     pub fronts: Arc<Fronts>,
     /// Opens and closes that the session has not heard of. It hears of them before any input that came after them: most need
     /// not wake the node's thread for that.
-    opens: Mutex<Vec<(ObjectId, Opening)>>,
+    /// What fronts open and close.
+    pub opens: Opens,
     /// Reads that were answered under leases.
     pub reads_leased: AtomicU64,
     /// Reads that had to be confirmed by the quorum.
@@ -259,7 +252,7 @@ impl NodeHandle {
             clocks: Clocks::new(),
             usable: RwLock::default(),
             fronts: Arc::default(),
-            opens: Mutex::default(),
+            opens: Opens::default(),
             reads_leased: AtomicU64::new(0),
             reads_confirmed: AtomicU64::new(0),
             pending: Mutex::default(),
@@ -318,11 +311,6 @@ impl NodeHandle {
     /// The last Tid that views of this replica see.
     pub fn tid(&self) -> Tid {
         Tid(self.published.load(Ordering::Acquire))
-    }
-
-    /// An object is open once more, or once less.
-    pub fn count_open(&self, object: ObjectId, opening: Opening) {
-        self.opens.lock().push((object, opening));
     }
 
     /// Why the node has stopped, if it has.
@@ -496,12 +484,7 @@ impl NodeThread {
     }
 
     fn turn(&mut self, batch: &mut Vec<Input>) -> Result<(), String> {
-        for (object, opening) in std::mem::take(&mut *self.handle.opens.lock()) {
-            match opening {
-                Opening::More => self.node.session.opened(object),
-                Opening::Less => self.node.session.closed(object),
-            }
-        }
+        self.handle.opens.tell(&mut self.node.session);
         // First of all: a node that has stood still must notice before it answers anybody.
         self.node.on_tick(self.handle.clocks.read());
         batch.reverse();

@@ -8,7 +8,8 @@ pub(super) use past::answer_read_only;
 
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;
-use crate::host::node::{GATHERED_MAX, Input, NodeHandle, Opening, WaitError};
+use crate::host::node::{GATHERED_MAX, Input, NodeHandle, WaitError};
+use crate::host::opens::Pin;
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, Behind, Forget, Keep, Leased, Run, Space, Step, Taken, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
@@ -95,17 +96,17 @@ impl Tree for VolumeTree {
         let inner = self.inner.clone();
         self.tokio.spawn(async move {
             let Some((asked, answered)) = inner.answer_when_there_is_room(asked, answered).await else { return };
-            let mut pin = Pin { node: inner.node.clone(), object: None };
+            let mut pin = Pin::new(&inner.node.opens);
             answered(inner.answer(asked, &mut pin).await);
         });
     }
 
     fn opened(&self, object: ObjectId) {
-        self.inner.node.count_open(object, Opening::More);
+        self.inner.node.opens.opened(object);
     }
 
     fn closed(&self, object: ObjectId) {
-        self.inner.node.count_open(object, Opening::Less);
+        self.inner.node.opens.closed(object);
     }
 }
 
@@ -197,10 +198,7 @@ impl Inner {
         answered(result);
         // This process may have stood still before the answer was out: then its time to live began too late.
         if keeps && self.node.clocks.now().since_ns(now) > ON_ITS_WAY.as_nanos() as u64 {
-            self.node.fronts.forget_all();
-            if let Some(object) = described {
-                self.node.fronts.forget_object(self.volume, object);
-            }
+            self.node.fronts.was_late(self.volume, described);
         }
     }
 
@@ -251,7 +249,7 @@ impl Inner {
             }
             Behind::No => return Some((asked, answered)),
         };
-        let mut pin = Pin { node: self.node.clone(), object: None };
+        let mut pin = Pin::new(&self.node.opens);
         if let Some(Taken { number, made, store }) = accepted {
             self.node.answered_behind.fetch_add(1, Ordering::Relaxed);
             made.filter(|_| under_way.creates).into_iter().for_each(|object| pin.hold(object));
@@ -341,18 +339,10 @@ impl Inner {
                     self.node.inbox.push(Input::Want(writes, Mode::Exclusive));
                 }
                 if let Some(object) = bytes_of.filter(|_| !leased) {
-                    self.drop_bytes_soon(object);
+                    self.node.fronts.drop_bytes_soon(self.volume, object);
                 }
                 result
             }
-        }
-    }
-
-    /// Bytes that were read with no lease are not to stay in a front that keeps this file's bytes. (It drops them when it has
-    /// the answer, which it is waiting for.)
-    fn drop_bytes_soon(&self, object: ObjectId) {
-        if self.node.fronts.reading(self.volume, object) {
-            self.node.fronts.forget_object(self.volume, object);
         }
     }
 
@@ -455,33 +445,6 @@ impl Inner {
             }
             BlobsError::Unavailable { .. } => storage(error.to_string()),
         }
-    }
-}
-
-/// Keeps a file that is being created open for this node until the mount has counted it as open itself: otherwise an
-/// unlink elsewhere, applied between the creation and its answer, would find nobody holding it.
-struct Pin {
-    node: Arc<NodeHandle>,
-    object: Option<ObjectId>,
-}
-
-impl Pin {
-    fn hold(&mut self, object: ObjectId) {
-        self.release();
-        self.node.count_open(object, Opening::More);
-        self.object = Some(object);
-    }
-
-    fn release(&mut self) {
-        if let Some(object) = self.object.take() {
-            self.node.count_open(object, Opening::Less);
-        }
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 

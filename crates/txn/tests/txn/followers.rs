@@ -5,19 +5,10 @@ use gavel_txn::past::VolumePast;
 use gavel_types::limits::FOLLOWERS_MAX;
 use gavel_types::{NodeId, Retention, Tid, VolumeId};
 use gavel_wire::follow::{FOLLOW_AUTHORITY_BYTES_MAX, FOLLOW_PEERS_MAX};
-use gavel_wire::{Follow, FollowKey, Item, Outcome, Refusal, RequestBody};
+use gavel_wire::{Follow, FollowKey, Item, Refusal, RequestBody};
 
 /// Time from one entry to the next, in nanoseconds.
 const STEP: u64 = 1000;
-
-fn ask(world: &mut World, body: RequestBody) -> Result<(), Refusal> {
-    let item = world.request(world.session, body);
-    match &world.item(item).outcomes[0].2 {
-        Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { refusal } => Err(refusal.clone()),
-        other => panic!("{other:?}"),
-    }
-}
 
 fn past(world: &World) -> &VolumePast {
     world.state.past.of(V).unwrap()

@@ -4,25 +4,12 @@ use super::world::*;
 use gavel_txn::past::VolumePast;
 use gavel_txn::prune::{Readable, Span};
 use gavel_types::retention::Rule;
-use gavel_types::{Key, KeyParts, KeyRange, Retention, SessionId, Tid, VolumeId};
-use gavel_wire::{Guard, Item, Outcome, Refusal, RequestBody, Version, View};
+use gavel_types::{Key, KeyParts, KeyRange, Retention, Tid, VolumeId};
+use gavel_wire::{Guard, Item, Refusal, RequestBody, Version, View};
 use proptest::prelude::*;
 
 /// Time from one entry to the next, in nanoseconds.
 const STEP: u64 = 1000;
-
-fn ask(world: &mut World, body: RequestBody) -> Result<(), Refusal> {
-    ask_as(world, world.session, body)
-}
-
-fn ask_as(world: &mut World, session: SessionId, body: RequestBody) -> Result<(), Refusal> {
-    let item = world.request(session, body);
-    match &world.item(item).outcomes[0].2 {
-        Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { refusal } => Err(refusal.clone()),
-        other => panic!("{other:?}"),
-    }
-}
 
 fn policy(world: &mut World, whole: u64, rules: &[(u64, u64)]) {
     let rules = rules.iter().map(|(every, keep)| Rule { every_ns: every * STEP, for_ns: keep * STEP }).collect();

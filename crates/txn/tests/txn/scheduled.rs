@@ -3,20 +3,11 @@
 use super::world::*;
 use gavel_types::limits::SNAPSHOTS_MAX;
 use gavel_types::{Schedule, Tid, VolumeId};
-use gavel_wire::{Entry, Item, Outcome, Refusal, RequestBody};
+use gavel_wire::{Entry, Item, Refusal, RequestBody};
 
 const SECOND: u64 = 1_000_000_000;
 /// The beginning of the hour behind the first Tid of worlds: 10:00.
 const HOUR: Tid = Tid(DAWN.0 - DAWN.0 % (3_600 * SECOND) + 3_600 * SECOND);
-
-fn ask(world: &mut World, body: RequestBody) -> Result<(), Refusal> {
-    let item = world.request(world.session, body);
-    match &world.item(item).outcomes[0].2 {
-        Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { refusal } => Err(refusal.clone()),
-        other => panic!("{other:?}"),
-    }
-}
 
 fn set(world: &mut World, text: &str) -> Result<(), Refusal> {
     let schedule: Schedule = if text.is_empty() { Schedule::default() } else { text.parse().unwrap() };

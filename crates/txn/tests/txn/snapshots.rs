@@ -5,16 +5,7 @@ use gavel_txn::past::Past;
 use gavel_types::Tid;
 use gavel_types::VolumeId;
 use gavel_types::limits::{NOTE_BYTES_MAX, SNAPSHOTS_MAX};
-use gavel_wire::{Outcome, Refusal, RequestBody};
-
-fn ask(world: &mut World, body: RequestBody) -> Result<(), Refusal> {
-    let item = world.request(world.session, body);
-    match &world.item(item).outcomes[0].2 {
-        Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { refusal } => Err(refusal.clone()),
-        other => panic!("{other:?}"),
-    }
-}
+use gavel_wire::{Refusal, RequestBody};
 
 fn name(world: &mut World, name: &str, at: Option<Tid>) -> Result<(), Refusal> {
     ask(world, RequestBody::Snapshot { volume: V, name: name.into(), note: "".into(), at })

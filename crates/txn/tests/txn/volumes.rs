@@ -11,15 +11,6 @@ use gavel_wire::{Guard, Item, Mutation, Outcome, Refusal, RequestBody, Version, 
 const CLONE: VolumeId = VolumeId(2);
 const SECOND: u64 = 1_000_000_000;
 
-fn ask(world: &mut World, body: RequestBody) -> Result<(), Refusal> {
-    let item = world.request(world.session, body);
-    match &world.item(item).outcomes[0].2 {
-        Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { refusal } => Err(refusal.clone()),
-        other => panic!("{other:?}"),
-    }
-}
-
 fn make(world: &mut World, name: &str) -> Result<(), Refusal> {
     ask(world, RequestBody::CreateVolume { name: name.into(), mode: 0o755, uid: 1, gid: 2 })
 }

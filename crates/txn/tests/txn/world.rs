@@ -241,3 +241,18 @@ pub fn unlink(object: ObjectId) -> Vec<Mutation> {
 pub fn next(world: &World, session: SessionId) -> Seq {
     world.state.sessions[&session].next
 }
+
+/// What becomes of a request of the first session.
+pub fn ask(world: &mut World, body: RequestBody) -> Result<(), Refusal> {
+    ask_as(world, world.session, body)
+}
+
+/// What becomes of a request of a session.
+pub fn ask_as(world: &mut World, session: SessionId, body: RequestBody) -> Result<(), Refusal> {
+    let item = world.request(session, body);
+    match &world.item(item).outcomes[0].2 {
+        Outcome::Committed { .. } => Ok(()),
+        Outcome::Refused { refusal } => Err(refusal.clone()),
+        other => panic!("{other:?}"),
+    }
+}

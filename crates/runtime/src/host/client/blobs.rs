@@ -2,13 +2,12 @@
 
 use super::cache::{Cache, CacheStatus};
 use super::peers::Peers;
-use crate::host::blobs::{BEHIND_PAUSE, BEHIND_TRIES, BlobsError, GET, PUT, tid_of};
+use crate::host::blobs::{BEHIND_PAUSE, BEHIND_TRIES, BlobsError, ByBytes, GET, PUT, on_majority, tid_of};
 use bytes::Bytes;
 use gavel_types::{BlobId, NodeId, Tid};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Bytes of blobs that are kept in memory after they were verified: a large read-ahead of a few files.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -16,15 +15,6 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const MEMORY_BLOBS: usize = 256;
 /// A peer is given so long to store a blob; then it does not count.
 const PUT_PATIENCE: Duration = Duration::from_secs(4);
-
-#[derive(Clone)]
-struct ByBytes;
-
-impl quick_cache::Weighter<BlobId, Bytes> for ByBytes {
-    fn weight(&self, _id: &BlobId, bytes: &Bytes) -> u64 {
-        bytes.len() as u64
-    }
-}
 
 /// See the module's documentation.
 pub struct ClientBlobs {
@@ -79,30 +69,15 @@ impl ClientBlobs {
     /// # Errors
     /// [`BlobsError::NoMajority`].
     pub async fn store(self: &Arc<Self>, bytes: Bytes, since: Tid) -> Result<Tid, BlobsError> {
-        let needed = self.peers.ids().len() / 2 + 1;
-        let (tell, mut heard) = mpsc::unbounded_channel();
-        for peer in self.peers.ids().iter().copied() {
-            let (blobs, bytes, tell) = (self.clone(), bytes.clone(), tell.clone());
-            tokio::spawn(async move {
-                // The majority may have been reached meanwhile: then nobody listens.
-                let _ = tell.send(blobs.store_at(peer, bytes, since).await);
-            });
-        }
-        drop(tell);
-        let (mut stored, mut as_of, mut cause) = (0, Tid::MAX, String::new());
-        while let Some(result) = heard.recv().await {
-            match result {
-                Ok(tid) => (stored, as_of) = (stored + 1, as_of.min(tid)),
-                Err(error) => cause = error,
-            }
-            if stored == needed {
-                let id = BlobId::of(&bytes);
-                self.memory.insert(id, bytes.clone());
-                self.keep(id, bytes);
-                return Ok(as_of);
-            }
-        }
-        Err(BlobsError::NoMajority { stored, needed, cause })
+        let stores = self.peers.ids().iter().copied().map(|peer| {
+            let (blobs, bytes) = (self.clone(), bytes.clone());
+            async move { blobs.store_at(peer, bytes, since).await }
+        });
+        let as_of = on_majority(stores).await?;
+        let id = BlobId::of(&bytes);
+        self.memory.insert(id, bytes.clone());
+        self.keep(id, bytes);
+        Ok(as_of)
     }
 
     async fn store_at(&self, peer: NodeId, bytes: Bytes, since: Tid) -> Result<Tid, String> {

@@ -21,7 +21,8 @@ use crate::config::{ClientConfig, MountConfig, MountOption};
 use crate::host::clients::{ABOUT, About};
 use crate::host::daemon::{Mounter, next_life};
 use crate::host::fronts::Fronts;
-use crate::host::node::{Clocks, Opening, WaitError};
+use crate::host::node::{Clocks, WaitError};
+use crate::host::opens::Opens;
 use crate::net::{BulkFailure, Handler, LinkChange, Listen, Transport, TransportConfig};
 use blobs::ClientBlobs;
 use bytes::Bytes;
@@ -129,7 +130,7 @@ struct Shared {
     /// What may be answered for. Whoever hands over what is kept holds the read side meanwhile.
     usable: RwLock<InForce>,
     fronts: Arc<Fronts>,
-    opens: Mutex<Vec<(ObjectId, Opening)>>,
+    opens: Opens,
     /// What peers are asked for news with.
     known: Mutex<WatchAsk>,
     reads_leased: AtomicU64,
@@ -154,7 +155,7 @@ impl Shared {
             tid: AtomicU64::new(0),
             usable: RwLock::default(),
             fronts: Arc::default(),
-            opens: Mutex::default(),
+            opens: Opens::default(),
             known: Mutex::new(known),
             reads_leased: AtomicU64::new(0),
             reads_confirmed: AtomicU64::new(0),
@@ -174,10 +175,6 @@ impl Shared {
 
     fn left_ns(&self) -> u64 {
         self.usable.read().usable.left_ns(self.clocks.now())
-    }
-
-    fn count_open(&self, object: ObjectId, opening: Opening) {
-        self.opens.lock().push((object, opening));
     }
 
     /// Waits for every answer that is being handed over under what was usable before.

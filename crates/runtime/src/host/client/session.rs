@@ -8,7 +8,7 @@
 use super::peers::Peers;
 use super::{Input, LockInput, Shared, WATCH_PATIENCE};
 use crate::host::clients::WATCH;
-use crate::host::node::{Opening, WaitError};
+use crate::host::node::WaitError;
 use bytes::Bytes;
 use gavel_client::session::SessionConfig;
 use gavel_client::{LockAnswer, LockId, Session, SessionEffect, ToForget, Token, Usable};
@@ -131,12 +131,7 @@ impl SessionTask {
     }
 
     fn turn(&mut self, batch: &mut Vec<Input>) {
-        for (object, opening) in std::mem::take(&mut *self.shared.opens.lock()) {
-            match opening {
-                Opening::More => self.session.opened(object),
-                Opening::Less => self.session.closed(object),
-            }
-        }
+        self.shared.opens.tell(&mut self.session);
         // First of all: who has stood still must notice before it answers anybody.
         self.session.on_tick(self.shared.clocks.now());
         batch.drain(..).for_each(|input| self.take(input));

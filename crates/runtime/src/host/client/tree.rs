@@ -9,8 +9,9 @@ use crate::host::clients::{
     ABOUT, About, CLEAR, ClearAsk, LockAsk, PAST, PastAsk, READ, RESOLVE, ReadAsk, ResolveAsk, TEST_LOCK,
 };
 use crate::host::fronts::ON_ITS_WAY;
-use crate::host::node::{Opening, WaitError};
-use crate::host::tree::locks::{Reply as LockReply, answer as lock_answer, is_about_locks, unlocked};
+use crate::host::node::WaitError;
+use crate::host::opens::Pin;
+use crate::host::tree::locks::{Reply as LockReply, is_about_locks, locked, unlocked};
 use crate::host::tree::{PATIENCE, Waited, empty, not_sent, outcome_unknown, storage, within};
 use gavel_client::remote::{Look, Question, Transcript};
 use gavel_client::tree::Answered;
@@ -84,11 +85,11 @@ impl Tree for ClientTree {
     }
 
     fn opened(&self, object: ObjectId) {
-        self.inner.shared.count_open(object, Opening::More);
+        self.inner.shared.opens.opened(object);
     }
 
     fn closed(&self, object: ObjectId) {
-        self.inner.shared.count_open(object, Opening::Less);
+        self.inner.shared.opens.closed(object);
     }
 }
 
@@ -169,22 +170,15 @@ impl Inner {
             self.shared.reads_confirmed.fetch_add(1, Ordering::Relaxed);
         }
         let bytes_of = under_way.reads;
-        let mut pin = Pin { shared: self.shared.clone(), object: None };
+        let mut pin = Pin::new(&self.shared.opens);
         let result = self.operate(&mut under_way, first, &mut pin).await;
         if !lacking.is_empty() {
             self.shared.tell(Input::Want(lacking));
         }
         if let Some(object) = bytes_of {
-            self.drop_bytes_soon(object);
+            self.shared.fronts.drop_bytes_soon(self.volume, object);
         }
         answered(result);
-    }
-
-    /// Bytes that were read with no lease are not to stay in a front that keeps this file's bytes.
-    fn drop_bytes_soon(&self, object: ObjectId) {
-        if self.shared.fronts.reading(self.volume, object) {
-            self.shared.fronts.forget_object(self.volume, object);
-        }
     }
 
     /// Answers a read under what may be answered for at this moment, from a state that is as late as all that is known at it.
@@ -243,13 +237,10 @@ impl Inner {
         let late = self.shared.clocks.now().since_ns(now) > ON_ITS_WAY.as_nanos() as u64;
         drop(in_force);
         if late && (is_kept || bytes_kept) {
-            self.shared.fronts.forget_all();
-            if let Some(object) = described {
-                self.shared.fronts.forget_object(self.volume, object);
-            }
+            self.shared.fronts.was_late(self.volume, described);
         }
         if let Some(object) = under_way.reads.filter(|_| !is_covered) {
-            self.drop_bytes_soon(object);
+            self.shared.fronts.drop_bytes_soon(self.volume, object);
         }
     }
 
@@ -472,7 +463,8 @@ impl ClientTree {
             TreeRequest::Lock { object, family, owner, span, kind, pid, id, wait } => {
                 let file = LockFile { volume: inner.volume, object, family };
                 let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
-                self.tokio.spawn(async move { answered(inner.locked(id, wait, reply).await) });
+                let give_up = move || inner.shared.tell(Input::Lock(LockInput::GiveUp(id)));
+                self.tokio.spawn(async move { answered(locked(wait, reply, give_up).await) });
             }
             TreeRequest::Unlock { object, family, owner, span, closing } => {
                 let file = LockFile { volume: inner.volume, object, family };
@@ -507,20 +499,6 @@ impl Inner {
         answer
     }
 
-    /// Waits for as long as it takes if that was asked for, otherwise as long as operations wait.
-    async fn locked(&self, id: LockId, wait: bool, reply: LockReply) -> Result<Answer, TreeError> {
-        if wait {
-            return lock_answer(reply.await);
-        }
-        match tokio::time::timeout(PATIENCE, reply).await {
-            Ok(result) => lock_answer(result),
-            Err(_) => {
-                self.shared.tell(Input::Lock(LockInput::GiveUp(id)));
-                Err(outcome_unknown(Waited::TooLong))
-            }
-        }
-    }
-
     async fn test_lock(&self, file: LockFile, owner: u64, ask: &LockAsk) -> Result<Answer, TreeError> {
         let lock = self.peers.ask(TEST_LOCK, Pace::Waiting, ask, PATIENCE).await.map_err(not_answered)?;
         let (reply, lost) = oneshot::channel();
@@ -530,32 +508,5 @@ impl Inner {
             Ok(true) => Err(LockError::Lost.into()),
             Err(_) => Err(TreeError::Closed),
         }
-    }
-}
-
-/// Keeps a file that is being created open for this client until the mount has counted it as open itself: otherwise an
-/// unlink elsewhere, applied between the creation and its answer, would find nobody holding it.
-struct Pin {
-    shared: Arc<Shared>,
-    object: Option<ObjectId>,
-}
-
-impl Pin {
-    fn hold(&mut self, object: ObjectId) {
-        self.release();
-        self.shared.count_open(object, Opening::More);
-        self.object = Some(object);
-    }
-
-    fn release(&mut self) {
-        if let Some(object) = self.object.take() {
-            self.shared.count_open(object, Opening::Less);
-        }
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        self.release();
     }
 }

@@ -24,7 +24,8 @@ impl VolumeTree {
             TreeRequest::Lock { object, family, owner, span, kind, pid, id, wait } => {
                 let file = inner.lock_file(object, family);
                 let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
-                self.tokio.spawn(async move { answered(inner.locked(id, wait, reply).await) });
+                let give_up = move || inner.node.inbox.push(Input::Lock(LockInput::GiveUp(id)));
+                self.tokio.spawn(async move { answered(locked(wait, reply, give_up).await) });
             }
             TreeRequest::Unlock { object, family, owner, span, closing } => {
                 let file = inner.lock_file(object, family);
@@ -60,20 +61,6 @@ impl Inner {
         answer
     }
 
-    /// Waits for as long as it takes if that was asked for, otherwise as long as operations wait.
-    async fn locked(&self, id: LockId, wait: bool, reply: Reply) -> Result<Answer, TreeError> {
-        if wait {
-            return answer(reply.await);
-        }
-        match tokio::time::timeout(PATIENCE, reply).await {
-            Ok(result) => answer(result),
-            Err(_) => {
-                self.node.inbox.push(Input::Lock(LockInput::GiveUp(id)));
-                Err(outcome_unknown(Waited::TooLong))
-            }
-        }
-    }
-
     async fn test_lock(&self, file: LockFile, owner: u64, span: Span, kind: LockKind) -> Result<Answer, TreeError> {
         // The replica holds what was committed before, from here on.
         drop(self.ask(|reply| Input::Confirm(Vec::new(), reply)).await.map_err(not_sent)?);
@@ -90,6 +77,20 @@ async fn give_up_late(inner: Arc<Inner>, id: LockId) {
     inner.node.inbox.push(Input::Lock(LockInput::GiveUp(id)));
 }
 
+/// Waits for a lock as long as it takes if that was asked for, otherwise as long as operations wait; then it is given up.
+pub(in crate::host) async fn locked(wait: bool, reply: Reply, give_up: impl FnOnce()) -> Result<Answer, TreeError> {
+    if wait {
+        return answer(reply.await);
+    }
+    match tokio::time::timeout(PATIENCE, reply).await {
+        Ok(result) => answer(result),
+        Err(_) => {
+            give_up();
+            Err(outcome_unknown(Waited::TooLong))
+        }
+    }
+}
+
 /// What is given back is given back, sooner or later: nobody who closes a file need wait for it for ever, nor hear of it.
 pub(in crate::host) async fn unlocked(closing: bool, reply: Reply) -> Result<Answer, TreeError> {
     match tokio::time::timeout(PATIENCE, reply).await {
@@ -99,9 +100,7 @@ pub(in crate::host) async fn unlocked(closing: bool, reply: Reply) -> Result<Ans
     }
 }
 
-pub(in crate::host) fn answer(
-    result: Result<Result<LockAnswer, WaitError>, oneshot::error::RecvError>,
-) -> Result<Answer, TreeError> {
+fn answer(result: Result<Result<LockAnswer, WaitError>, oneshot::error::RecvError>) -> Result<Answer, TreeError> {
     match result {
         Ok(Ok(LockAnswer::Done)) => Ok(empty()),
         Ok(Ok(LockAnswer::Locked)) => Err(LockError::Locked.into()),

@@ -192,12 +192,13 @@ pub(super) fn failed(error: &Error) -> TreeError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use gavel_client::transaction::journal::{Stage, glimpse};
     use gavel_types::VolumeId;
 
-    fn header() -> Header {
+    /// That of a transaction of volume 1, which began with state 7.
+    pub(in crate::host::txn) fn header() -> Header {
         Header {
             id: "1-a".into(),
             volume: VolumeId(1),

@@ -356,25 +356,14 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::txn::kept::tests::header;
     use gavel_client::Transaction;
-    use gavel_client::transaction::journal::Header;
     use gavel_types::VolumeId;
 
     #[test]
     fn behind_a_failed_sync_nothing_is_done_in_it_nor_is_it_committed() {
         let dir = tempfile::tempdir().unwrap();
-        let header = Header {
-            id: "1-a".into(),
-            volume: VolumeId(1),
-            start: Tid(7),
-            place: b"/mnt"[..].into(),
-            own_place: false,
-            uid: 0,
-            began_ns: 7,
-            message: "".into(),
-            anew: false,
-        };
-        let mut kept = Kept::begin(dir.path(), header).unwrap();
+        let mut kept = Kept::begin(dir.path(), header()).unwrap();
         kept.fail_syncs();
         let synced = kept.file().sync_data();
         let mut state = State::new(Transaction::new(VolumeId(1), Tid(7)), Some(kept));
