@@ -3,6 +3,8 @@
 use crate::ram::RamTree;
 use gavel_client::tree::Tree;
 use gavel_mount::{MountOptions, Mounted, Unmounted, table};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -51,10 +53,18 @@ impl Fixture {
     /// Unmounts; nothing may be left open by then.
     pub fn finish(mut self) {
         eventually("every open was closed", || self.tree.open_objects() == 0);
+        eventually("nothing uses the mount", || !is_busy(self.dir.path()));
         let mounted = self.mounted.take().expect("mounted until here");
         assert_eq!(mounted.unmount().expect("unmounts"), Unmounted::Clean);
         assert_eq!(table::mount_at(self.dir.path()).expect("a table"), None);
     }
+}
+
+/// Is something open at `mount`? A process that another test is just starting has copies of all that is open here until
+/// it executes its program, also of directories, whose closing no tree is told.
+pub fn is_busy(mount: &Path) -> bool {
+    // The first attempt to let a mount expire only marks it, and only if nothing uses it.
+    unmount(mount, UnmountFlags::EXPIRE | UnmountFlags::NOFOLLOW) == Err(Errno::BUSY)
 }
 
 /// To be held by a test that drops the kernel's caches.

@@ -1,6 +1,6 @@
 //! Mounting, unmounting, and what a daemon that was killed leaves behind.
 
-use crate::fixture::{Fixture, eventually, has_fuse, is_root, shell};
+use crate::fixture::{Fixture, eventually, has_fuse, is_busy, is_root, shell};
 use crate::ram::RamTree;
 use gavel_mount::{MountError, MountOptions, Mounted, UnmountError, Unmounted, table};
 use std::fs;
@@ -91,6 +91,7 @@ fn the_mount_of_a_killed_daemon_is_taken_off_by_the_next_one() {
     assert!(table::stale_mounts_under(parent.path()).expect("a table").is_empty());
     assert_eq!(fs::read_dir(&path).expect("lists").count(), 0, "a fresh tree");
     drop(open);
+    eventually("nothing uses the mount", || !is_busy(&path));
     assert_eq!(mounted.unmount().expect("unmounts"), Unmounted::Clean);
 }
 
@@ -126,6 +127,7 @@ fn a_busy_mount_is_detached_and_serves_what_is_open() {
     drop(open);
     eventually("its last user is gone", || fixture.tree.open_objects() == 0);
     assert_eq!(fs::read_dir(fixture.dir.path()).expect("the new mount is untouched").count(), 0);
+    eventually("nothing uses the new mount", || !is_busy(fixture.dir.path()));
     assert_eq!(again.unmount().expect("unmounts"), Unmounted::Clean);
 }
 
