@@ -62,6 +62,11 @@ impl<V, S: Snapshot> Inheriting<V, S> {
         Inheriting { own, snapshot, origins }
     }
 
+    /// The same over another view of the same snapshot.
+    pub(super) fn map(self, own: impl FnOnce(V) -> V) -> Inheriting<V, S> {
+        Inheriting { own: own(self.own), ..self }
+    }
+
     /// The state as of `tid` of the same snapshot.
     fn at(&self, tid: Tid) -> Inheriting<PastView<S>, S> {
         let view = PastView::new(self.snapshot.clone(), tid);

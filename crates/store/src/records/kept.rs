@@ -21,7 +21,11 @@ impl<E: Engine> Records<E> {
     pub fn kept_at(&self, tid: Tid) -> KeptView<Inheriting<PastView<E::Snapshot>, E::Snapshot>> {
         // In this order: what goes is announced before it goes.
         let view = self.at(tid);
-        KeptView::new(view, self.whole.read().keeping_less(tid))
+        match self.whole.read().keeping_less(tid) {
+            less if less.is_empty() => KeptView::new(view.map(|past| past.remembering(self.attributes.clone())), less),
+            // What is remembered may have gone.
+            less => KeptView::new(view, less),
+        }
     }
 }
 
@@ -57,5 +61,47 @@ impl<V: View> View for KeptView<V> {
             self.check(volume, object)?;
         }
         self.view.scan(range, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MemEngine;
+    use crate::records::{Identity, Whole, WholeFrom};
+    use gavel_types::{ClusterId, NodeId};
+    use gavel_wire::{Change, Record, Removal};
+
+    const V: VolumeId = VolumeId(1);
+    const O: ObjectId = ObjectId(20);
+
+    #[test]
+    fn what_is_remembered_is_not_shown_when_it_has_gone() {
+        let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
+        let records = Records::open(MemEngine::new(), identity).unwrap().0;
+        let version = |tid| Version { create: Tid(tid), firm: Tid(tid), record: Record::Xattr(Box::new([tid as u8])) };
+        let (attr, bytes) = (Key::attr(V, O), Key::extent(V, O, 8));
+        let change = |tid, key: &Key, old: Option<Version>, new: u64| {
+            let new = Some(version(new));
+            Change { tid: Tid(tid), key: key.clone(), old, new }
+        };
+        let changes = [
+            change(10, &attr, None, 10),
+            change(10, &bytes, None, 10),
+            change(20, &attr, Some(version(10)), 20),
+            change(20, &bytes, Some(version(10)), 20),
+        ];
+        records.apply(&changes, &[]).unwrap();
+        let then = records.kept_at(Tid(15));
+        assert_eq!(then.get(&attr), Ok(Some(version(10))));
+        assert_eq!(then.scan(&KeyRange::object(V, O), 9).unwrap(), [(attr.clone(), version(10)), (bytes, version(10))]);
+
+        let from = |horizon| WholeFrom { horizon: Tid(horizon), kept: Box::new([]) };
+        records.set_whole([(V, Whole { volume: from(1), classes: vec![from(18)] })].into_iter());
+        records.apply(&[], &[Removal::Ended { key: attr.clone(), delete: Tid(20) }]).unwrap();
+        let pruned = ViewError::Pruned { object: O, tid: Tid(15) };
+        assert_eq!(records.kept_at(Tid(15)).get(&attr), Err(pruned.clone()));
+        assert_eq!(records.kept_at(Tid(15)).scan(&KeyRange::object(V, O), 9), Err(pruned));
+        assert_eq!(records.at(Tid(15)).get(&attr), Ok(None));
     }
 }

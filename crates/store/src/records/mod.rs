@@ -247,11 +247,17 @@ impl<E: Engine> Records<E> {
         Inheriting::new(LiveView::new(snapshot.clone(), tid), snapshot, self.origins.read().clone())
     }
 
-    /// The state as of `tid`, which is not later than the last transaction that was applied.
+    /// The state as of `tid`, which is not later than the last transaction that was applied, as far as it is there.
     pub fn at(&self, tid: Tid) -> Inheriting<PastView<E::Snapshot>, E::Snapshot> {
         let snapshot = self.engine.snapshot();
-        let past = PastView::new(snapshot.clone(), tid).remembering(self.attributes.clone());
+        let past = PastView::new(snapshot.clone(), tid);
         Inheriting::new(past, snapshot, self.origins.read().clone())
+    }
+
+    /// The same, of a state of which nothing was taken away, nor is while the view is in use: one that is pinned, say. Attributes of then that
+    /// were read before are remembered.
+    pub fn whole_at(&self, tid: Tid) -> Inheriting<PastView<E::Snapshot>, E::Snapshot> {
+        self.at(tid).map(|past| past.remembering(self.attributes.clone()))
     }
 
     /// What the engine occupies.

@@ -52,7 +52,7 @@ impl Past for TxnPast {
         if tid < NOW {
             return self.past.at(tid.min(self.start));
         }
-        Box::new(Layered::new(self.records.at(self.start), self.layer.clone()))
+        Box::new(Layered::new(self.records.whole_at(self.start), self.layer.clone()))
     }
 
     fn versions(&self, range: &KeyRange) -> Rows<'_, Lived> {

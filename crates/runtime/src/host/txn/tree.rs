@@ -88,7 +88,7 @@ impl Tree for TxnTree {
             if *count == 0 {
                 state.opens.remove(&object);
                 state.transaction.forget_nameless(object);
-                let base = self.open.node.records.at(state.transaction.at());
+                let base = self.open.node.records.whole_at(state.transaction.at());
                 if let Err(error) = state.record(&base, &[]) {
                     tracing::warn!(transaction = %self.open.id, %error, "a file that was closed");
                 }
@@ -121,7 +121,7 @@ impl Open {
         if let Err(error) = state.ready() {
             return Next::Done(Err(error), Vec::new());
         }
-        let base = self.node.records.at(state.transaction.at());
+        let base = self.node.records.whole_at(state.transaction.at());
         let loses = run.loses_name(&Layered::new(&base, state.transaction.layer().clone()));
         let now_ns = self.node.cluster_ns();
         let mut stepped = run.step_transaction(&mut state.transaction, &base, now_ns);
