@@ -259,9 +259,8 @@ impl Leases {
         if given.is_empty() {
             return None;
         }
-        self.next_id += 1;
         self.changed = true;
-        let (id, ranges) = (self.next_id, given.ranges().to_vec());
+        let (id, ranges) = (self.fresh_id(), given.ranges().to_vec());
         let stage = if needed == Mode::Shared { Stage::Shipping } else { Stage::Fading };
         self.recalled.push(Recalled { id, since: now, ranges: ranges.clone(), stage, needed, cool });
         Some(match stage {
@@ -330,13 +329,18 @@ impl Leases {
         let objects = writes.iter().filter_map(whole_objects);
         let objects: RangeSet = objects.map(|(volume, first, last)| KeyRange::objects(volume, first, last)).collect();
         let ranges: Vec<KeyRange> = objects.ranges().iter().filter(|range| self.kept.touches(range)).cloned().collect();
-        self.next_id += 1;
+        let id = self.fresh_id();
         self.changed = true;
-        let id = self.next_id;
         let forgets = (!ranges.is_empty()).then(|| ranges.clone());
         self.own.begin(now, token, writes.to_vec(), objects, id, forgets);
         let forget = (!ranges.is_empty()).then_some(Next::Forget(ToForget { id, ranges, what: What::Own }));
         forget.into_iter().chain([Next::Ship(id)]).collect()
+    }
+
+    /// A number for [`SessionEffect::ShipPending`](crate::SessionEffect::ShipPending) that no other has.
+    pub fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
     }
 
     /// The fronts keep nothing of `range` any more, unless they may again.

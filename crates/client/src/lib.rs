@@ -13,6 +13,7 @@
 //! - [`offers`]: what was lost of that with a session is offered again
 //! - [`leases`]: what the node may answer for without asking, and how that is taken from it
 //! - [`locks`]: locks of this node's programs on their way
+//! - `landing`: who is told when all has landed that was answered
 //! - `own_writes`: the node's own commits, which it must not answer for until its replica has them
 //!
 //! Invariants of a session (checked by [`Session::check_invariants`]):
@@ -21,6 +22,7 @@
 //! 3. A read is confirmed only by a round that began after the read asked for it.
 
 pub mod behind;
+mod landing;
 pub mod leased;
 pub mod leases;
 pub mod locks;

@@ -5,6 +5,7 @@
 //! Everything that is sent may be lost: requests are sent again from the first one without an outcome, reads are asked
 //! again in a new round. The outcomes come with the log, through the node's own replica, in the order of the requests.
 
+use crate::landing::Landings;
 use crate::leases::{Leases, Next, ToForget, Usable};
 use crate::locks::{self, LockAnswer, LockCall, Locks};
 use crate::pending::Batch;
@@ -102,6 +103,13 @@ pub enum SessionEffect {
         last: u64,
         /// The commit.
         tid: Tid,
+    },
+    /// All that had been answered when a node asked with [`Session::land`] has landed here.
+    AllLanded {
+        /// Who asked.
+        to: NodeId,
+        /// Which question.
+        ticket: u64,
     },
     /// Nothing that was accepted and has not landed will land: the session has ended, or (a fault) the log refused it.
     Lost {
@@ -208,6 +216,7 @@ pub struct Session {
     /// Refreshes without an answer: when they were sent.
     refreshes: BTreeMap<u64, Moment>,
     leases: Leases,
+    landings: Landings,
     /// A request for leases is on its way.
     wanting: bool,
     locks: Locks,
@@ -245,6 +254,7 @@ impl Session {
             refreshed_at: None,
             refreshes: BTreeMap::new(),
             leases: Leases::default(),
+            landings: Landings::default(),
             wanting: false,
             locks: Locks::default(),
             heard_at: now,
@@ -517,6 +527,18 @@ impl Session {
     pub fn shipped(&mut self, id: u64) {
         let next = self.leases.shipped(id);
         self.follow(id, next);
+        let line = self.in_flight.iter().map(|wait| wait.owner).chain(self.backlog.iter().map(|(owner, _)| *owner));
+        let plans = line.filter_map(|owner| if let Owner::Behind(last) = owner { Some(last) } else { None });
+        let told = self.landings.shipped(id, plans.max());
+        self.effects.extend(told.map(|(to, ticket)| SessionEffect::AllLanded { to, ticket }));
+    }
+
+    /// A node asks when all has landed that this session has answered until now. Answered by `AllLanded`, unless the session ends before.
+    pub fn land(&mut self, by: NodeId, ticket: u64) {
+        let id = self.leases.fresh_id();
+        if self.landings.begin(id, by, ticket) {
+            self.effects.push_back(SessionEffect::ShipPending(id));
+        }
     }
 
     /// Somebody needs these ranges in this mode. `unseen`: see [`Leases::recall`].
@@ -640,6 +662,7 @@ impl Session {
         self.refreshed_at = None;
         self.refreshes.clear();
         self.leases.lose();
+        self.landings.lose();
         self.wanting = false;
         self.ids_asked = false;
         self.held.clear();
@@ -693,7 +716,11 @@ impl Session {
                 self.follow(0, whole);
             }
             Owner::Behind(last) => match outcome {
-                Outcome::Committed { tid } => self.effects.push_back(SessionEffect::Landed { last, tid }),
+                Outcome::Committed { tid } => {
+                    self.effects.push_back(SessionEffect::Landed { last, tid });
+                    let told = self.landings.landed(last);
+                    self.effects.extend(told.map(|(to, ticket)| SessionEffect::AllLanded { to, ticket }));
+                }
                 Outcome::Refused { refusal: Refusal::Collected } => {}
                 _ => self.effects.push_back(SessionEffect::Lost { cause: LostBecause::Refused }),
             },

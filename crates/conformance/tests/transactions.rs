@@ -133,6 +133,46 @@ fn a_command_commits_all_that_it_did_or_nothing() -> Result<()> {
 }
 
 #[test]
+fn it_begins_behind_whatever_any_node_has_answered() -> Result<()> {
+    with_cluster(3, |cluster| {
+        let other = cluster.mount(2);
+        shell(&other, "mkdir d && echo 0 > d/f")?;
+        settle(&other)?;
+        let pid = cluster.pid(2)?;
+        for round in 1..=5 {
+            // Answered under exclusive leases, and not committed: the node stands still before it has shipped it.
+            std::fs::write(other.join("d/f"), format!("{round}\n"))?;
+            process::signal(pid, Signal::STOP)?;
+            let ran = std::thread::scope(|scope| {
+                let running = scope.spawn(|| run(cluster, 1, &format!("[ $(cat d/f) = {round} ]")));
+                // Whoever does not wait for the node is done by then.
+                let ended = wait::until("the run ends", Duration::from_millis(700), || running.is_finished());
+                process::signal(pid, Signal::CONT)?;
+                ensure!(ended.is_err(), "it has not waited for a node that holds exclusive leases");
+                running.join().expect("the run")
+            })?;
+            ensure!(ran.code == Some(0), "round {round}: {:?} {}", ran.code, ran.stderr);
+        }
+        std::fs::write(other.join("d/f"), "named\n")?;
+        let here = cluster.mount(1);
+        let words = [OsStr::new("snapshot"), OsStr::new("create"), here.as_os_str(), OsStr::new("now")];
+        gavel(cluster, &words)?.ok()?;
+        ensure!(content(&here.join("d/f@@now"))? == "named\n", "the snapshot has what was answered before");
+        // Whoever is dead and holds such leases is waited for until its session ends, and no longer.
+        std::fs::write(other.join("d/f"), "last\n")?;
+        cluster.kill(2)?;
+        let began = Instant::now();
+        let ran = run(cluster, 1, "cat d/f")?;
+        let took = began.elapsed();
+        ensure!(ran.code == Some(0), "{:?} {}", ran.code, ran.stderr);
+        ensure!(ran.stdout == "named\n" || ran.stdout == "last\n", "{}", ran.stdout);
+        ensure!(took < Duration::from_secs(20), "it took {took:?}");
+        println!("behind the death of a node that holds exclusive leases: {took:?}");
+        no_trace(cluster, 1)
+    })
+}
+
+#[test]
 fn what_others_have_changed_meanwhile_collides() -> Result<()> {
     with_cluster(3, |cluster| {
         let (here, other) = (cluster.mount(1), cluster.mount(2));

@@ -5,6 +5,7 @@
 
 mod blocked;
 pub mod clients;
+mod landing;
 
 use blocked::Blocked;
 use clients::Clients;
@@ -24,6 +25,7 @@ use gavel_store::records::Records;
 use gavel_types::{BlobId, KeyParts, KeyRange, LogIndex, Moment, NodeId, ObjectId, SessionId, Tid, VolumeId};
 use gavel_wire::lock::{Lock, LockFile, LockKind, LockOwner, Span};
 use gavel_wire::{Author, BlobNews, Guard, Message, Mode, Outcome, Plan, Record, RequestBody, View};
+use landing::Landing;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -168,6 +170,8 @@ pub struct Node<E: Engine> {
     confirmed: Vec<(LogIndex, Token)>,
     /// Reads of what others hold exclusively.
     reads: Blocked<()>,
+    /// Questions when all that others have answered has landed.
+    landing: Landing,
     /// Who holds what has changed since the session was last told.
     leases_changed: bool,
     /// The replica is not catching up.
@@ -204,6 +208,7 @@ impl<E: Engine> Node<E> {
             confirming: BTreeMap::new(),
             confirmed: Vec::new(),
             reads: Blocked::default(),
+            landing: Landing::new(incarnation),
             leases_changed: true,
             whole: true,
         })
@@ -221,7 +226,8 @@ impl<E: Engine> Node<E> {
             self.session.give_up_write(token);
             self.no_quorum(token);
         }
-        for token in self.reads.on_tick(clock.now, patience_ns) {
+        let reads = self.reads.on_tick(clock.now, patience_ns).into_iter();
+        for token in reads.chain(self.landing.on_tick(clock.now, patience_ns)) {
             self.effects.push_back(NodeEffect::NoQuorum { token });
         }
         self.tick_clients(clock.now);
@@ -264,6 +270,12 @@ impl<E: Engine> Node<E> {
     /// Asks for a view that is current as of now, for a read of these ranges. Answered by `Confirmed` or `NoQuorum`.
     pub fn confirm_read(&mut self, clock: Clock, token: Token, reads: Vec<KeyRange>) {
         self.confirming.insert(token, reads);
+        self.session.confirm_read(clock.now, token);
+    }
+
+    /// Asks for a view that holds all that any other node has answered in the volume until now, committed or not. Answered by `Confirmed` or `NoQuorum`.
+    pub fn confirm_landed(&mut self, clock: Clock, token: Token, volume: VolumeId) {
+        self.landing.begin(clock.now, token, volume);
         self.session.confirm_read(clock.now, token);
     }
 
@@ -348,7 +360,7 @@ impl<E: Engine> Node<E> {
         let session = self.session.id().unwrap_or_default();
         let table = &self.server.state().leases;
         let mut waits = self.blocked.in_the_way(table, session);
-        for (holder, reads) in self.reads.in_the_way(table, session) {
+        for (holder, reads) in self.reads.in_the_way(table, session).into_iter().chain(self.landing.waits_for()) {
             *waits.entry(holder).or_default() += reads;
         }
         waits
@@ -392,13 +404,17 @@ impl<E: Engine> Node<E> {
 
     fn send_recalls(&mut self, now: Moment, recalls: BTreeMap<(SessionId, Mode), Vec<KeyRange>>) {
         for ((holder, mode), ranges) in recalls {
-            let state = self.server.state();
-            // A session of this node's life before ends when this life's begins.
-            let holder_node = state.sessions.get(&holder).map(|holder| holder.node);
-            let Some(node) = holder_node.filter(|node| *node != self.server.id()) else { continue };
-            let message = Message::Recall { session: holder, ranges, mode, at: state.applied };
-            self.send(now, node, message);
+            if let Some(node) = self.node_of(holder) {
+                let at = self.server.state().applied;
+                self.send(now, node, Message::Recall { session: holder, ranges, mode, at });
+            }
         }
+    }
+
+    /// The other node that has this session. (One of this node's life before ends when this life's begins.)
+    fn node_of(&self, session: SessionId) -> Option<NodeId> {
+        let session = self.server.state().sessions.get(&session)?;
+        Some(session.node).filter(|node| *node != self.server.id())
     }
 
     /// Clients are not dialled: they fetch what is for them.
@@ -429,8 +445,16 @@ impl<E: Engine> Node<E> {
         for wait in self.reads.take_free(&state.leases, session, |_| true) {
             self.effects.push_back(NodeEffect::Confirmed { token: wait.token, index: applied });
         }
+        for token in self.landing.take_landed(&state.leases, session, applied) {
+            self.effects.push_back(NodeEffect::Confirmed { token, index: applied });
+        }
         let recalls = self.reads.take_recalls(&state.leases, session, clock.now);
         self.send_recalls(clock.now, recalls);
+        for (holder, ticket) in self.landing.take_questions(clock.now) {
+            if let Some(node) = self.node_of(holder) {
+                self.send(clock.now, node, Message::Land { session: holder, ticket });
+            }
+        }
     }
 
     /// Tells the session what it holds, if that may have changed.
@@ -445,6 +469,7 @@ impl<E: Engine> Node<E> {
             self.session.on_leases(clock.now, held, exclusive);
             self.blocked.on_change();
             self.reads.on_change();
+            self.landing.on_leases();
             self.clients.on_leases();
         }
     }
@@ -457,7 +482,11 @@ impl<E: Engine> Node<E> {
         if from.is_client() && !clients::may_send(&message) {
             return Err(Refused::Stranger(from));
         }
-        self.server.on_message(clock, from, message)
+        match message {
+            Message::Land { session, ticket } if self.session.id() == Some(session) => self.session.land(from, ticket),
+            message => return self.server.on_message(clock, from, message),
+        }
+        Ok(())
     }
 
     /// Works through everything that the inputs started.
@@ -497,6 +526,9 @@ impl<E: Engine> Node<E> {
                     self.session.on_recall(clock.now, &ranges, mode, unseen);
                 }
                 return;
+            }
+            Effect::Local(Message::AllLanded { session, ticket, index }) => {
+                return self.landing.on_landed(session, ticket, index);
             }
             Effect::Local(message) => return self.session.on_message(clock.now, message),
             Effect::Role(role) => {
@@ -585,10 +617,12 @@ impl<E: Engine> Node<E> {
             SessionEffect::Outcome { token, outcome } => NodeEffect::Outcome { token, outcome },
             SessionEffect::Unknown { token } => NodeEffect::Unknown { token },
             SessionEffect::Confirmed { token, index } if self.clients.on_confirmed(token, index) => return,
+            SessionEffect::Confirmed { token, index } if self.landing.on_confirmed(token, index) => return,
             SessionEffect::Confirmed { token, index } => return self.confirmed.push((index, token)),
             SessionEffect::Id { token, object } => NodeEffect::Id { token, object },
             SessionEffect::NoQuorum { token } => {
                 self.confirming.remove(&token);
+                self.landing.give_up(token);
                 self.clients.give_up(token);
                 return self.no_quorum(token);
             }
@@ -596,6 +630,11 @@ impl<E: Engine> Node<E> {
             SessionEffect::Forget(to_forget) => NodeEffect::Forget(to_forget),
             SessionEffect::ShipPending(id) => NodeEffect::ShipPending(id),
             SessionEffect::Landed { last, tid } => NodeEffect::Landed { last, tid },
+            SessionEffect::AllLanded { to, ticket } => {
+                let Some(session) = self.session.id() else { return };
+                let index = self.server.state().applied;
+                return self.send(clock.now, to, Message::AllLanded { session, ticket, index });
+            }
             SessionEffect::Lost { cause } => NodeEffect::Lost { cause },
             SessionEffect::Lock { token, answer } => NodeEffect::Lock { token, answer },
         });

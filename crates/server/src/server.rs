@@ -219,6 +219,8 @@ impl<E: Engine> Server<E> {
             | Message::Refreshed { .. }
             | Message::ReadConfirmed { .. }
             | Message::Recall { .. }
+            | Message::Land { .. }
+            | Message::AllLanded { .. }
             | Message::NotLeader { .. }) => self.effects.push_back(Effect::Local(answer)),
         }
         Ok(())

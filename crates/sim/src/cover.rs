@@ -101,6 +101,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("txn_not_found", "a transaction's commit was not found, and shipped again"),
     ("txn_unknown", "the history in which a transaction's commit would be found was gone"),
     ("txn_no_quorum", "a transaction could not begin, move or commit, for no quorum was heard of"),
+    ("landed_for_another", "a node was told that what another had answered has landed"),
     ("txn_start_pruned", "the state that a transaction began at was pruned"),
     ("txn_stored_anew", "bytes of a transaction were collected before its commit; they were stored anew"),
     ("txn_staged", "all parts of a transaction were staged, and its commit was shipped"),

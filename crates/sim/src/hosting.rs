@@ -110,6 +110,9 @@ impl World {
 
     fn post(&mut self, machine: usize, to: NodeId, message: Message) {
         self.judge_message(&message);
+        if matches!(message, Message::AllLanded { .. }) {
+            self.cover.hit("landed_for_another");
+        }
         let to = to.0 as usize - 1;
         if self.is_traced()
             && let Some(words) = in_words(&message)

@@ -6,9 +6,6 @@
 //!
 //! A value may have been written more than once: a file gets a name that it had before, a name is absent once more. Who read it depends on the first
 //! that may be meant, and comes before what followed the last. Those that were over before it was called, or begun after it returned, are not meant.
-//!
-//! A transaction that only read is not in the graph: it is as of its start, and what another node has answered in the last moment and not committed may come
-//! behind that (`docs/protocols/transactions.md`). That it read one state is looked at, and that the state was behind all that was known to be committed.
 
 use crate::cycles::{Graph, Node, Why};
 use crate::jobs::StandsOn;
@@ -290,15 +287,20 @@ impl Serial {
 
     fn entries(&self, past: &SeenPast<'_>, committed: &BTreeMap<usize, Tid>) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for (number, tid) in committed {
-            let ended = &self.ended[*number];
+        for (number, ended) in self.ended.iter().enumerate() {
+            let tid = committed.get(&number);
+            // What was not committed was not done; one that has only read ends without a commit.
+            if tid.is_none() && ended.end != End::Committed(None) {
+                continue;
+            }
+            let writes = ended.writes.iter().filter(|_| tid.is_some());
             entries.push(Entry {
-                what: format!("transaction {} (n{}, {tid})", ended.id, ended.machine),
+                what: format!("transaction {} (n{}, {})", ended.id, ended.machine, tid.unwrap_or(&ended.began.0)),
                 called: Some(ended.called),
                 returned: ended.returned,
                 reads: told(past, ended).map(|(cell, seen, _)| (cell, seen)).collect(),
-                writes: ended.writes.iter().map(|(cell, value)| (*cell, *value)).collect(),
-                place: Some((*tid, 0)),
+                writes: writes.map(|(cell, value)| (*cell, *value)).collect(),
+                place: tid.map(|tid| (*tid, 0)),
             });
         }
         for plain in &self.plain {

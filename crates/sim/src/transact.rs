@@ -43,7 +43,7 @@ const PIN_PERMILLE: u32 = 30;
 const STAGED_PERMILLE: u32 = 600;
 const PART_BYTES: [usize; 4] = [1, 1, 150, 400];
 
-/// Waits for the present: what this node had answered is committed, then the quorum is asked.
+/// Waits for the present: what this node had answered is committed, then the quorum is asked, and whoever else has answered something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Present {
     /// Plans up to this one have landed before the quorum is asked.
@@ -225,7 +225,7 @@ impl World {
         self.stamp += 1;
         let token = self.stamp;
         let clock = self.machines[machine].clock(self.now);
-        life.node.confirm_read(clock, token, Vec::new());
+        life.node.confirm_landed(clock, token, VOLUME);
         self.txn_tokens.insert(token, program);
     }
 

@@ -13,7 +13,7 @@ pub const ENTRY_FORMAT: u8 = 7;
 /// Format of record versions at rest.
 pub const VERSION_FORMAT: u8 = 4;
 /// Format of messages between nodes.
-pub const MESSAGE_FORMAT: u8 = 7;
+pub const MESSAGE_FORMAT: u8 = 8;
 /// Largest encoded message: a log message with one entry and its envelope, or a part of a change scan.
 pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX * 2 + 128 * 1024;
 

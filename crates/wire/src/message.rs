@@ -122,6 +122,23 @@ pub enum Message {
         /// The blobs.
         blobs: Vec<BlobId>,
     },
+    /// To the node of a session that holds exclusive leases: ship what the session has answered, and tell when that is in the log. Sent again
+    /// until it is answered, or the session holds none where it matters.
+    Land {
+        /// The session.
+        session: SessionId,
+        /// Names the question.
+        ticket: u64,
+    },
+    /// The answer: all that the session had answered when it was asked has landed.
+    AllLanded {
+        /// The session.
+        session: SessionId,
+        /// The question.
+        ticket: u64,
+        /// Up to this entry.
+        index: LogIndex,
+    },
 }
 
 /// One change of the change index with the version that it made.

@@ -203,6 +203,8 @@ fn messages() -> Vec<Message> {
             at: LogIndex(300),
         },
         Message::Unnamed { blobs: vec![BlobId([0xab; 32])] },
+        Message::Land { session: SessionId(7), ticket: 300 },
+        Message::AllLanded { session: SessionId(7), ticket: 300, index: LogIndex(301) },
     ]
 }
 
@@ -272,22 +274,24 @@ fn entries() {
 #[test]
 fn messages_between_nodes() {
     let golden = [
-        "070003010203",
-        "07020107080601",
-        "07030709",
-        "070402ac02882700",
-        "07050701",
-        "07060701ac02",
-        "070701",
-        "070801ac02",
-        "07090102",
-        "070a0102ac02040506ac02",
-        "070c01ac02",
-        "070b0101040d00000001000000000000012c050001",
-        "070d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
-        "070e01abababababababababababababababababababababababababababababababab",
+        "080003010203",
+        "08020107080601",
+        "08030709",
+        "080402ac02882700",
+        "08050701",
+        "08060701ac02",
+        "080701",
+        "080801ac02",
+        "08090102",
+        "080a0102ac02040506ac02",
+        "080c01ac02",
+        "080b0101040d00000001000000000000012c050001",
+        "080d07010c00000001000000000000012c0c00000001000000000000012d01ac02",
+        "080e01abababababababababababababababababababababababababababababababab",
+        "080f07ac02",
+        "081007ac02ad02",
     ];
-    assert_eq!(MESSAGE_FORMAT, 7);
+    assert_eq!(MESSAGE_FORMAT, 8);
     assert_eq!(messages().len(), golden.len());
     for (message, bytes) in messages().into_iter().zip(golden) {
         let encoded = message.encode();

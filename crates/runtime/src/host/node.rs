@@ -109,6 +109,8 @@ pub enum Input {
     },
     /// Confirm a read of these ranges.
     Confirm(Vec<KeyRange>, oneshot::Sender<Result<NodeView, WaitError>>),
+    /// Confirm a view with all that any other node has answered in this volume.
+    ConfirmLanded(VolumeId, oneshot::Sender<Result<NodeView, WaitError>>),
     /// A fresh object id.
     ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
     /// Does the session hold this object open, although it has no name any more?
@@ -647,6 +649,10 @@ impl NodeThread {
             Input::Confirm(reads, reply) => {
                 let token = self.waits.add(Wait::Confirm(reply));
                 self.node.confirm_read(clock, token, reads);
+            }
+            Input::ConfirmLanded(volume, reply) => {
+                let token = self.waits.add(Wait::Confirm(reply));
+                self.node.confirm_landed(clock, token, volume);
             }
             Input::ObjectId(reply) => {
                 let token = self.waits.add(Wait::ObjectId(reply));

@@ -88,8 +88,8 @@ pub async fn revert(daemon: &Daemon, ask: RevertAsk) -> Result<RevertDone, Strin
     let volume = VolumeId(ask.volume);
     let tree = daemon.tree(volume, false);
     let words = |error: TreeError| error.to_string();
-    // The present: what this node and the others have done so far. (Not the state of this moment: what this node has answered is committed behind it.)
-    let before = tree.last().await.map_err(words)?;
+    // The present: what all nodes have done so far. (Not the state of this moment: what was answered is committed behind it.)
+    let before = tree.landed().await.map_err(words)?;
     let at = match &ask.at {
         Some(text) => tree.state_named(text).await?,
         None => {

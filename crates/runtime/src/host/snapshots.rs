@@ -136,12 +136,13 @@ fn no_volume(volume: VolumeId) -> String {
 pub async fn change(daemon: &Daemon, volume: VolumeId, change: SnapshotChange) -> Result<Option<SnapshotLine>, String> {
     match change {
         SnapshotChange::Create { name, note, at } => {
-            let at = match at {
-                Some(at) => Some(daemon.tree(volume, false).state_named(&at).await?),
-                None => None,
-            };
-            // What this node has answered is to be in it.
+            let tree = daemon.tree(volume, false);
+            // What this node has answered is to be in it, and what others have.
             daemon.node.sync().await.map_err(|error| error.to_string())?;
+            let at = match at {
+                Some(at) => Some(tree.state_named(&at).await?),
+                None => tree.landed().await.map(|_| None).map_err(|error| error.to_string())?,
+            };
             let body = RequestBody::Snapshot { volume, name: name.as_str().into(), note: note.into(), at };
             ask(daemon, body).await.map_err(|refusal| said(&name, refusal))?;
             let made =

@@ -136,9 +136,12 @@ pub async fn ask(daemon: &Daemon, ask: VolumeAsk) -> Result<Vec<VolumeLine>, Str
                     let state = daemon.tree(from, false).state_at(&at).await;
                     Some(state.map_err(|error| format!("{at}: {error}"))?)
                 }
-                None => None,
+                None => {
+                    sync(daemon).await?;
+                    let landed = daemon.tree(from, false).landed().await;
+                    landed.map(|_| None).map_err(|error| error.to_string())?
+                }
             };
-            sync(daemon).await?;
             let body = RequestBody::CloneVolume { from, at, name: name.as_str().into() };
             ship(daemon, body, &name, Some(from)).await?;
             line(daemon, named(&daemon.node, &name)?).await

@@ -272,6 +272,7 @@ impl SessionTask {
                 self.shared.fronts.forget_all();
             }
             SessionEffect::Confirmed { .. } => unreachable!("a peer has reads confirmed, not the session of a client"),
+            SessionEffect::AllLanded { .. } => unreachable!("nobody asks a client: it holds no exclusive leases"),
         }
     }
 

@@ -175,6 +175,7 @@ impl<'a> Stream<'a> {
             return Err(Ended::Failed("the volume is gone".into()));
         };
         let tree = daemon.tree(volume, false);
+        let compares = matches!(out, Out::Follower(_));
         let to = match &ask.to {
             Some(_) if past.is_mirror() => {
                 return Err(Ended::Failed(format!(
@@ -184,9 +185,10 @@ impl<'a> Stream<'a> {
             }
             Some(to) => tree.state_named(to).await?,
             None if past.is_mirror() => shown(&daemon.node, volume)?,
-            None => tree.last().await.map_err(|error| error.to_string())?,
+            // What is not in it yet follows at once, if it is followed.
+            None if compares => tree.last().await.map_err(|error| error.to_string())?,
+            None => tree.landed().await.map_err(|error| error.to_string())?,
         };
-        let compares = matches!(out, Out::Follower(_));
         let from = match &ask.from {
             // That of a mirror that follows may be gone. The states of a mirror are called as its own mirrors call them.
             Some(from) if compares || past.is_mirror() => tid_of(from)?,

@@ -1,6 +1,6 @@
 //! Past states: what they are called, and reads of them.
 
-use super::{Inner, VolumeTree, empty, not_sent, storage, within};
+use super::{Inner, VolumeTree, Waited, empty, not_sent, storage, within};
 use crate::host::mirror::states as mirror;
 use crate::host::node::{Input, NodeHandle};
 use gavel_client::past::PAST_KEPT_NS;
@@ -114,6 +114,15 @@ impl VolumeTree {
         self.inner.confirm_all().await
     }
 
+    /// The same, and it holds all that any node has answered in this volume before this was called. Takes as long as sessions of nodes that do not answer take to
+    /// end, if these hold exclusive leases in the volume.
+    ///
+    /// # Errors
+    /// [`TreeError::NoQuorum`].
+    pub async fn landed(&self) -> Result<Tid, TreeError> {
+        self.inner.confirm_landed().await
+    }
+
     /// Reads as of a past state, and waits for the answer.
     ///
     /// # Errors
@@ -193,6 +202,19 @@ impl Inner {
         let _ = within(self.node.sync()).await?;
         self.ask(|reply| Input::Confirm(Vec::new(), reply)).await.map_err(not_sent)?;
         Ok(self.node.tid())
+    }
+
+    /// The same, with what all other nodes have answered in this volume.
+    async fn confirm_landed(&self) -> Result<Tid, TreeError> {
+        let _ = within(self.node.sync()).await?;
+        let (reply, answer) = oneshot::channel();
+        self.node.inbox.push(Input::ConfirmLanded(self.volume, reply));
+        // The node has its own patience with those who do not answer.
+        match answer.await {
+            Ok(Ok(_)) => Ok(self.node.tid()),
+            Ok(Err(error)) => Err(not_sent(Waited::Error(error))),
+            Err(_) => Err(TreeError::Closed),
+        }
     }
 
     pub(super) async fn fetch_all(&self, ids: Vec<gavel_types::BlobId>) -> Result<Blobs, TreeError> {

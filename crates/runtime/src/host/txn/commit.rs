@@ -271,7 +271,7 @@ async fn look(open: &Open, note: &str) -> Result<(Option<Tid>, bool), String> {
 pub(super) async fn rebase(daemon: &Arc<Daemon>, open: Arc<Open>) -> Result<TxnEnd, String> {
     open.check_open().map_err(|_| format!("transaction {} is being committed or has ended", open.id))?;
     open.check_complete(false)?;
-    let last = open.tree.last().await.map_err(|error| error.to_string())?;
+    let last = open.tree.landed().await.map_err(|error| error.to_string())?;
     let moving = open.clone();
     let end = blocking(move || {
         let guards = {

@@ -443,7 +443,7 @@ async fn begin(daemon: &Arc<Daemon>, begin: TxnBegin, run: bool) -> Result<Arc<O
         ));
     }
     let tree = daemon.tree(volume, false);
-    let start = tree.last().await.map_err(|error| format!("no transaction can begin: {error}"))?;
+    let start = tree.landed().await.map_err(|error| format!("no transaction can begin: {error}"))?;
     let id = daemon.transactions.next_id(daemon);
     let places = &daemon.transactions.places;
     let (place, own_place) = match begin.dir {
