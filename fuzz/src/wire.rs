@@ -85,7 +85,7 @@ fn records() -> Vec<Record> {
     vec![
         Record::Attr(attr()),
         Record::Dirent(Dirent { object: OBJECT, kind: Kind::Directory }),
-        Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }),
+        Record::Extent(Extent { len: 3, content: Content::Inline((*b"abc").into()) }),
         Record::Extent(Extent { len: 300, content: blob }),
         Record::Extent(Extent { len: 300, content: Content::Zeros }),
         Record::Xattr(Box::new(*b"value")),

@@ -1,6 +1,7 @@
 //! Changes that are answered under exclusive leases, and committed in a moment: write-behind.
 
 use crate::leases::Usable;
+use crate::once::Once;
 use crate::pending::{Asked, Pending};
 use crate::run::{Run, Step};
 use crate::tree::{Answer, Keep, TreeError};
@@ -67,6 +68,7 @@ impl Run {
             return Behind::Full;
         }
         let had_id = self.cx.fresh.is_some();
+        let base = &Once::new(base);
         let behind = match self.evaluate_with_id(base, pending, usable) {
             Some(found) => self.accept(base, pending, usable, now, found),
             None => Behind::No,

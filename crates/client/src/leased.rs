@@ -1,6 +1,7 @@
 //! Reads that are answered under leases: from the node's own replica, with no message.
 
 use crate::leases::Usable;
+use crate::once::Once;
 use crate::run::{Run, Step};
 use crate::tree::{Answer, Keep};
 use gavel_fs::{FsError, Reply, Stop};
@@ -32,6 +33,7 @@ impl Run {
         if left_ns == 0 {
             return Leased::No;
         }
+        let view = &Once::new(view);
         let (attempted, guards) = gavel_fs::attempt(view, &self.cx, &self.operation);
         let mut read: Vec<KeyRange> = guards.iter().map(guarded).collect();
         let orphan = self.orphan_to_avoid();

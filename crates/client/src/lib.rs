@@ -11,6 +11,7 @@
 //! - [`behind`]: changes that are answered under exclusive leases
 //! - [`pending`]: what was answered so, until the log has it
 //! - [`offers`]: what was lost of that with a session is offered again
+//! - `once`: a view that is asked once for each record
 //! - [`leases`]: what the node may answer for without asking, and how that is taken from it
 //! - [`locks`]: locks of this node's programs on their way
 //! - `landing`: who is told when all has landed that was answered
@@ -27,6 +28,7 @@ pub mod leased;
 pub mod leases;
 pub mod locks;
 pub mod offers;
+mod once;
 mod own_writes;
 pub mod past;
 pub mod pending;

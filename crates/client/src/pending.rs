@@ -247,6 +247,8 @@ impl Pending {
         }
         expansion.check_plan()?;
         let (changes, _) = expansion.finish()?;
+        // It shares the layer, which would be copied where it is laid, with what is in it.
+        drop(view);
         let keys = changes.iter().map(|change| change.key.clone()).collect();
         let number = self.accepted() + 1;
         self.layer.lay(number, changes);

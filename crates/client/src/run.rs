@@ -112,7 +112,7 @@ impl Run {
                 }
                 let len = data.len() as u32;
                 let content = if data.len() <= INLINE_BYTES_MAX {
-                    Content::Inline(data.into_boxed_slice())
+                    Content::Inline(data.into())
                 } else {
                     let data = bytes::Bytes::from(data);
                     let id = BlobId::of(&data);

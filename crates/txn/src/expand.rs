@@ -183,11 +183,12 @@ impl<'v> Expansion<'v> {
             *volume_bytes = volume_bytes.checked_add(bytes).ok_or(ExpandError::BadPlan("bytes of a volume"))?;
             let key = Key::attr(volume, object);
             // An orphan's attributes end before its last extents do.
-            let Some(Version { firm, record: Record::Attr(mut attr), .. }) = self.get(&key)? else { continue };
+            let before = self.get(&key)?;
+            let Some((firm, mut attr)) = attributes(&before) else { continue };
             if bytes != 0 {
                 attr.allocated =
                     attr.allocated.checked_add_signed(bytes).ok_or(ExpandError::BadPlan("allocated bytes"))?;
-                self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))?;
+                self.replace(&key, before, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }));
             }
         }
         let mut changes = Vec::with_capacity(self.steps.len());
@@ -204,6 +205,12 @@ impl<'v> Expansion<'v> {
 
     fn set(&mut self, key: &Key, new: Option<Version>) -> Result<(), ExpandError> {
         let before = self.get(key)?;
+        self.replace(key, before, new);
+        Ok(())
+    }
+
+    /// As [`Expansion::set`], where `before` has just been got: the base is asked once.
+    fn replace(&mut self, key: &Key, before: Option<Version>, new: Option<Version>) {
         if matches!(key.parts(), KeyParts::Extent { .. }) {
             let bytes = extent_len(new.as_ref()) - extent_len(before.as_ref());
             *self.allocated.entry((key.volume(), key.object())).or_default() += bytes;
@@ -216,7 +223,6 @@ impl<'v> Expansion<'v> {
             Some(step) => step.1 = new,
             None => drop(self.steps.insert(key.clone(), (before, new))),
         }
-        Ok(())
     }
 
     /// Puts `record` as a plan does.
@@ -232,15 +238,18 @@ impl<'v> Expansion<'v> {
                     *time = resolve(*time, self.tid)?;
                 }
                 attr.allocated = 0;
-                if let Some(Version { firm, record: Record::Attr(before), .. }) = self.get(key)? {
+                let found = self.get(key)?;
+                let mut firm = self.tid;
+                if let Some(Version { firm: firm_before, record: Record::Attr(before), .. }) = &found {
                     if before.firm.kind != attr.firm.kind {
                         return Err(ExpandError::BadPlan("the kind of an object"));
                     }
                     attr.allocated = before.allocated;
                     // What guards the firm half alone does not collide with a change of the rest.
-                    let firm = if before.firm == attr.firm { firm } else { self.tid };
-                    return self.set(key, Some(Version { create: self.tid, firm, record }));
+                    firm = if before.firm == attr.firm { *firm_before } else { self.tid };
                 }
+                self.replace(key, found, Some(Version { create: self.tid, firm, record }));
+                return Ok(());
             }
             (KeyParts::Extent { end }, Record::Extent(extent)) => self.check_extent(key, end, extent)?,
             (KeyParts::Dirent { name, .. }, Record::Dirent(dirent)) => check_dirent(name, dirent)?,
@@ -277,7 +286,8 @@ impl<'v> Expansion<'v> {
 
     fn adjust(&mut self, volume: VolumeId, object: ObjectId, delta: &AttrDelta) -> Result<(), ExpandError> {
         let key = Key::attr(volume, object);
-        let Some(Version { firm, record: Record::Attr(mut attr), .. }) = self.get(&key)? else { return Ok(()) };
+        let before = self.get(&key)?;
+        let Some((firm, mut attr)) = attributes(&before) else { return Ok(()) };
         attr.nlink = attr.nlink.checked_add_signed(delta.nlink).ok_or(ExpandError::BadPlan("link count"))?;
         attr.size = attr.size.checked_add_signed(delta.size).ok_or(ExpandError::BadPlan("size"))?.max(delta.size_min);
         let times = [(&mut attr.atime, delta.atime), (&mut attr.mtime, delta.mtime), (&mut attr.ctime, delta.ctime)];
@@ -287,7 +297,8 @@ impl<'v> Expansion<'v> {
             }
         }
         check_attr(&attr)?;
-        self.set(&key, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }))
+        self.replace(&key, before, Some(Version { create: self.tid, firm, record: Record::Attr(attr) }));
+        Ok(())
     }
 
     fn append(&mut self, volume: VolumeId, object: ObjectId, len: u64, content: &Content) -> Result<(), ExpandError> {
@@ -385,6 +396,14 @@ impl<'v> Expansion<'v> {
             return Err(ExpandError::BadPlan("it touches too much at once"));
         }
         Ok(found)
+    }
+}
+
+/// The attributes that a version holds, and when their firm half was written.
+fn attributes(version: &Option<Version>) -> Option<(Tid, Attr)> {
+    match version {
+        Some(Version { firm, record: Record::Attr(attr), .. }) => Some((*firm, *attr)),
+        _ => None,
     }
 }
 

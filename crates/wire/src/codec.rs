@@ -17,6 +17,9 @@ pub const MESSAGE_FORMAT: u8 = 8;
 /// Largest encoded message: a log message with one entry and its envelope, or a part of a change scan.
 pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX * 2 + 128 * 1024;
 
+/// Room that is made for what is encoded: most versions need less, and a buffer that grows to this is copied seven times.
+const ENCODED_BYTES: usize = 128;
+
 /// Bytes that are not what they should be. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -50,7 +53,9 @@ pub enum DecodeError {
 
 /// Encodes `value` behind a format byte.
 pub fn encode<T: Serialize>(format: u8, value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![format]).expect("postcard writes every value of our types to a growing buffer")
+    let mut bytes = Vec::with_capacity(ENCODED_BYTES);
+    bytes.push(format);
+    postcard::to_extend(value, bytes).expect("postcard writes every value of our types to a growing buffer")
 }
 
 /// Decodes what [`encode`] made; all bytes must be used up.
@@ -119,6 +124,7 @@ pub mod as_bytes {
     use serde::de::{Deserializer, Error, SeqAccess, Visitor};
     use serde::ser::Serializer;
     use std::fmt;
+    use std::marker::PhantomData;
 
     /// For `#[serde(with = ...)]`.
     ///
@@ -132,33 +138,37 @@ pub mod as_bytes {
     ///
     /// # Errors
     /// As the deserializer's.
-    pub fn deserialize<'de, T: From<Vec<u8>>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-        deserializer.deserialize_byte_buf(Bytes).map(T::from)
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: From<Vec<u8>> + for<'a> From<&'a [u8]>,
+        D: Deserializer<'de>,
+    {
+        deserializer.deserialize_byte_buf(Bytes(PhantomData))
     }
 
-    struct Bytes;
+    struct Bytes<T>(PhantomData<T>);
 
-    impl<'de> Visitor<'de> for Bytes {
-        type Value = Vec<u8>;
+    impl<'de, T: From<Vec<u8>> + for<'a> From<&'a [u8]>> Visitor<'de> for Bytes<T> {
+        type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("bytes")
         }
 
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-            Ok(bytes.to_vec())
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<T, E> {
+            Ok(bytes.into())
         }
 
-        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-            Ok(bytes)
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<T, E> {
+            Ok(bytes.into())
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<u8>, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<T, A::Error> {
             let mut bytes = Vec::new();
             while let Some(byte) = sequence.next_element()? {
                 bytes.push(byte);
             }
-            Ok(bytes)
+            Ok(bytes.into())
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use gavel_types::{BlobId, Class, Key, NodeId, ObjectId, SessionId, Tid, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The kind of an object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -76,8 +77,8 @@ pub struct Dirent {
 /// Where a run of bytes is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Content {
-    /// Here.
-    Inline(#[serde(with = "crate::codec::as_bytes")] Box<[u8]>),
+    /// Here. Shared: a version is copied several times on its way from a write to a replica's records.
+    Inline(#[serde(with = "crate::codec::as_bytes")] Arc<[u8]>),
     /// In a blob, from `offset` on.
     Blob {
         /// The blob's name.

@@ -214,7 +214,7 @@ fn versions() {
     let golden = [
         (Record::Attr(attr()), "048202050001ed03e8076400ac0201070502ac020002070407800107"),
         (Record::Dirent(Dirent { object: O, kind: Kind::File }), "0482020501ac0200"),
-        (Record::Extent(Extent { len: 3, content: Content::Inline(Box::new(*b"abc")) }), "0482020502030003616263"),
+        (Record::Extent(Extent { len: 3, content: Content::Inline((*b"abc").into()) }), "0482020502030003616263"),
         (
             Record::Extent(Extent { len: 300, content: blob }),
             "0482020502ac0201ababababababababababababababababababababababababababababababababf0a2048020",

@@ -254,3 +254,33 @@ fn bytes_that_were_stored_to_be_shipped_are_stored_again_when_they_are_answered_
     run.stored(Tid(5));
     assert_eq!(run.blob_to_store(), Some((id, Bytes::from(data))), "whoever commits it later must not rely on Tid 5");
 }
+
+/// Nanoseconds that this thread has had a processor.
+fn cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// `cargo test -p gavel-client what_accepting_costs -- --ignored --nocapture`: files of 10 KiB are made and written, 100 of them pending.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_accepting_costs() {
+    let (mut pending, base, files) = (Pending::default(), replica(), 2_000);
+    let bytes = vec![7u8; 10 * 1024];
+    let began = cpu_ns();
+    for number in 0..files {
+        let content = Content::Inline(bytes.clone().into());
+        let extent = Record::Extent(Extent { len: bytes.len() as u64, content });
+        let put = Mutation::Put { key: Key::extent(V, object(number), bytes.len() as u64), record: extent };
+        for plan in [make(number), Plan { mutations: vec![put] }] {
+            let time = pending.next_time(0, Tid(100));
+            pending.accept(&base, time, plan, Vec::new(), None, asked).unwrap();
+        }
+        if number % 10 == 9 {
+            while pending.take_batch().is_some() {}
+            let last = pending.accepted().saturating_sub(200);
+            pending.on_landed(last, Tid(100));
+        }
+    }
+    println!("{:.1} us of CPU a file", (cpu_ns() - began) as f64 / 1e3 / files as f64);
+}

@@ -233,7 +233,7 @@ fn expand(view: &Overlay<'_>, tid: Tid, plan: &[Mutation]) -> Vec<Change> {
 fn what_an_overwrite_costs() {
     let mut bench = Bench::new();
     let object = ObjectId(1_000_000);
-    let bytes: Box<[u8]> = vec![7; 16 * 1024].into();
+    let bytes: std::sync::Arc<[u8]> = vec![7; 16 * 1024].into();
     let write = |i: u64| {
         let content = gavel_wire::Content::Inline(bytes.clone());
         let (len, start) = (bytes.len() as u64, i * bytes.len() as u64);

@@ -151,7 +151,7 @@ fn extents_out_of_bounds() {
     world.refuses(vec![whole(101, Content::Zeros)]);
     world.refuses(vec![whole(u64::MAX, Content::Zeros)]);
     world.refuses(vec![whole(3, Content::Inline(b"ab"[..].into()))]);
-    world.refuses(vec![whole(0, Content::Inline(Box::default()))]);
+    world.refuses(vec![whole(0, Content::Inline(Default::default()))]);
     world.refuses(vec![whole(51, blob(100, 50))]);
     world.refuses(vec![whole(1, blob(0, 0))]);
     world.refuses(vec![whole(1, blob(100, u32::MAX))]);
