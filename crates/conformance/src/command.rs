@@ -129,10 +129,11 @@ impl Gavel {
         let program = match std::env::var_os("GAVEL_BIN") {
             Some(named) => PathBuf::from(named),
             None => {
-                // target/PROFILE/deps/TEST
-                let test = std::env::current_exe().context("finding this program")?;
-                let profile = test.parent().and_then(Path::parent).context("a test in no directory")?;
-                profile.join("gavel")
+                // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM
+                let this = std::env::current_exe().context("finding this program")?;
+                let beside = this.parent().context("a program in no directory")?;
+                let profile = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+                profile.context("a test in no directory")?.join("gavel")
             }
         };
         ensure!(

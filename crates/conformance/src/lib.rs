@@ -27,6 +27,7 @@
 //! | `tests/transactions_users.rs` | users who are not root try to |
 //! | `tests/large_transactions.rs` | they make many thousand files, beside others, and are killed in the midst of their commit |
 //! | `tests/mirror.rs` | a second cluster follows a volume; streams are cut and damaged, its node is killed |
+//! | `tests/mirror_long.rs` | the same for long: the source is busy, the link is cut, nodes of both are killed |
 //! | `tests/transactions_programs.rs` | what people build and install with runs in transactions, and is killed in them |
 //! | `tests/transactions_agents.rs` | many agents change one source tree, each change checked in a transaction |
 //! | `tests/library.rs` | the same, by programs that use the library |
@@ -43,6 +44,7 @@
 //! ([`command::Gavel::find`]). With `GAVEL_CONFORMANCE_LOGS=DIR`, the logs of the nodes of a failed test are copied there.
 
 pub mod browser;
+pub mod busy;
 pub mod client;
 pub mod cluster;
 pub mod command;

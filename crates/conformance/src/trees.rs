@@ -65,10 +65,17 @@ pub fn digest_of_content(root: &Path) -> Result<String> {
 fn digest_with(root: &Path, options: &str) -> Result<String> {
     let names = "exthdr.name=%d/PaxHeaders/%f";
     let tar = format!("tar --sort=name --format=pax --pax-option='{names}{options}' --xattrs --xattrs-include='*'");
-    let digest = command::shell(root, &format!("{tar} -cf - . | sha256sum"), Duration::from_secs(120));
+    let digest = command::shell(root, &digest_script(&tar), Duration::from_secs(120));
     let digest = digest.with_context(|| root.display().to_string())?;
     ensure!(digest.len() > 60, "no digest of {}", root.display());
     Ok(digest)
+}
+
+/// Of what was read until an error there is no digest: the script fails if `tar` does.
+fn digest_script(tar: &str) -> String {
+    format!(
+        "exec 4>&1; failed=$({{ {{ {tar} -cf - . || echo yes >&3; }} | sha256sum >&4; }} 3>&1); test -z \"$failed\""
+    )
 }
 
 /// Waits until all that was answered on this mount's node is committed.
@@ -161,6 +168,19 @@ pub fn make(root: &Path, files: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_no_digest_of_what_cannot_be_read() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::write(dir.path().join("file"), "text")?;
+        assert!(digest(dir.path())?.len() > 60);
+        let tar = dir.path().join("tar");
+        std::fs::write(&tar, "#!/bin/sh\necho something\nexit 2\n")?;
+        std::fs::set_permissions(&tar, std::fs::Permissions::from_mode(0o755))?;
+        let script = digest_script(&tar.display().to_string());
+        assert!(command::shell(dir.path(), &script, Duration::from_secs(20)).is_err());
+        Ok(())
+    }
 
     #[test]
     fn any_difference_is_found() -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::world::*;
 use gavel_fs::Operation;
 use gavel_mirror::{NotTaken, StreamError};
-use gavel_types::{Key, ObjectId, Tid, VolumeId};
+use gavel_types::{Key, MirrorSource, ObjectId, Tid, VolumeId};
 use gavel_wire::{Attr, Author, Firm, Kind, Outcome, Plan, Record, Refusal, RequestBody};
 
 #[test]
@@ -219,11 +219,20 @@ fn what_was_had_is_passed_over_and_what_does_not_fit_is_refused() {
     mirror.receive(&both, 1000, || false).unwrap();
     assert_eq!(mirror.at().1, third);
     mirror.check(&source);
-    let other = World::new(gavel_types::ClusterId([9; 16]));
-    let mut theirs = other.source();
-    theirs.cluster = gavel_types::ClusterId([9; 16]);
-    let mut of_other = Mirror::of(theirs);
-    assert!(matches!(refused(&mut of_other, &both), Some(Failed::NotTaken(NotTaken::OtherVolume { .. }))));
+    // Another cluster's, another volume's, and that of a volume that had the number earlier.
+    let ours = source.source();
+    let theirs = [
+        MirrorSource { cluster: gavel_types::ClusterId([9; 16]), ..ours },
+        MirrorSource { volume: VolumeId(ours.volume.0 + 1), ..ours },
+        MirrorSource { made: Tid(ours.made.0 - 1), ..ours },
+    ];
+    for wanted in theirs {
+        let mut of_other = Mirror::of(wanted);
+        let found = refused(&mut of_other, &whole);
+        let refusal = NotTaken::OtherVolume { name: "v".into(), found: ours, wanted };
+        assert_eq!(found, Some(Failed::NotTaken(refusal)));
+        assert_eq!(of_other.at().1, Tid::ZERO);
+    }
     let nothing = refused(&mut mirror, b"not a stream at all");
     assert_eq!(nothing, Some(Failed::Stream(StreamError::NotAStream)));
 }
