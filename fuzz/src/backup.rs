@@ -74,7 +74,7 @@ fn backup() -> Backup {
         counts: Counts { files: 1, rows: 2, ..Counts::default() },
         new: New { rows: 1, files: 2, bytes: 3 },
         made_ns: 9,
-        without: Vec::new(),
+        selection: gavel_types::Selection::default(),
     }
 }
 

@@ -22,7 +22,13 @@ pub fn run(bytes: &[u8]) -> bool {
 
 /// True if the stream was read to its end.
 fn read(bytes: &[u8]) -> bool {
-    let standing = Standing { volume: VolumeId(9), source: source(), at: Tid(7), step: Some(Tid(50)) };
+    let standing = Standing {
+        volume: VolumeId(9),
+        source: source(),
+        selection: gavel_types::Selection::default(),
+        at: Tid(7),
+        step: Some(Tid(50)),
+    };
     let (mut decoder, mut encoder) = (Decoder::new(), Encoder::new());
     let mut receiver = Some(Receiver::new(standing));
     let (half, rest) = bytes.split_at(bytes.len() / 2);
@@ -76,7 +82,13 @@ fn source() -> MirrorSource {
 
 /// Streams with all kinds of frames.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let header = |from, to| Header { source: source(), name: "work".into(), from: Tid(from), to, without: Vec::new() };
+    let header = |from, to| Header {
+        source: source(),
+        name: "work".into(),
+        from: Tid(from),
+        to,
+        selection: gavel_types::Selection::default(),
+    };
     let head = |from, to, author| StepHead { from: Tid(from), to: Tid(to), single: true, author };
     let now = Default::default();
     let firm = Firm {

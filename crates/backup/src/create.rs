@@ -72,6 +72,9 @@ impl<'r, F: Folder> Creator<'r, F> {
         if self.base.as_ref().is_some_and(|base| base.source != header.source) {
             return refused("the stream is of another volume than the backups".into());
         }
+        if let Some(base) = self.base.as_ref().filter(|base| base.selection != header.selection) {
+            return refused(format!("the stream has {}, and the last backup {}", header.selection, base.selection));
+        }
         self.header = Some(header);
         Ok(())
     }
@@ -125,7 +128,7 @@ impl<'r, F: Folder> Creator<'r, F> {
             counts: self.counts,
             new,
             made_ns: now_ns,
-            without: header.without,
+            selection: header.selection,
         };
         self.repository.add(&backup)?;
         Ok(backup)

@@ -8,7 +8,7 @@ use gavel_types::limits::BLOB_BYTES_MAX;
 /// What each file begins with.
 pub const MAGIC: [u8; 8] = *b"GAVELBAK";
 /// The version behind it.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest content of a file, in bytes.
 pub const CONTENT_BYTES_MAX: usize = BLOB_BYTES_MAX;
 /// Longest file, in bytes.

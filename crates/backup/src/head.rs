@@ -3,7 +3,7 @@
 use crate::error::BackupError;
 use crate::name::Name;
 use crate::seal::Keys;
-use gavel_types::{ClusterId, MirrorSource, Tid, VolumeId};
+use gavel_types::{ClusterId, MirrorSource, Selection, Tid, VolumeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -133,8 +133,8 @@ pub struct Backup {
     pub new: New,
     /// When it was made, in nanoseconds since the epoch, by the clock of who made it.
     pub made_ns: u64,
-    /// What of the volume is left out; nothing in this version.
-    pub without: Vec<Box<str>>,
+    /// Which part of the volume it has.
+    pub selection: Selection,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,15 +149,15 @@ struct BackupBytes {
     counts: Counts,
     new: New,
     made_ns: u64,
-    without: Vec<Box<str>>,
+    selection: Selection,
 }
 
 impl Backup {
     /// What its file holds.
     pub fn to_content(&self) -> Vec<u8> {
-        let Backup { source, name, tid, base, root, counts, new, made_ns, without } = self.clone();
+        let Backup { source, name, tid, base, root, counts, new, made_ns, selection } = self.clone();
         let MirrorSource { cluster, volume, made } = source;
-        write(&BackupBytes { cluster, volume, made, name, tid, base, root, counts, new, made_ns, without })
+        write(&BackupBytes { cluster, volume, made, name, tid, base, root, counts, new, made_ns, selection })
     }
 
     /// Takes what the file of a backup holds.
@@ -170,12 +170,12 @@ impl Backup {
         if bytes.tid != tid {
             return damaged("it is the backup of another state than its name says");
         }
-        if !bytes.without.is_empty() {
-            return damaged("it leaves something out, which this version of Gavel does not know");
+        if !bytes.selection.is_sound() {
+            return damaged("what it says that it has a part of makes no sense");
         }
-        let BackupBytes { cluster, volume, made, name, tid, base, root, counts, new, made_ns, without } = bytes;
+        let BackupBytes { cluster, volume, made, name, tid, base, root, counts, new, made_ns, selection } = bytes;
         let source = MirrorSource { cluster, volume, made };
-        Ok(Backup { source, name, tid, base, root, counts, new, made_ns, without })
+        Ok(Backup { source, name, tid, base, root, counts, new, made_ns, selection })
     }
 }
 

@@ -8,7 +8,7 @@ use gavel_backup::verify::verify;
 use gavel_backup::view::BackupView;
 use gavel_backup::{Backup, BackupError, Creator, Keys, Kind, Name, Repository};
 use gavel_mirror::{Decoder, Encoder, Frame, Header, Row, StepHead, Totals};
-use gavel_types::{BlobId, Class, ClusterId, Key, MirrorSource, ObjectId, Tid, Timestamp, VolumeId};
+use gavel_types::{BlobId, Class, ClusterId, Key, MirrorSource, ObjectId, Selection, Tid, Timestamp, VolumeId};
 use gavel_wire::{Attr, Content, Dirent, Extent, Firm, Record};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +67,8 @@ fn state(files: &BTreeMap<u64, u64>) -> State {
 
 /// The stream from one state to another, as the sender makes it.
 fn stream(from: (Tid, &State), to: (Tid, &State)) -> Vec<Frame> {
-    let header = Header { source: SOURCE, name: "main".into(), from: from.0, to: Some(to.0), without: Vec::new() };
+    let header =
+        Header { source: SOURCE, name: "main".into(), from: from.0, to: Some(to.0), selection: Selection::default() };
     let mut objects: BTreeMap<ObjectId, Vec<Row>> = BTreeMap::new();
     let keys: BTreeSet<&Key> = from.1.keys().chain(to.1.keys()).collect();
     for key in keys {

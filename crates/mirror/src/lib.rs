@@ -6,6 +6,7 @@
 //! - [`stream`]: frames and their bytes; [`order`]: which frame may follow which
 //! - [`source`]: the steps from one state of a volume to a later one, and their rows
 //! - [`compare`]: a step from a state that the source has no more
+//! - [`part`]: the same, of copies that have a part of their source; [`changed`], [`work`]: what both do alike
 //! - [`receive`]: what is to be done about a frame, for a mirror that stands at a boundary
 //! - [`follow`]: what is said beside the stream, where a mirror follows its source by itself
 //! - [`parts`]: rows of a step, as requests to the mirror's log
@@ -16,16 +17,23 @@
 //! 3. Each part of a step has the attributes of every object that it has a row of.
 //! 4. Memory follows neither the size of a step nor that of a volume: frames, parts and keys that are gathered are bounded.
 
+mod changed;
 pub mod compare;
 pub mod follow;
 pub mod order;
+pub mod part;
 pub mod parts;
 pub mod receive;
 pub mod source;
 pub mod stream;
+mod work;
 
 pub use compare::{Compared, Ends, Piece};
 pub use follow::{Ahead, FollowError, Greeting, Hearing, Said};
+pub use part::Part;
+pub use part::compare::PartCompared;
+pub use part::rows::PartRows;
+pub use part::select::{BadPattern, Selector};
 pub use parts::Parts;
 pub use receive::{Act, NotTaken, Receiver, Standing};
 pub use source::{Position, Read, Readable, Rows, Step};

@@ -59,8 +59,8 @@ impl Order {
                 if header.to.is_some_and(|to| to < header.from) {
                     return Err("it ends before it begins");
                 }
-                if !header.without.is_empty() {
-                    return Err("it leaves something out, which this version of Gavel does not know");
+                if !header.selection.is_sound() {
+                    return Err("what it says that it has a part of makes no sense");
                 }
                 Place::Between
             }

@@ -4,19 +4,21 @@
 
 use crate::parts::Parts;
 use crate::stream::{Frame, Header, Row, StepHead};
-use gavel_types::{KeyParts, MirrorSource, ObjectId, Tid, VolumeId};
+use gavel_types::{KeyParts, MirrorSource, ObjectId, Selection, Tid, VolumeId};
 use gavel_wire::MirrorStep;
 
 /// A state that is the same as the boundary moves it only if it is later by so much.
 const REACHED_NS: u64 = 30_000_000_000;
 
 /// Where a mirror stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Standing {
     /// The mirror.
     pub volume: VolumeId,
     /// What it copies.
     pub source: MirrorSource,
+    /// Which part of that.
+    pub selection: Selection,
     /// The state of the source that its boundary is.
     pub at: Tid,
     /// The state to which a step is under way.
@@ -38,6 +40,16 @@ pub enum NotTaken {
         found: MirrorSource,
         /// The mirror's source.
         wanted: MirrorSource,
+    },
+    /// It is of another part of the volume.
+    #[error("the stream has {found} of volume {name}, and the mirror has {wanted} of it")]
+    OtherPart {
+        /// What the volume was called.
+        name: Box<str>,
+        /// What the stream has.
+        found: Selection,
+        /// What the mirror has.
+        wanted: Selection,
     },
     /// It is a whole copy, and does not say what of the mirror is not there any more.
     #[error("the stream is a whole copy, and the mirror has come to {at} already")]
@@ -156,6 +168,10 @@ impl Receiver {
         let Standing { source, at, .. } = self.standing;
         if header.source != source {
             return Err(NotTaken::OtherVolume { name: header.name, found: header.source, wanted: source });
+        }
+        let wanted = &self.standing.selection;
+        if header.selection != *wanted {
+            return Err(NotTaken::OtherPart { name: header.name, found: header.selection, wanted: wanted.clone() });
         }
         if header.from > at {
             return Err(NotTaken::Gap { from: header.from, at });

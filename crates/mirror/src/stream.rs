@@ -2,7 +2,7 @@
 
 use crate::order::Order;
 use gavel_types::limits::BLOB_BYTES_MAX;
-use gavel_types::{BlobId, ClusterId, Key, MirrorSource, ObjectId, Tid, VolumeId};
+use gavel_types::{BlobId, ClusterId, Key, MirrorSource, ObjectId, Selection, Tid, VolumeId};
 use gavel_wire::{Author, Record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// What a stream begins with.
 pub const MAGIC: [u8; 8] = *b"GAVELMIR";
 /// The version behind it.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Longest payload of a frame, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = BLOB_BYTES_MAX + 64 * 1024;
 /// Rows of a frame have so many bytes, about.
@@ -43,8 +43,8 @@ pub struct Header {
     pub from: Tid,
     /// The state that the stream leads to; none if it goes on.
     pub to: Option<Tid>,
-    /// What of the volume is left out; nothing in this version.
-    pub without: Vec<Box<str>>,
+    /// Which part of the volume it has.
+    pub selection: Selection,
 }
 
 /// The beginning of a step.
@@ -161,7 +161,7 @@ struct HeaderBytes {
     name: Box<str>,
     from: Tid,
     to: Option<Tid>,
-    without: Vec<Box<str>>,
+    selection: Selection,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -237,9 +237,9 @@ impl Encoder {
 }
 
 fn header_bytes(header: &Header) -> Vec<u8> {
-    let Header { source, name, from, to, without } = header.clone();
+    let Header { source, name, from, to, selection } = header.clone();
     let MirrorSource { cluster, volume, made } = source;
-    to_bytes(&HeaderBytes { cluster, volume, made, name, from, to, without })
+    to_bytes(&HeaderBytes { cluster, volume, made, name, from, to, selection })
 }
 
 fn rows_bytes(rows: &[Row]) -> Vec<u8> {
@@ -362,9 +362,9 @@ impl Decoder {
     fn parse(&mut self, kind: u8, payload: &[u8]) -> Result<Frame, &'static str> {
         Ok(match kind {
             HEADER => {
-                let HeaderBytes { cluster, volume, made, name, from, to, without } = from_bytes(payload)?;
+                let HeaderBytes { cluster, volume, made, name, from, to, selection } = from_bytes(payload)?;
                 self.volume = volume;
-                Frame::Header(Header { source: MirrorSource { cluster, volume, made }, name, from, to, without })
+                Frame::Header(Header { source: MirrorSource { cluster, volume, made }, name, from, to, selection })
             }
             STEP => Frame::Step(from_bytes(payload)?),
             ROWS => {

@@ -7,7 +7,7 @@ use gavel_wire::codec::{self, DecodeError};
 use serde::{Deserialize, Serialize};
 
 /// Format of what is sealed with the records.
-pub const SEALED_FORMAT: u8 = 7;
+pub const SEALED_FORMAT: u8 = 8;
 
 // A state that could not travel in a snapshot would leave a replica behind for ever.
 const _: () = assert!(STATE_BYTES_MAX <= gavel_quorum::SNAPSHOT_BYTES_MAX);

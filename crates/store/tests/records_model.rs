@@ -381,7 +381,7 @@ fn other_owners_and_layouts_are_refused() {
         engine.write(batch).unwrap();
         Records::open(engine.clone(), WHO).unwrap_err()
     };
-    assert_eq!(tamper(b"M\x00", Some(vec![0, 0, 0, 9])), RecordsError::UnknownLayout { found: 9, known: 2 });
+    assert_eq!(tamper(b"M\x00", Some(vec![0, 0, 0, 9])), RecordsError::UnknownLayout { found: 9, known: 3 });
     assert!(matches!(tamper(b"M\x00", Some(vec![1])), RecordsError::Damaged { .. }));
     assert!(matches!(tamper(b"M\x00", None), RecordsError::Damaged { .. }));
     tamper(b"M\x00", Some(vec![0, 0, 0, 9]));

@@ -699,7 +699,9 @@ impl Run<'_> {
                 destroyed
             }
             RequestBody::RestoreVolume { volume, name } => self.state.past.restore(*volume, name.as_deref()),
-            RequestBody::CreateMirror { name, source } => self.create_mirror(tid, name, *source)?,
+            RequestBody::CreateMirror { name, source, selection } => {
+                self.create_mirror(tid, name, (*source, selection))?
+            }
             RequestBody::PromoteMirror { volume } => self.promote(tid, *volume),
             _ => unreachable!("nothing else is asked about volumes"),
         })

@@ -9,7 +9,7 @@
 use crate::past::{Past, VolumePast};
 use gavel_types::at::is_snapshot_name;
 use gavel_types::limits::FOLLOWERS_MAX;
-use gavel_types::{Tid, VolumeId};
+use gavel_types::{Selection, Tid, VolumeId};
 use gavel_wire::{Refusal, RequestBody};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,8 @@ pub struct Follower {
     pub at: Tid,
     /// When it has told so last.
     pub seen: Tid,
+    /// Which part of the volume it may read: nothing else is sent to it.
+    pub selection: Selection,
 }
 
 impl Follower {
@@ -41,8 +43,10 @@ impl Past {
     /// What a session asks about mirrors that follow.
     pub(crate) fn follow_request(&mut self, tid: Tid, body: &RequestBody) -> Result<(), Refusal> {
         match body {
-            RequestBody::AdmitFollower { volume, name, key, keep_for_ns } => {
-                self.admit(tid, *volume, name, *key, *keep_for_ns)
+            RequestBody::AdmitFollower { volume, name, key, keep_for_ns, selection } => {
+                let (key, keep_for_ns, selection) = (*key, *keep_for_ns, selection.clone());
+                let (at, seen) = (Tid::ZERO, Tid::ZERO);
+                self.admit(*volume, name, Follower { key, admitted: tid, keep_for_ns, at, seen, selection })
             }
             RequestBody::DismissFollower { volume, name } => self.dismiss(*volume, name),
             RequestBody::FollowerReached { volume, name, admitted, at } => {
@@ -53,19 +57,11 @@ impl Past {
         }
     }
 
-    /// `tid` is now.
-    fn admit(
-        &mut self,
-        tid: Tid,
-        volume: VolumeId,
-        name: &str,
-        key: [u8; 32],
-        keep_for_ns: Option<u64>,
-    ) -> Result<(), Refusal> {
+    fn admit(&mut self, volume: VolumeId, name: &str, follower: Follower) -> Result<(), Refusal> {
         if !is_snapshot_name(name) {
             return Err(Refusal::BadName);
         }
-        let full = self.followers() >= FOLLOWERS_MAX;
+        let full = self.followers() >= FOLLOWERS_MAX || !follower.selection.is_sound();
         let past = self.living(volume)?;
         if past.followers.contains_key(name) {
             return Err(Refusal::Exists);
@@ -73,7 +69,6 @@ impl Past {
         if full {
             return Err(Refusal::Full);
         }
-        let follower = Follower { key, admitted: tid, keep_for_ns, at: Tid::ZERO, seen: Tid::ZERO };
         past.followers.insert(name.into(), follower);
         self.revision += 1;
         Ok(())

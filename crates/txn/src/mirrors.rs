@@ -8,7 +8,7 @@
 //! 3. A mirror is no clone, and keeps all that it keeps for every object.
 
 use crate::past::{Past, VolumePast};
-use gavel_types::{MirrorSource, ObjectId, Tid, VolumeId};
+use gavel_types::{MirrorSource, ObjectId, Selection, Tid, VolumeId};
 use gavel_wire::{Boundary, Follow, MirrorStep, Refusal};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ pub struct Mirror {
     pub ids_from: ObjectId,
     /// Where its stream comes from by itself.
     pub follow: Option<Box<Follow>>,
+    /// Which part of the source it has.
+    pub selection: Selection,
 }
 
 /// A step that is under way.
@@ -88,11 +90,12 @@ impl Past {
     }
 
     /// A volume that was made at `tid` is to be a mirror.
-    pub(crate) fn begin_mirror(&mut self, tid: Tid, volume: VolumeId, source: MirrorSource) {
+    pub(crate) fn begin_mirror(&mut self, tid: Tid, volume: VolumeId, (source, selection): (MirrorSource, &Selection)) {
         if let Some(past) = self.volumes.get_mut(&volume) {
             let (state, single, ids_from) = (Tid::ZERO, false, ObjectId::VOLUME);
-            let (step, promoted, follow) = (None, None, None);
-            past.mirror = Some(Mirror { source, local: tid, state, single, step, promoted, ids_from, follow });
+            let (step, promoted, follow, selection) = (None, None, None, selection.clone());
+            let local = tid;
+            past.mirror = Some(Mirror { source, local, state, single, step, promoted, ids_from, follow, selection });
         }
     }
 

@@ -203,9 +203,11 @@ fn sweep_key(
     }
 }
 
-/// What says that a version names a blob, if it does: it goes with the version.
+/// What says that a version names a blob or an object, if it does: it goes with the version.
 pub(crate) fn named(key: &Key, version: &Version) -> Option<Removal> {
-    version.blob().map(|blob| Removal::Name { blob, key: key.clone(), create: version.create })
+    let create = version.create;
+    let of_object = || version.record.names().map(|object| Removal::Place { object, key: key.clone(), create });
+    version.blob().map(|blob| Removal::Name { blob, key: key.clone(), create }).or_else(of_object)
 }
 
 fn commits(
@@ -356,7 +358,7 @@ mod tests {
                     Removal::Live { key } => self.live.remove(&key).is_some(),
                     Removal::Change { tid, key } => self.changes.remove(&(tid, key)).is_some(),
                     Removal::Made { tid, key } => self.changes.insert((tid, key), false) == Some(true),
-                    Removal::Name { .. } => unreachable!("nothing here names a blob"),
+                    Removal::Name { .. } | Removal::Place { .. } => unreachable!("nothing here names anything"),
                 };
                 assert!(was_there);
             }

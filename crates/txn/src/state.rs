@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Format of the encoded state.
-pub const STATE_FORMAT: u8 = 7;
+pub const STATE_FORMAT: u8 = 8;
 /// Largest encoded state: every session's window full of outcomes, with room to spare.
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A digest is kept for every entry whose index is a multiple of this.

@@ -8,6 +8,7 @@
 //! - [`time`]: timestamps of files, and the injected monotonic clock of the state machines
 //! - [`retention`]: which past states of a volume stay, by their age
 //! - [`schedule`]: which states get names by themselves
+//! - [`selection`]: which part of a volume a mirror or a backup has
 //! - [`limits`]: every bound that more than one room must agree on
 //!
 //! Invariants:
@@ -20,6 +21,7 @@ pub mod key;
 pub mod limits;
 pub mod retention;
 pub mod schedule;
+pub mod selection;
 pub mod time;
 pub mod volume;
 
@@ -28,5 +30,6 @@ pub use ids::{BlobId, ClusterId, LogIndex, NodeId, ObjectId, Seq, SessionId, Ter
 pub use key::{Cookie, Domain, Key, KeyError, KeyParts, KeyRange};
 pub use retention::{Class, Retention};
 pub use schedule::Schedule;
+pub use selection::{Selection, SelectionError};
 pub use time::{Moment, Timestamp};
 pub use volume::{CONTROL_XATTR, MirrorSource, Origin, VolumeRef};

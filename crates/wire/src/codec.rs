@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Format of log entries.
-pub const ENTRY_FORMAT: u8 = 7;
+pub const ENTRY_FORMAT: u8 = 8;
 /// Format of record versions at rest.
 pub const VERSION_FORMAT: u8 = 4;
 /// Format of messages between nodes.

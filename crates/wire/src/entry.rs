@@ -6,7 +6,8 @@ use crate::lock::{LockFile, LockKind, Span, Waiter};
 use crate::plan::{Author, Guard, Plan};
 use crate::record::Record;
 use gavel_types::{
-    BlobId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Schedule, Seq, SessionId, Tid, VolumeId,
+    BlobId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Schedule, Selection, Seq, SessionId,
+    Tid, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -327,6 +328,8 @@ pub enum RequestBody {
         name: Box<str>,
         /// What it copies.
         source: MirrorSource,
+        /// Which part of that.
+        selection: Selection,
     },
     /// Take a mirror on, towards a later state of its source.
     MirrorStep(MirrorStep),
@@ -345,6 +348,8 @@ pub enum RequestBody {
         key: [u8; 32],
         /// The volume's history waits for it so long, in nanoseconds; none: for ever.
         keep_for_ns: Option<u64>,
+        /// Which part of the volume it may read.
+        selection: Selection,
     },
     /// A mirror is not admitted any more.
     DismissFollower {

@@ -3,7 +3,7 @@
 use crate::message::ChangeRow;
 use crate::record::Version;
 use crate::view::{View, ViewError};
-use gavel_types::{Key, KeyRange, Tid, VolumeId};
+use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
 
 /// A version, and when it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +54,10 @@ pub trait Past {
 
     /// Which of the records in `range` transaction `tid` changed, in the order of keys. The cost follows their number, not what else it changed.
     fn touched_at(&self, tid: Tid, range: &KeyRange) -> Rows<'_, Touched>;
+
+    /// The keys of the names that some version gives an object, each once, in the order of keys: all that it has in any state, and perhaps more. What it has as
+    /// of a state, that state says.
+    fn names_of(&self, volume: VolumeId, object: ObjectId) -> Rows<'_, Key>;
 
     /// The live versions of the keys in `range`, from the last key to the first.
     fn live_back(&self, range: &KeyRange) -> Rows<'_, (Key, Version)>;

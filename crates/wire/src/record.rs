@@ -206,6 +206,14 @@ impl Record {
             _ => None,
         }
     }
+
+    /// The object that it names, if it is a name.
+    pub fn names(&self) -> Option<ObjectId> {
+        match self {
+            Record::Dirent(dirent) => Some(dirent.object),
+            _ => None,
+        }
+    }
 }
 
 /// One key's step from one version to the next (or to none), made by one transaction.
@@ -255,6 +263,15 @@ pub enum Removal {
         /// The blob.
         blob: BlobId,
         /// The record.
+        key: Key,
+        /// The transaction.
+        create: Tid,
+    },
+    /// That the version of the name `key` which `create` made is one of an object.
+    Place {
+        /// The object.
+        object: ObjectId,
+        /// The name.
         key: Key,
         /// The transaction.
         create: Tid,

@@ -5,8 +5,8 @@
 use gavel_types::retention::{Retention, Rule};
 use gavel_types::schedule::{Every, Schedule};
 use gavel_types::{
-    BlobId, Class, ClusterId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Seq, SessionId, Term, Tid,
-    Timestamp, VolumeId,
+    BlobId, Class, ClusterId, Key, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Selection, Seq, SessionId, Term,
+    Tid, Timestamp, VolumeId,
 };
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
@@ -55,6 +55,10 @@ fn plan() -> Plan {
             Mutation::Append { volume: V, object: O, len: 2, content: Content::Inline(b"hi"[..].into()) },
         ],
     }
+}
+
+fn selection() -> Selection {
+    Selection::new(&["a/b"], &["*.o"]).unwrap()
 }
 
 fn author() -> Author {
@@ -136,7 +140,11 @@ fn entry() -> Entry {
             stored_as_of: Tid(300),
         })),
         Item::Request(request(RequestBody::Unstage { group: 300 })),
-        Item::Request(request(RequestBody::CreateMirror { name: "n".into(), source: source() })),
+        Item::Request(request(RequestBody::CreateMirror {
+            name: "n".into(),
+            source: source(),
+            selection: selection(),
+        })),
         Item::Request(request(RequestBody::MirrorStep(mirror_step()))),
         Item::Request(request(RequestBody::PromoteMirror { volume: V })),
         Item::Request(request(RequestBody::AdmitFollower {
@@ -144,6 +152,7 @@ fn entry() -> Entry {
             name: "n".into(),
             key: [7; 32],
             keep_for_ns: Some(300),
+            selection: selection(),
         })),
         Item::Request(request(RequestBody::DismissFollower { volume: V, name: "n".into() })),
         Item::Request(request(RequestBody::FollowerReached {
@@ -245,7 +254,7 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "07820229000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "08820229000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050306000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
         "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac020501ac0202000268",
@@ -256,16 +265,16 @@ fn entries() {
         "02010102000708060d01000708060e01ac02000708060f01ac0200070806100101ac02c8010007080611010180c8afa02500",
         "0007080612016eed03ac020200070806130101ac02016e000708061401016e0007080615010100070806160101016e000708",
         "0617ac020101ab02ac0201010d00000001000000000000012c05ac020007080618ac0201010d00000001000000000000012c",
-        "0105010401ac02e807016eac020007080619ac02000708061a016e0505050505050505050505050505050501ac0200070806",
-        "1b0107ac02000100020d00000001000000000000012c05010401740d00000001000000000000012c0100e807016e46000708",
-        "061c01000708061d01016e070707070707070707070707070707070707070707070707070707070707070701ac0200070806",
-        "1e01016e000708061f01016eac02ad0200070806200101010203683a310370656d016e080808080808080808080808080808",
-        "080808080808080808080808080808080801000708062101016e01460102b42488270002070401ac0205ac02090909090909",
-        "090909090909090909090909090909090909090909090909090906010701800408010901abababababababababababababab",
-        "abababababababababababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
-        "cdcd0b",
+        "0105010401ac02e807016eac020007080619ac02000708061a016e0505050505050505050505050505050501ac0201042f61",
+        "2f6201032a2e6f000708061b0107ac02000100020d00000001000000000000012c05010401740d0000000100000000000001",
+        "2c0100e807016e46000708061c01000708061d01016e07070707070707070707070707070707070707070707070707070707",
+        "0707070701ac0201042f612f6201032a2e6f000708061e01016e000708061f01016eac02ad0200070806200101010203683a",
+        "310370656d016e080808080808080808080808080808080808080808080808080808080808080801000708062101016e0146",
+        "0102b42488270002070401ac0205ac0209090909090909090909090909090909090909090909090909090909090909090601",
+        "0701800408010901abababababababababababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcd",
+        "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
     );
-    assert_eq!(ENTRY_FORMAT, 7);
+    assert_eq!(ENTRY_FORMAT, 8);
     let encoded = entry().encode();
     assert_eq!(hex(&encoded), golden);
     assert_eq!(Entry::decode(&encoded).unwrap(), entry());
@@ -306,7 +315,7 @@ fn other_formats_and_torn_bytes_are_refused() {
     assert!((0..bytes.len()).all(|len| Entry::decode(&bytes[..len]).is_err()), "a torn entry");
     assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
     let newer = [&[ENTRY_FORMAT + 1], &bytes[1..]].concat();
-    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 8, known: 7, .. })));
+    assert!(matches!(Entry::decode(&newer), Err(DecodeError::UnknownFormat { found: 9, known: 8, .. })));
     for message in messages() {
         let bytes = message.encode();
         assert!((0..bytes.len()).all(|len| Message::decode(&bytes[..len]).is_err()), "a torn {message:?}");

@@ -3,7 +3,7 @@
 use super::world::*;
 use gavel_fs::Operation;
 use gavel_mirror::{Encoder, Frame, Header, NotTaken, StepHead};
-use gavel_types::{ObjectId, Tid};
+use gavel_types::{ObjectId, Selection, Tid};
 use gavel_wire::{Kind, RequestBody};
 
 /// A source that has gone on from the state that its mirror has, and has pruned that.
@@ -104,7 +104,8 @@ fn runs_that_are_out_of_order_are_refused() {
     let to = source.tid();
     let mut refused = |runs: &[&[(u64, u64)]]| {
         let (mut bytes, mut encoder) = (Vec::new(), Encoder::new());
-        let header = Header { source: source.source(), name: "v".into(), from, to: Some(to), without: Vec::new() };
+        let header =
+            Header { source: source.source(), name: "v".into(), from, to: Some(to), selection: Selection::default() };
         bytes.extend(encoder.write(&Frame::Header(header)));
         bytes.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
         for runs in runs {

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use gavel_mirror::{Decoder, Encoder, Frame, Row, StepHead, StreamError, Totals};
-use gavel_types::{Key, KeyRange, ObjectId, Tid};
+use gavel_types::{Key, KeyRange, ObjectId, Selection, Tid};
 use gavel_wire::{Attr, Content, Extent, Firm, Kind, Record, Refusal};
 use proptest::prelude::*;
 
@@ -87,9 +87,9 @@ fn frames_that_are_not_where_they_were_are_refused() {
 #[test]
 fn another_version_is_refused_by_name() {
     let (_, mut mirror, mut bytes) = scene(4);
-    bytes[8] = 3;
+    bytes[8] = 4;
     let failed = mirror.receive(&bytes, 1000, || false).err();
-    assert_eq!(failed, Some(Failed::Stream(StreamError::UnknownVersion { found: 3 })));
+    assert_eq!(failed, Some(Failed::Stream(StreamError::UnknownVersion { found: 4 })));
 }
 
 fn attr(kind: Kind, nlink: u32) -> Record {
@@ -125,8 +125,13 @@ fn streams_that_lie_are_refused() {
     for (number, (rows, is_well_formed)) in lies.into_iter().enumerate() {
         let (_, mut mirror, _) = scene(5);
         let from = mirror.at().1;
-        let header =
-            gavel_mirror::Header { source: source.source(), name: "v".into(), from, to: None, without: Vec::new() };
+        let header = gavel_mirror::Header {
+            source: source.source(),
+            name: "v".into(),
+            from,
+            to: None,
+            selection: Selection::default(),
+        };
         let mut encoder = Encoder::new();
         let totals = Totals { rows: rows.len() as u64, blobs: 0 };
         let head = StepHead { from, to: Tid(from.0 + 1), single: true, author: None };

@@ -1,14 +1,15 @@
 //! The bytes of a stream, as `docs/formats/mirror-stream.md` has them.
 
 use gavel_mirror::{Decoder, Encoder, Frame, Header, Row, StepHead, Totals};
-use gavel_types::{ClusterId, Key, MirrorSource, ObjectId, Tid, VolumeId};
+use gavel_types::{ClusterId, Key, MirrorSource, ObjectId, Selection, Tid, VolumeId};
 use gavel_wire::{Author, Record};
 
 const V: VolumeId = VolumeId(3);
 
 fn frames() -> Vec<Frame> {
     let source = MirrorSource { cluster: ClusterId([0xab; 16]), volume: V, made: Tid(5) };
-    let header = Header { source, name: "work".into(), from: Tid(7), to: Some(Tid(300)), without: Vec::new() };
+    let selection = Selection::new(&["a/b"], &["*.o"]).unwrap();
+    let header = Header { source, name: "work".into(), from: Tid(7), to: Some(Tid(300)), selection };
     let author = Some(Author { uid: 1000, note: "n".into() });
     let attr = gavel_wire::Attr {
         firm: gavel_wire::Firm {
@@ -83,11 +84,11 @@ fn a_frame_of_what_is_as_it_was() {
 }
 
 const GOLDEN: [&str; 7] = [
-    "474156454c4d4952020000000000000000000000001cabababababababababababababababab030504776f726b0701ac0200f98838c59c230bb61593c1eee4767c7f",
-    "0100000000000000010000000907c8010101e807016e767e6af246de283770398052dfa0b58b",
-    "03000000000000000200000025df19b1f105ff929191ce49d0bbfdc5b4edc2a71a40f502dc955359eb33649e24627974657349bca6abad764c4f3de95a4e2a2748b3",
-    "020000000000000003000000400309000000000000001401010002ff0301020000000000010100000000000000090000000000000014050104017410000000000000001404757365722e61000081f7832c50f6ecaa68f077687fba1ddc",
-    "04000000000000000400000002030125cefe97868d7345fb9cecafeb9bf121",
-    "05000000000000000500000002fa016d7ee0f40c8658d9e7a07fae2ba5c49c",
-    "06000000000000000600000002ac02c6b2d10e5c392895daa3ce670980988d",
+    "474156454c4d49520300000000000000000000000026abababababababababababababababab030504776f726b0701ac0201042f612f6201032a2e6f33e368e11343ed654c428a9fcfdab893",
+    "0100000000000000010000000907c8010101e807016eb5000cbe91077aff43383d29a059b55c",
+    "03000000000000000200000025df19b1f105ff929191ce49d0bbfdc5b4edc2a71a40f502dc955359eb33649e2462797465731852f0bb594b2895dbd50d77c203b211",
+    "020000000000000003000000400309000000000000001401010002ff0301020000000000010100000000000000090000000000000014050104017410000000000000001404757365722e6100004672d1cc5d65bf33e8c1d1b773677538",
+    "040000000000000004000000020301a434862981d01296d35ac5a90945db24",
+    "05000000000000000500000002fa016d58f22e0769dd20cf710eb46c6ad5a2",
+    "06000000000000000600000002ac02b26635b69ac2e54faca1e9f7c3328169",
 ];

@@ -6,4 +6,5 @@ mod copies;
 mod damage;
 mod follow;
 mod golden;
+mod part;
 mod world;

@@ -11,8 +11,8 @@ use gavel_store::engine::MemEngine;
 use gavel_store::records::{Identity, Inheriting, Records, WholePast};
 use gavel_txn::{Layer, Layered, State, apply};
 use gavel_types::{
-    BlobId, ClusterId, Key, KeyParts, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Seq, SessionId,
-    Tid, VolumeId,
+    BlobId, ClusterId, Key, KeyParts, KeyRange, LogIndex, MirrorSource, NodeId, ObjectId, Retention, Selection, Seq,
+    SessionId, Tid, VolumeId,
 };
 use gavel_wire::past::Past;
 use gavel_wire::{
@@ -144,6 +144,11 @@ impl World {
         MirrorSource { cluster: CLUSTER, volume, made: self.state.past.of(volume).unwrap().made }
     }
 
+    /// Objects of a volume that name a blob, as of a state.
+    pub fn naming(&self, blob: BlobId, volume: VolumeId, tid: Tid) -> Vec<ObjectId> {
+        self.records.objects_naming_at(blob, volume, tid, 64).unwrap()
+    }
+
     /// All records of what has a name, as of a state, without their volume.
     pub fn shown(&self, volume: VolumeId, tid: Tid) -> BTreeMap<Key, Record> {
         let rows = self.past().at(tid).scan(&KeyRange::of_objects(volume), usize::MAX).unwrap();
@@ -171,7 +176,7 @@ pub fn send_of(world: &World, volume: VolumeId, from: Tid, to: Tid, page: usize)
         false => Position::behind,
     };
     let source = world.source_of(volume);
-    let header = Header { source, name: "v".into(), from, to: Some(to), without: Vec::new() };
+    let header = Header { source, name: "v".into(), from, to: Some(to), selection: Selection::default() };
     out.extend(encoder.write(&Frame::Header(header)));
     let mut at = from;
     while at < to {
@@ -206,7 +211,8 @@ pub fn send_of(world: &World, volume: VolumeId, from: Tid, to: Tid, page: usize)
 /// One step that compares, from a state that the source has no more; and how many objects it sends anew, and says are as they were.
 pub fn compare(world: &World, from: Tid, to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
     let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
-    let header = Header { source: world.source(), name: "v".into(), from, to: Some(to), without: Vec::new() };
+    let header =
+        Header { source: world.source(), name: "v".into(), from, to: Some(to), selection: Selection::default() };
     out.extend(encoder.write(&Frame::Header(header)));
     out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
     out.extend(encoder.write(&Frame::Same(Vec::new())));
@@ -250,8 +256,12 @@ pub struct Mirror {
 
 impl Mirror {
     pub fn of(source: MirrorSource) -> Mirror {
+        Mirror::of_part(source, Selection::default())
+    }
+
+    pub fn of_part(source: MirrorSource, selection: Selection) -> Mirror {
         let mut world = World::new(ClusterId([4; 16]));
-        world.done(RequestBody::CreateMirror { name: "copy".into(), source });
+        world.done(RequestBody::CreateMirror { name: "copy".into(), source, selection });
         let volume = world.state.past.named("copy").unwrap();
         Mirror { world, volume, boundaries: Vec::new() }
     }
@@ -264,7 +274,8 @@ impl Mirror {
     pub fn standing(&self) -> Standing {
         let mirror = self.world.state.past.of(self.volume).unwrap().mirror.clone().unwrap();
         let step = mirror.step.map(|step| step.to);
-        Standing { volume: self.volume, source: mirror.source, at: mirror.state, step }
+        let (volume, selection) = (self.volume, mirror.selection);
+        Standing { volume, source: mirror.source, selection, at: mirror.state, step }
     }
 
     fn ship(&mut self, step: MirrorStep) -> Result<(), Failed> {
@@ -372,7 +383,7 @@ impl Dice {
         (self.next() % most as u64) as usize
     }
 
-    fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
 }

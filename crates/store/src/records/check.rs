@@ -2,7 +2,7 @@
 //! repairs.
 
 use super::changes::{fits, index, made_at};
-use super::{Records, RecordsError, live, names, past, rows};
+use super::{Records, RecordsError, live, names, past, places, rows};
 use crate::engine::{Engine, Snapshot};
 use gavel_types::{Key, ObjectId, Tid, VolumeId};
 use gavel_wire::Version;
@@ -21,6 +21,8 @@ pub struct CheckReport {
     pub changes: u64,
     /// Rows that say which versions name a blob.
     pub names: u64,
+    /// Rows that say which versions are names of an object.
+    pub places: u64,
     /// What is wrong, in words; at most [`CHECK_PROBLEMS_MAX`].
     pub problems: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl<E: Engine> Records<E> {
         check_history(&snapshot, &mut report)?;
         check_changes(&snapshot, &mut report)?;
         check_names(&snapshot, &mut report)?;
+        check_places(&snapshot, &mut report)?;
         Ok(report)
     }
 }
@@ -163,6 +166,11 @@ fn check_version<S: Snapshot>(
     {
         report.note(format!("{key:?} of {create} names blob {blob}, whose rows do not know it"));
     }
+    if let Some(object) = version.record.names()
+        && snapshot.get(&rows::place(object, key, create))?.is_none()
+    {
+        report.note(format!("{key:?} of {create} is a name of object {object}, whose rows do not know it"));
+    }
     if !fits(key, &version.record) {
         report.note(format!("{key:?} of {create} holds a record of another kind"));
     }
@@ -196,6 +204,25 @@ fn check_names<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<()
         }
         if report.note_damage(names::names(snapshot, blob, &key, create))? == Some(false) {
             report.note(format!("blob {blob} is said to be named by {key:?} of {create}, and is not"));
+        }
+        if report.is_full() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn check_places<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(), RecordsError> {
+    let (start, end) = rows::table(rows::PLACE);
+    for row in snapshot.range(&start, &end) {
+        report.places += 1;
+        let (row, value) = row?;
+        let Some((object, key, create)) = report.note_damage(rows::parse_place(&row))? else { continue };
+        if !value.is_empty() {
+            report.note(format!("the row that says that {key:?} of {create} is a name of object {object} says more"));
+        }
+        if report.note_damage(places::is_place(snapshot, object, &key, create))? == Some(false) {
+            report.note(format!("object {object} is said to be named by {key:?} of {create}, and is not"));
         }
         if report.is_full() {
             break;

@@ -9,7 +9,7 @@ use gavel_types::{BlobId, Key, KeyRange, ObjectId, Origin, Tid, VolumeId};
 use gavel_wire::inherit::{self, Pages};
 use gavel_wire::past::{Lived, Past, Rows, Touched};
 use gavel_wire::{ChangeRow, Ended, Live, Version, View, ViewError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -244,6 +244,17 @@ impl<S: Snapshot> Past for Inheriting<WholePast<S>, S> {
         Box::new(self.own.touched_at(tid, range).map(|row| self.seen(row)))
     }
 
+    /// Of a clone, its own names and those that its origin knows: what a state shows of them, is asked there.
+    fn names_of(&self, volume: VolumeId, object: ObjectId) -> Rows<'_, Key> {
+        let own = self.own.names_of(volume, object);
+        let Some(origin) = self.origins.of(volume) else { return own };
+        let theirs = self.names_of(origin.volume, object).map(move |key| key.map(|key| key.in_volume(volume)));
+        match own.chain(theirs).collect::<Result<BTreeSet<Key>, _>>() {
+            Ok(names) => Box::new(names.into_iter().map(Ok)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+
     /// Of a clone, its own rows: what it inherits is in no order of Tids, for which this is asked.
     fn live_back(&self, range: &KeyRange) -> Rows<'_, (Key, Version)> {
         let rows = self.own.live_back(range);
@@ -385,6 +396,31 @@ mod tests {
         assert_eq!(touched(40, CLONE), []);
         let changes: Vec<_> = past.changes(Tid(45), Tid(52)).map(|row| row.unwrap().version).collect();
         assert_eq!(changes, [None]);
+    }
+
+    #[test]
+    fn a_clone_knows_the_names_that_its_origin_gave() {
+        let records = records();
+        let name = |volume, name: &str| Key::dirent(volume, ObjectId::ROOT, name.as_bytes());
+        let dirent =
+            |tid| version(tid, Record::Dirent(gavel_wire::Dirent { object: OBJECT, kind: gavel_wire::Kind::File }));
+        let change = |tid: u64, key: Key, old, new| Change { tid: Tid(tid), key, old, new };
+        let changes = [
+            change(11, name(ORIGIN, "x"), None, Some(dirent(11))),
+            change(45, name(ORIGIN, "x"), Some(dirent(11)), None),
+            change(46, name(ORIGIN, "x"), None, Some(dirent(46))),
+            change(51, name(CLONE, "y"), None, Some(dirent(51))),
+        ];
+        records.apply(&changes, &[]).unwrap();
+        let past = records.past(Tid(70));
+        let names = |volume| past.names_of(volume, OBJECT).collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(names(ORIGIN), [name(ORIGIN, "x")], "two versions of one name");
+        let mut both = [name(CLONE, "x"), name(CLONE, "y")];
+        both.sort();
+        assert_eq!(names(CLONE), both);
+        assert_eq!(past.names_of(ORIGIN, ObjectId(21)).count(), 0);
+        assert_eq!(records.check().unwrap().problems, Vec::<String>::new());
+        assert_eq!(records.check().unwrap().places, 3);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The whole past of a replica: all versions of keys, and what transactions changed.
 
 use super::prune::WholeStates;
-use super::{Inheriting, PastView, Records, RecordsError, changes, live, rows};
+use super::{Inheriting, PastView, Records, RecordsError, changes, live, places, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{Key, KeyRange, Tid, VolumeId};
+use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::{Lived, Past, Rows, Touched};
 use gavel_wire::{ChangeRow, Version, View, ViewError};
 use std::iter::Peekable;
@@ -100,6 +100,10 @@ impl<S: Snapshot> Past for WholePast<S> {
 
     fn touched_at(&self, tid: Tid, range: &KeyRange) -> Rows<'_, Touched> {
         Box::new(changes::index_within(&self.snapshot, tid, range).map(touched))
+    }
+
+    fn names_of(&self, volume: VolumeId, object: ObjectId) -> Rows<'_, Key> {
+        Box::new(places::of(&self.snapshot, volume, object).map(|row| Ok(row?)))
     }
 
     fn live_back(&self, range: &KeyRange) -> Rows<'_, (Key, Version)> {

@@ -8,7 +8,8 @@
 //!    than the next one begins (its create Tid), and begins before it ends.
 //! 2. The versions of a key and its rows in the change index imply each other: one "made" at each create Tid, one "ended" at each
 //!    delete Tid that is no create Tid. (Between two versions there may be a gap, where others were pruned.)
-//! 3. Each version that names a blob, live or ended, has a row among the names of that blob, and there are no others.
+//! 3. Each version that names a blob, live or ended, has a row among the names of that blob, and there are no others. In the same way, each version that is
+//!    a name has one among the places of the object that it names.
 //! 4. All rows of one log entry become visible together, and a cut holds whole entries and the owner's state behind
 //!    the last of them.
 //! 4. Nothing of an object changes without its attributes: no row of it, live or ended, begins or ends later than its live attributes begin. (Whoever applies
@@ -21,6 +22,7 @@
 //! - [`lived`]: all versions, and what transactions changed
 //! - [`changes`]: the change scan, and installing its rows on a replica that lags
 //! - [`names`]: which versions name a blob
+//! - [`places`]: which names objects have
 //! - [`prune`]: what a sweep reads and removes, and which states are whole
 //! - [`check`]: fsck of the structure
 //! - [`rows`]: bytes of the rows
@@ -34,6 +36,7 @@ pub mod live;
 pub mod lived;
 pub mod names;
 pub mod past;
+pub mod places;
 pub mod prune;
 pub mod rows;
 
@@ -190,6 +193,9 @@ impl<E: Engine> Records<E> {
                     assert_eq!(new.create, *tid, "a version of {key:?} has its transaction's Tid");
                     if let Some(blob) = new.blob() {
                         batch.put(rows::name(blob, key, *tid), Vec::new());
+                    }
+                    if let Some(object) = new.record.names() {
+                        batch.put(rows::place(object, key, *tid), Vec::new());
                     }
                     batch.put(rows::live(key), new.encode());
                 }

@@ -4,7 +4,7 @@
 
 use super::{Records, RecordsError, live, past, rows};
 use crate::engine::{Engine, Snapshot};
-use gavel_types::{BlobId, Key, Tid, VolumeId};
+use gavel_types::{BlobId, Key, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Lived;
 
 /// Versions that name a blob, of which it is looked whether a state shows one.
@@ -69,7 +69,23 @@ impl<E: Engine> Records<E> {
     /// # Errors
     /// [`RecordsError::Damaged`], the engine's.
     pub fn is_named_at(&self, blob: BlobId, volume: VolumeId, tid: Tid) -> Result<bool, RecordsError> {
+        Ok(!self.objects_naming_at(blob, volume, tid, 1)?.is_empty())
+    }
+
+    /// Objects of the volume that name the blob, as of a state, `most` of them at most. Only some of the versions that name it are looked at: if it is named
+    /// often, the answer may lack some.
+    ///
+    /// # Errors
+    /// [`RecordsError::Damaged`], the engine's.
+    pub fn objects_naming_at(
+        &self,
+        blob: BlobId,
+        volume: VolumeId,
+        tid: Tid,
+        most: usize,
+    ) -> Result<Vec<ObjectId>, RecordsError> {
         let snapshot = self.engine.snapshot();
+        let mut objects = Vec::new();
         let (start, end) = rows::names_of(blob);
         for row in snapshot.range(&start, &end).take(NAMES_LOOKED_AT_MAX) {
             let (_, key, create) = rows::parse_name(&row?.0)?;
@@ -78,10 +94,13 @@ impl<E: Engine> Records<E> {
             }
             let lives = live::get(&snapshot, &key)?.is_some_and(|version| version.create == create);
             if lives || past::ended_after(&snapshot, &key, tid)?.is_some_and(|(_, version)| version.create == create) {
-                return Ok(true);
+                objects.push(key.object());
+                if objects.len() >= most {
+                    break;
+                }
             }
         }
-        Ok(false)
+        Ok(objects)
     }
 
     /// Every version that names a blob, in the order of blobs, then of keys; `each` ends it with `false`. Reads as it goes, from one state.

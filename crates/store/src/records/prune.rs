@@ -97,6 +97,7 @@ pub(super) fn remove(removals: &[Removal], batch: &mut Batch) {
             Removal::Live { key } => batch.delete(rows::live(key)),
             Removal::Change { tid, key } => batch.delete(rows::change(*tid, key)),
             Removal::Name { blob, key, create } => batch.delete(rows::name(*blob, key, *create)),
+            Removal::Place { object, key, create } => batch.delete(rows::place(*object, key, *create)),
             Removal::Made { tid, key } => batch.put(rows::change(*tid, key), rows::change_value(false)),
         }
     }

@@ -1,11 +1,11 @@
 //! Bytes of the rows: tables by key prefix, over the one key space of the engine. See `docs/formats/records.md`.
 
 use super::RecordsError;
-use gavel_types::{BlobId, ClusterId, Key, KeyRange, NodeId, Tid};
+use gavel_types::{BlobId, ClusterId, Key, KeyRange, NodeId, ObjectId, Tid, VolumeId};
 use gavel_wire::Version;
 
 /// Layout of all rows below. It changes when the meaning of any of their bytes changes.
-pub const RECORDS_LAYOUT: u32 = 2;
+pub const RECORDS_LAYOUT: u32 = 3;
 
 /// Newest versions: prefix, key.
 pub(super) const LIVE: u8 = b'L';
@@ -15,11 +15,15 @@ pub(super) const HISTORY: u8 = b'H';
 pub(super) const CHANGE: u8 = b'C';
 /// Which versions name a blob: prefix, blob (32 bytes), key, create Tid. The value is empty.
 pub(super) const BLOB: u8 = b'B';
+/// Which names an object has had: prefix, volume, object, the rest of the name's key, create Tid. The value is empty.
+pub(super) const PLACE: u8 = b'P';
 /// Facts about the store.
 const META: u8 = b'M';
 
 const TID_BYTES: usize = 8;
 const BLOB_ID_BYTES: usize = 32;
+const VOLUME_BYTES: usize = 4;
+const OBJECT_BYTES: usize = 8;
 
 /// The transaction made a version (and may have ended one).
 const MADE: u8 = 1;
@@ -122,6 +126,18 @@ pub(super) fn names_of(blob: BlobId) -> (Vec<u8>, Vec<u8>) {
     (start, end)
 }
 
+/// The row that says that the version of the name `key` which `create` made is one of `object`.
+pub(super) fn place(object: ObjectId, key: &Key, create: Tid) -> Vec<u8> {
+    let (volume, rest) = key.as_bytes().split_at(VOLUME_BYTES);
+    [&[PLACE], volume, &object.0.to_be_bytes()[..], rest, &create.0.to_be_bytes()].concat()
+}
+
+/// The rows of all names of an object.
+pub(super) fn places_of(volume: VolumeId, object: ObjectId) -> (Vec<u8>, Vec<u8>) {
+    let range = KeyRange::object(volume, object);
+    (prefixed(PLACE, &range.start), prefixed(PLACE, &range.end))
+}
+
 /// The live rows of the keys in `range`.
 pub(super) fn live_within(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
     (prefixed(LIVE, &range.start), prefixed(LIVE, &range.end))
@@ -191,6 +207,19 @@ pub(super) fn parse_name(row: &[u8]) -> Result<(BlobId, Key, Tid), RecordsError>
     parse().ok_or_else(|| unreadable("row of a blob's name", row))
 }
 
+/// A row that says that a version is a name of an object: the object, the record, and the transaction that made the version.
+pub(super) fn parse_place(row: &[u8]) -> Result<(ObjectId, Key, Tid), RecordsError> {
+    let parse = || {
+        let (volume, rest) = row.strip_prefix(&[PLACE])?.split_at_checked(VOLUME_BYTES)?;
+        let (object, rest) = rest.split_at_checked(OBJECT_BYTES)?;
+        let (key, tid) = rest.split_at_checked(rest.len().checked_sub(TID_BYTES)?)?;
+        let key = Key::from_bytes(&[volume, key].concat()).ok()?;
+        let tid = Tid(u64::from_be_bytes(tid.try_into().ok()?));
+        Some((ObjectId(u64::from_be_bytes(object.try_into().ok()?)), key, tid))
+    };
+    parse().ok_or_else(|| unreadable("row of an object's name", row))
+}
+
 /// The version in a live or history row.
 pub(super) fn parse_version(key: &Key, value: &[u8]) -> Result<Version, RecordsError> {
     Version::decode(value).map_err(|e| RecordsError::Damaged { what: format!("{key:?} ({e})") })
@@ -219,12 +248,14 @@ mod tests {
         assert_eq!(name(blob, &key, Tid(0x0102)), [b"B", &[5; 32][..], &k, &t].concat());
         assert_eq!(names_of(blob), ([b"B", &[5; 32][..]].concat(), [b"B", &[5; 31][..], &[6]].concat()));
         assert_eq!(names_of(BlobId([255; 32])).1, [b"C", &[0; 32][..]].concat());
+        let named = place(ObjectId(0x0304), &key, Tid(0x0102));
+        assert_eq!(named, [b"P", &k[..4], &[0, 0, 0, 0, 0, 0, 3, 4], &k[4..], &t].concat());
         assert_eq!([change_value(false), change_value(true)], [[0], [1]]);
         assert_eq!([layout(), identity(), state()], [b"M\x00", b"M\x01", b"M\x02"]);
         let id = identity_value(ClusterId([7; 16]), NodeId(0x0102));
         assert_eq!(id, [&[7; 16][..], &t].concat());
         assert_eq!(parse_identity(&id), Some((ClusterId([7; 16]), NodeId(0x0102))));
-        assert_eq!(RECORDS_LAYOUT, 2, "a new layout needs new golden bytes, and a way to open the old one");
+        assert_eq!(RECORDS_LAYOUT, 3, "a new layout needs new golden bytes, and a way to open the old one");
     }
 
     #[test]
@@ -233,6 +264,10 @@ mod tests {
             assert_eq!(parse_live(&live(&key)), Ok(key.clone()));
             assert_eq!(parse_history(&history(&key, Tid(5))), Ok((key.clone(), Tid(5))));
             assert_eq!(parse_name(&name(BlobId([9; 32]), &key, Tid(5))), Ok((BlobId([9; 32]), key.clone(), Tid(5))));
+            let (start, end) = places_of(V, ObjectId(8));
+            let row = place(ObjectId(8), &key, Tid(5));
+            assert!(start <= row && row < end && place(ObjectId(9), &key, Tid(5)) >= end);
+            assert_eq!(parse_place(&row), Ok((ObjectId(8), key.clone(), Tid(5))));
             for made in [false, true] {
                 let indexed = Indexed { tid: Tid(5), key: key.clone(), made };
                 assert_eq!(parse_change(&change(Tid(5), &key), &change_value(made)), Ok(indexed));
@@ -241,7 +276,7 @@ mod tests {
             assert!(parse_change(&change(Tid(5), &key), &[]).is_err());
         }
         for row in [&b""[..], b"L", b"H", b"C", b"C1234567", b"H1234567", b"Lx", b"X", b"B", b"B12345678"] {
-            assert!(parse_name(row).is_err());
+            assert!(parse_name(row).is_err() && parse_place(row).is_err());
             assert!(parse_live(row).is_err() && parse_history(row).is_err() && parse_change(row, &[MADE]).is_err());
         }
     }

@@ -4,7 +4,7 @@ use super::{Expanded, Run, done};
 use crate::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use crate::mirrors::MIRRORED_IDS_END;
 use gavel_types::limits::NOTE_BYTES_MAX;
-use gavel_types::{Class, Key, KeyParts, MirrorSource, NodeId, ObjectId, Tid, VolumeId};
+use gavel_types::{Class, Key, KeyParts, MirrorSource, NodeId, ObjectId, Selection, Tid, VolumeId};
 use gavel_wire::{Boundary, Committed, MirrorStep, Mutation, Outcome, Plan, Record, Refusal, View, ViewError};
 use std::collections::BTreeSet;
 
@@ -16,14 +16,17 @@ impl Run<'_> {
         &mut self,
         tid: Tid,
         name: &str,
-        source: MirrorSource,
+        (source, selection): (MirrorSource, &Selection),
     ) -> Result<Result<(), Refusal>, ViewError> {
+        if !selection.is_sound() {
+            return Ok(Err(Refusal::Full));
+        }
         let volume = match self.state.past.next_volume(name) {
             Ok(volume) => volume,
             Err(refusal) => return Ok(Err(refusal)),
         };
         self.make_volume(tid, volume, Some(name), (EMPTY_MODE, 0, 0))?;
-        self.state.past.begin_mirror(tid, volume, source);
+        self.state.past.begin_mirror(tid, volume, (source, selection));
         Ok(Ok(()))
     }
 

@@ -3,7 +3,7 @@
 use super::world::*;
 use gavel_txn::past::VolumePast;
 use gavel_types::limits::FOLLOWERS_MAX;
-use gavel_types::{NodeId, Retention, Tid, VolumeId};
+use gavel_types::{NodeId, Retention, Selection, Tid, VolumeId};
 use gavel_wire::follow::{FOLLOW_AUTHORITY_BYTES_MAX, FOLLOW_PEERS_MAX};
 use gavel_wire::{Follow, FollowKey, Item, Refusal, RequestBody};
 
@@ -17,7 +17,16 @@ fn past(world: &World) -> &VolumePast {
 /// Admits one; gives when.
 fn admit(world: &mut World, name: &str, keep_steps: Option<u64>) -> Result<Tid, Refusal> {
     let keep_for_ns = keep_steps.map(|steps| steps * STEP);
-    ask(world, RequestBody::AdmitFollower { volume: V, name: name.into(), key: [7; 32], keep_for_ns })?;
+    ask(
+        world,
+        RequestBody::AdmitFollower {
+            volume: V,
+            name: name.into(),
+            key: [7; 32],
+            keep_for_ns,
+            selection: Selection::default(),
+        },
+    )?;
     Ok(world.state.tid)
 }
 
@@ -114,7 +123,8 @@ fn followers_are_bounded_and_named() {
 fn what_is_followed_is_bounded_and_only_a_mirror_follows() {
     let mut world = World::new();
     let source = gavel_types::MirrorSource { cluster: gavel_types::ClusterId([9; 16]), volume: V, made: Tid(5) };
-    ask(&mut world, RequestBody::CreateMirror { name: "copy".into(), source }).unwrap();
+    ask(&mut world, RequestBody::CreateMirror { name: "copy".into(), source, selection: Selection::default() })
+        .unwrap();
     let volume = VolumeId(2);
     let good = Follow {
         peers: vec![(NodeId(1), "h:1".into())],
@@ -137,8 +147,16 @@ fn what_is_followed_is_bounded_and_only_a_mirror_follows() {
     assert_eq!((follow(&mut world, volume, None), of(&world)), (Ok(()), false));
     follow(&mut world, volume, Some(&good)).unwrap();
     // A mirror has mirrors, too; one that is promoted follows nobody.
-    let admitted =
-        ask(&mut world, RequestBody::AdmitFollower { volume, name: "n".into(), key: [7; 32], keep_for_ns: None });
+    let admitted = ask(
+        &mut world,
+        RequestBody::AdmitFollower {
+            volume,
+            name: "n".into(),
+            key: [7; 32],
+            keep_for_ns: None,
+            selection: Selection::default(),
+        },
+    );
     assert_eq!(admitted, Ok(()));
     ask(&mut world, RequestBody::PromoteMirror { volume }).unwrap();
     assert!(!of(&world));

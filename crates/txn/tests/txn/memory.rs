@@ -75,6 +75,12 @@ impl Memory {
                     });
                     assert!(named, "{key:?} of {create} does not name {blob}");
                 }
+                Removal::Place { object, key, create } => {
+                    let named = before.iter().any(|(of, _, version)| {
+                        of == key && version.create == *create && version.record.names() == Some(*object)
+                    });
+                    assert!(named, "{key:?} of {create} does not name {object}");
+                }
                 Removal::Made { tid, key } => {
                     let step = self.rows.get_mut(key).and_then(|steps| steps.insert(*tid, None));
                     assert!(matches!(step, Some(Some(_))), "{key:?} was not made at {tid}");

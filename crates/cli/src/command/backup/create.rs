@@ -3,7 +3,7 @@
 use super::folder::{Directory, Purpose};
 use super::key::KeyArgs;
 use super::{BackupLine, now_ns, told};
-use crate::command::mirror::{failed, progress, volume_or_path};
+use crate::command::mirror::{SelectionArgs, failed, progress, volume_or_path};
 use crate::output::{hinted, print_json};
 use crate::target::Target;
 use clap::Args;
@@ -12,7 +12,7 @@ use gavel_mirror::{Decoder, Frame, Header};
 use gavel_runtime::config::Config;
 use gavel_runtime::host::control::{Reply, Request};
 use gavel_runtime::host::mirror::{SendAsk, copy_out};
-use gavel_types::{Tid, VolumeId, VolumeRef};
+use gavel_types::{Selection, Tid, VolumeId, VolumeRef};
 use indicatif::{HumanBytes, ProgressBar};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +22,8 @@ use std::process::ExitCode;
 #[derive(Args)]
 #[command(after_help = "Killed at any moment, it leaves all backups that there are as they were.\n\n\
 Examples:\n  gavel backup create /backups/main main --config /etc/gavel/gavel.toml\n  gavel backup create /backups/main /srv/shared\n  \
-gavel backup create /backups/main --config /etc/gavel/gavel.toml --at yesterday --key-file /etc/gavel/backup.key")]
+gavel backup create /backups/main --config /etc/gavel/gavel.toml --at yesterday --key-file /etc/gavel/backup.key\n  \
+gavel backup create /backups/atlas main --config /etc/gavel/gavel.toml --only projects/atlas --exclude '*.o' cache/")]
 pub struct Create {
     /// The folder; it is made if it is not there
     dir: PathBuf,
@@ -37,6 +38,8 @@ pub struct Create {
     /// Read the whole volume, and store anew what is missing or damaged in the folder
     #[arg(long)]
     whole: bool,
+    #[command(flatten)]
+    selection: SelectionArgs,
     #[command(flatten)]
     key: KeyArgs,
     /// For programs: everything, as JSON
@@ -89,7 +92,10 @@ impl Create {
             Some(base) => Some(base.clone()),
             None => newest(repository, Tid::MAX)?,
         };
-        let Some(other) = other.filter(|other| other.source != header.source) else { return Ok(()) };
+        let Some(other) = other else { return Ok(()) };
+        if other.source == header.source {
+            return if other.selection == header.selection { Ok(()) } else { Err(self.other_part(&other, header)) };
+        }
         Err(hinted(
             format!(
                 "{}: the backups are of volume {} ({} of cluster {}), and this is volume {} ({} of cluster {})",
@@ -103,6 +109,17 @@ impl Create {
             ),
             "each volume has a folder of its own",
         ))
+    }
+
+    fn other_part(&self, other: &Backup, header: &Header) -> anyhow::Error {
+        let what = format!(
+            "{}: the backups have {} of volume {}, and this would have {}",
+            self.dir.display(),
+            other.selection,
+            other.name,
+            header.selection
+        );
+        hinted(what, "each selection has a folder of its own; without --only and --exclude, it is that of the folder")
     }
 
     /// Upon the newest backup if that can be done, and if not, of everything.
@@ -129,6 +146,10 @@ impl Create {
     }
 
     fn source(&self, newest: Option<&Backup>) -> anyhow::Result<Source> {
+        let selection = match newest.filter(|_| self.selection.is_empty()) {
+            Some(newest) => newest.selection.clone(),
+            None => self.selection.selection()?,
+        };
         let named = self.volume.as_deref().map(volume_or_path);
         let (socket, volume) = match (named, &self.config, newest) {
             (Some(Ok(volume)), Some(config), _) => (Config::load(config)?.control_socket, volume),
@@ -148,7 +169,7 @@ impl Create {
                 return Err(hinted("which volume?", hint));
             }
         };
-        Ok(Source { socket, volume })
+        Ok(Source { socket, volume, selection })
     }
 
     fn tell(&self, backup: &Backup, added: bool) -> anyhow::Result<ExitCode> {
@@ -200,12 +221,14 @@ fn newest(repository: &Repository<Directory>, upto: Tid) -> anyhow::Result<Optio
 struct Source {
     socket: PathBuf,
     volume: VolumeRef,
+    selection: Selection,
 }
 
 impl Source {
     fn request(&self, from: Option<Tid>, to: Option<String>) -> Request {
         let from = from.map(|from| from.to_string());
-        Request::MirrorSend(SendAsk { volume: self.volume.clone(), from, to, follow: false, at_once: true })
+        let (volume, selection) = (self.volume.clone(), self.selection.clone());
+        Request::MirrorSend(SendAsk { volume, from, to, follow: false, at_once: true, selection })
     }
 
     /// What a stream of the volume would be about.

@@ -45,7 +45,7 @@ impl List {
                 vec![
                     line.backup,
                     line.time,
-                    line.volume,
+                    if line.selection.is_all() { line.volume } else { format!("{} (a part)", line.volume) },
                     line.files.to_string(),
                     HumanBytes(line.bytes).to_string(),
                     new,

@@ -14,7 +14,7 @@ use crate::output::hinted;
 use clap::Subcommand;
 use folder::{Directory, Purpose};
 use gavel_backup::{Backup as Found, BackupError, Repository, repository};
-use gavel_types::{At, Tid, Timestamp};
+use gavel_types::{At, Selection, Tid, Timestamp};
 use key::KeyArgs;
 use serde::Serialize;
 use std::path::Path;
@@ -82,6 +82,8 @@ struct BackupLine {
     new_bytes: u64,
     /// When it was made.
     made: String,
+    /// Which part of the volume it has; none is said: all.
+    selection: Selection,
 }
 
 impl BackupLine {
@@ -100,6 +102,7 @@ impl BackupLine {
             new_files: backup.new.files,
             new_bytes: backup.new.bytes,
             made: Timestamp::of_tid(Tid(backup.made_ns)).to_string(),
+            selection: backup.selection.clone(),
         }
     }
 }

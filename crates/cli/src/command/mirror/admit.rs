@@ -1,6 +1,6 @@
 //! `gavel mirror admit` and `dismiss`: who may follow a volume.
 
-use super::{Node, unexpected};
+use super::{Node, SelectionArgs, unexpected};
 use anyhow::Context;
 use clap::Args;
 use gavel_runtime::host::mirror::{MirrorAnswer, MirrorAsk};
@@ -12,9 +12,10 @@ use std::path::PathBuf;
 /// Admits a mirror in another cluster to a volume, and writes the invitation that the other cluster is to be given.
 #[derive(Args)]
 #[command(
-    after_help = "Whoever has the invitation can read all of the volume: give it only to the mirror's cluster.\n\n\
+    after_help = "Whoever has the invitation can read all of the volume, or with --only and --exclude that part: give it only to the mirror's cluster.\n\n\
 Examples:\n  gavel mirror admit main --name backup --out backup.invitation --config a.toml\n  \
-gavel mirror admit main --name backup --keep-for 30d --config a.toml | ssh backup gavel mirror follow - --into copy --config b.toml"
+gavel mirror admit main --name backup --keep-for 30d --config a.toml | ssh backup gavel mirror follow - --into copy --config b.toml\n  \
+gavel mirror admit main --name atlas --only projects/atlas --exclude '*.o' --out atlas.invitation --config a.toml"
 )]
 pub struct Admit {
     /// The volume: its name or number
@@ -27,6 +28,8 @@ pub struct Admit {
     /// How long the volume's history waits for the mirror while it is away: an age such as 12h or 7d, or forever
     #[arg(long, value_name = "AGE", default_value = "7d", value_parser = keep_for)]
     keep_for: KeepFor,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// Write the invitation to this file, which must not be there; by default to standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -59,6 +62,7 @@ impl Admit {
     /// # Errors
     /// Why it was not admitted.
     pub fn run(self) -> anyhow::Result<()> {
+        let selection = self.selection.selection()?;
         // A mirror that is admitted, and whose invitation can't be written, would be in the way of the next try.
         let file = self.out.as_ref().map(|path| {
             let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -66,7 +70,8 @@ impl Admit {
         });
         let mut file = file.transpose()?;
         let KeepFor(keep_for_ns) = self.keep_for;
-        let asked = self.node.ask(MirrorAsk::Admit { volume: self.volume, name: self.name.clone(), keep_for_ns });
+        let name = self.name.clone();
+        let asked = self.node.ask(MirrorAsk::Admit { volume: self.volume, name, keep_for_ns, selection });
         let text = match asked {
             Ok(MirrorAnswer::Invitation(text)) => text,
             other => {

@@ -100,6 +100,7 @@ fn follower(line: &FollowerLine) -> Vec<String> {
     let more = if line.more { "+" } else { "" };
     let behind = line.age_s.map_or("-".into(), |age| format!("{age} s, {}{more} transactions", line.transactions));
     let keep = line.keep_for_s.map_or("forever".into(), |secs| format!("{secs} s"));
+    let part = if line.selection.is_all() { String::new() } else { format!(", has {}", line.selection) };
     let state = match (line.connected, line.is_waited_for, &line.state) {
         (true, _, _) => "follows through this node",
         (false, true, _) => "waited for",
@@ -108,7 +109,15 @@ fn follower(line: &FollowerLine) -> Vec<String> {
     };
     let come = line.state_time.as_ref().zip(line.state.as_ref());
     let come = come.map_or("nothing yet".into(), |(time, state)| format!("{state} ({time})"));
-    vec![line.volume_name.clone(), line.name.clone(), come, behind, format!("{} s", line.held_s), keep, state.into()]
+    vec![
+        line.volume_name.clone(),
+        line.name.clone(),
+        come,
+        behind,
+        format!("{} s", line.held_s),
+        keep,
+        format!("{state}{part}"),
+    ]
 }
 
 fn shown(line: &MirrorLine) -> String {
@@ -138,6 +147,9 @@ impl Status {
             }
             println!("mirror:    {} (volume {})", line.name, line.number);
             println!("source:    volume {} of cluster {}", line.source_volume, line.source_cluster);
+            if !line.selection.is_all() {
+                println!("part:      {}", line.selection);
+            }
             println!("shows:     {}", shown(line));
             if let Some(age) = line.age_s {
                 println!("age:       {age} s");

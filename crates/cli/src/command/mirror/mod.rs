@@ -4,8 +4,10 @@ mod admit;
 mod follow;
 mod list;
 mod receive;
+mod selection;
 mod send;
 
+pub(super) use selection::SelectionArgs;
 pub(super) use send::progress;
 
 use crate::output::hinted;

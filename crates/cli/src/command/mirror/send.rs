@@ -1,6 +1,6 @@
 //! `gavel mirror send`: writes what a mirror lacks to standard output.
 
-use super::{failed, volume_or_path};
+use super::{SelectionArgs, failed, volume_or_path};
 use crate::output::{hinted, print_error};
 use crate::target::Target;
 use clap::Args;
@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 #[command(after_help = "What to say with --from, the mirror knows: gavel mirror receive MIRROR --where\n\n\
 Examples:\n  gavel mirror send /srv/shared > shared.mirror\n  \
-gavel mirror send main --config a.toml --from 0x18c4a3f0a1b2c3d4 --follow | ssh backup gavel mirror receive copy --config b.toml")]
+gavel mirror send main --config a.toml --from 0x18c4a3f0a1b2c3d4 --follow | ssh backup gavel mirror receive copy --config b.toml\n  \
+gavel mirror send main --config a.toml --only projects/atlas --exclude '*.o' cache/ > atlas.mirror")]
 pub struct Send {
     /// The volume: its name or number (with --config), or a path in a mount of it
     volume: String,
@@ -36,6 +37,8 @@ pub struct Send {
     /// Send so many bytes a second at most; k, M and G stand for 1024, 1024^2 and 1024^3
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     rate: Option<u64>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// At the end, say on standard error what was sent and what was read for it, as JSON
     #[arg(long)]
     json: bool,
@@ -65,7 +68,8 @@ impl Send {
             ));
         }
         let (socket, volume) = self.target()?;
-        let ask = SendAsk { volume, from: self.from.clone(), to: self.to.clone(), follow: self.follow, at_once: false };
+        let (from, to, selection) = (self.from.clone(), self.to.clone(), self.selection.selection()?);
+        let ask = SendAsk { volume, from, to, follow: self.follow, at_once: false, selection };
         let (bar, mut pace, mut out) = (progress(), Pace::new(self.rate), std::io::stdout().lock());
         let said = copy_out(&socket, &Request::MirrorSend(ask), |bytes| {
             out.write_all(bytes)?;

@@ -6,7 +6,8 @@ use crate::host::asked::{Asked, request};
 use crate::host::daemon::Daemon;
 use crate::host::volumes;
 use crate::trust::GuestTrust;
-use gavel_types::{ClusterId, MirrorSource, NodeId, Tid, VolumeId, VolumeRef};
+use gavel_mirror::Selector;
+use gavel_types::{ClusterId, MirrorSource, NodeId, Selection, Tid, VolumeId, VolumeRef};
 use gavel_wire::{Follow, FollowKey, Refusal, RequestBody};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const INVITATION_VERSION: u32 = 1;
 /// What an invitation begins with, for whoever finds it.
 const INVITATION_TEXT: &str = "# An invitation to follow a volume of a Gavel cluster (gavel mirror follow THIS --into VOLUME --config FILE).\n\
-# Whoever has it can read all of that volume, and nothing else: keep it as you would keep a private key.\n\
+# Whoever has it can read that volume, or the part of it that is selected, and nothing else: keep it as you would keep a private key.\n\
 # `gavel mirror dismiss` at the source makes it worthless. If the nodes are reached by other addresses from there, change them here.\n\n";
 
 /// What an invitation says.
@@ -34,6 +35,8 @@ struct Invitation {
     name: String,
     key: String,
     authority: String,
+    #[serde(default, skip_serializing_if = "Selection::is_all")]
+    selection: Selection,
     peers: Vec<Peer>,
 }
 
@@ -52,14 +55,17 @@ pub async fn admit(
     daemon: &Daemon,
     volume: &VolumeRef,
     name: &str,
-    keep_for_ns: Option<u64>,
+    (keep_for_ns, selection): (Option<u64>, Selection),
 ) -> Result<String, String> {
+    Selector::new(selection.clone()).map_err(|error| error.to_string())?;
     let number = volumes::living(&daemon.node, volume)?;
     let path = &daemon.config().trust.authority;
     let authority = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut key = FollowKey([0; 32]);
     getrandom::fill(&mut key.0).map_err(|error| format!("drawing a random number: {error}"))?;
-    let body = RequestBody::AdmitFollower { volume: number, name: name.into(), key: key.hash(), keep_for_ns };
+    let (name_there, key_hash) = (name.into(), key.hash());
+    let admitted = selection.clone();
+    let body = RequestBody::AdmitFollower { volume: number, name: name_there, key: key_hash, keep_for_ns, selection };
     request(&daemon.node, body, PATIENCE, "gavel mirror list").await.map_err(|asked| match asked {
         Asked::Failed(cause) => cause,
         Asked::Refused(Refusal::Exists) => {
@@ -83,6 +89,7 @@ pub async fn admit(
         name: name.into(),
         key: key.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         authority,
+        selection: admitted,
         peers: peers.collect(),
     };
     let text = toml::to_string(&invitation).map_err(|error| error.to_string())?;
@@ -106,7 +113,7 @@ pub async fn dismiss(daemon: &Daemon, volume: &VolumeRef, name: &str) -> Result<
 }
 
 /// What an invitation is to.
-fn read(text: &str) -> Result<(MirrorSource, Follow), String> {
+fn read(text: &str) -> Result<(MirrorSource, Selection, Follow), String> {
     let bad = |cause: String| format!("not an invitation: {cause}\nHint: `gavel mirror admit` at the source makes one");
     let read: Invitation = toml::from_str(text).map_err(|error| bad(error.message().to_owned()))?;
     if read.version != INVITATION_VERSION {
@@ -118,6 +125,9 @@ fn read(text: &str) -> Result<(MirrorSource, Follow), String> {
         _ => return Err(bad("its `volume_made` is no transaction".into())),
     };
     let key: ClusterKey = read.key.parse().map_err(|()| bad("its `key` does not have 64 hexadecimal digits".into()))?;
+    if !read.selection.is_sound() {
+        return Err(bad("its `selection` is none".into()));
+    }
     let peers = read.peers.into_iter().map(|peer| (NodeId(peer.id), peer.address.into())).collect();
     let follow = Follow {
         peers,
@@ -131,7 +141,7 @@ fn read(text: &str) -> Result<(MirrorSource, Follow), String> {
     }
     GuestTrust::new(&follow.authority, Path::new("(the invitation)"), cluster, SystemTime::now())
         .map_err(|error| bad(error.to_string()))?;
-    Ok((MirrorSource { cluster, volume: VolumeId(read.volume), made }, follow))
+    Ok((MirrorSource { cluster, volume: VolumeId(read.volume), made }, read.selection, follow))
 }
 
 struct ClusterKey([u8; 32]);
@@ -157,15 +167,15 @@ impl std::str::FromStr for ClusterKey {
 /// # Errors
 /// What went wrong and what to do, in words.
 pub async fn follow(daemon: &Arc<Daemon>, text: &str, into: &VolumeRef) -> Result<VolumeId, String> {
-    let (source, follow) = read(text)?;
+    let (source, selection, follow) = read(text)?;
     if let Ok(volume) = volumes::living(&daemon.node, into) {
-        is_free(daemon, volume, source)?;
+        is_free(daemon, volume, (source, &selection))?;
     }
     is_served(&follow, source).await?;
     let volume = match (volumes::living(&daemon.node, into), into) {
         (Ok(volume), _) => volume,
         (Err(_), VolumeRef::Name(name)) => {
-            create(daemon, name, source).await?;
+            create(daemon, name, source, selection).await?;
             volumes::living(&daemon.node, into)?
         }
         (Err(cause), _) => return Err(cause),
@@ -175,7 +185,7 @@ pub async fn follow(daemon: &Arc<Daemon>, text: &str, into: &VolumeRef) -> Resul
 }
 
 /// Is the volume a mirror of that source which follows nobody?
-fn is_free(daemon: &Daemon, volume: VolumeId, source: MirrorSource) -> Result<(), String> {
+fn is_free(daemon: &Daemon, volume: VolumeId, (source, selection): (MirrorSource, &Selection)) -> Result<(), String> {
     let past = daemon.node.past.read();
     let past = past.of(volume).ok_or("the volume is gone")?;
     match past.mirror.as_ref().filter(|_| past.is_mirror()) {
@@ -183,6 +193,10 @@ fn is_free(daemon: &Daemon, volume: VolumeId, source: MirrorSource) -> Result<()
         Some(mirror) if mirror.source != source => Err(format!(
             "mirror {} is of volume {} of cluster {}, and the invitation is to volume {} of cluster {}\nHint: name a volume that is not there yet: it is made",
             past.name, mirror.source.volume, mirror.source.cluster, source.volume, source.cluster
+        )),
+        Some(mirror) if mirror.selection != *selection => Err(format!(
+            "mirror {} has {} of its source, and the invitation is to {selection}\nHint: name a volume that is not there yet: it is made",
+            past.name, mirror.selection
         )),
         Some(mirror) if mirror.follow.is_some() => {
             Err(format!("mirror {0} follows its source already\nHint: gavel mirror remove {0} ends that", past.name))
@@ -258,6 +272,7 @@ mod tests {
             name: "copy".into(),
             key: "08".repeat(32),
             authority: "none".into(),
+            selection: Selection::default(),
             peers: vec![Peer { id: 1, address: "h:1".into() }],
         };
         let refused = |change: &dyn Fn(&mut Invitation), word: &str| {

@@ -68,6 +68,7 @@ fn line(number: VolumeId, past: &VolumePast, mirror: &Mirror, now: Tid) -> Mirro
         step_to: mirror.step.map(|step| step.to.to_string()),
         promoted: mirror.promoted.map(|tid| tid.to_string()),
         follow: None,
+        selection: mirror.selection.clone(),
     }
 }
 
@@ -159,6 +160,7 @@ async fn follower_line(
         more,
         bytes: connected.map(|connected| connected.ahead.bytes),
         sent: connected.map(|connected| connected.sent),
+        selection: follower.selection.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`send`](mod@send): a stream of a volume
 //! - [`receive`](mod@receive): a stream into a mirror
 //! - [`states`]: which state of its source a mirror is, and was
+//! - `steps`: steps of copies that have all of a volume, or a part of it
 //! - `tree`: a mirror, as a mount sees it
 //! - `chunks`: streams on the control socket
 //! - `serve`: streams to mirrors that follow, from this peer
@@ -20,6 +21,7 @@ pub mod receive;
 pub mod send;
 mod serve;
 pub mod states;
+mod steps;
 mod tree;
 
 pub use chunks::{copy_in, copy_out};
@@ -32,7 +34,7 @@ pub(super) use serve::{Followers, serve};
 pub use tree::MirrorTree;
 
 use gavel_mirror::Read;
-use gavel_types::VolumeRef;
+use gavel_types::{Selection, VolumeRef};
 use serde::{Deserialize, Serialize};
 
 /// What is asked about mirrors.
@@ -57,6 +59,9 @@ pub enum MirrorAsk {
         name: String,
         /// History waits for it so long, in nanoseconds; none: for ever.
         keep_for_ns: Option<u64>,
+        /// Which part of the volume it may read.
+        #[serde(default)]
+        selection: Selection,
     },
     /// It may not any more.
     Dismiss {
@@ -101,6 +106,9 @@ pub struct SendAsk {
     /// One step from the state that is there to the one that is wanted, whatever lies between.
     #[serde(default)]
     pub at_once: bool,
+    /// Which part of the volume.
+    #[serde(default)]
+    pub selection: Selection,
 }
 
 /// Where a stream is to go.
@@ -162,6 +170,9 @@ pub struct MirrorLine {
     /// How it follows its source by itself, if it does.
     #[serde(default)]
     pub follow: Option<FollowLine>,
+    /// Which part of the source it has; none is said: all.
+    #[serde(default)]
+    pub selection: Selection,
 }
 
 /// How a mirror follows. Part of the machine-readable output: fields are only added.
@@ -237,6 +248,9 @@ pub struct FollowerLine {
     pub bytes: Option<u64>,
     /// All bytes that this connection has sent.
     pub sent: Option<u64>,
+    /// Which part of the volume it may read; none is said: all.
+    #[serde(default)]
+    pub selection: Selection,
 }
 
 /// What was sent. Part of the machine-readable output: fields are only added.

@@ -37,8 +37,8 @@ pub async fn ask(daemon: &Arc<Daemon>, ask: MirrorAsk) -> Result<MirrorAnswer, S
             })?;
             about(daemon, &volume).await
         }
-        MirrorAsk::Admit { volume, name, keep_for_ns } => {
-            Ok(MirrorAnswer::Invitation(invite::admit(daemon, &volume, &name, keep_for_ns).await?))
+        MirrorAsk::Admit { volume, name, keep_for_ns, selection } => {
+            Ok(MirrorAnswer::Invitation(invite::admit(daemon, &volume, &name, (keep_for_ns, selection)).await?))
         }
         MirrorAsk::Dismiss { volume, name } => {
             invite::dismiss(daemon, &volume, &name).await?;

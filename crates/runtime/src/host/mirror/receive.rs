@@ -10,7 +10,7 @@ use crate::host::node::{Input, NodeView, WaitError};
 use crate::host::volumes;
 use gavel_mirror::stream::ROWS_BYTES_MAX;
 use gavel_mirror::{Act, Decoder, Ends, Frame, Header, NotTaken, Parts, Receiver, Row, Rows, Standing, StepHead};
-use gavel_types::{BlobId, MirrorSource, Tid, VolumeId, VolumeRef};
+use gavel_types::{BlobId, MirrorSource, Selection, Tid, VolumeId, VolumeRef};
 use gavel_wire::{MirrorStep, Outcome, Refusal, RequestBody};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -430,13 +430,18 @@ async fn mirror(daemon: &Daemon, ask: &ReceiveAsk, header: &Header) -> Result<Vo
     if name.is_empty() {
         return Err(format!("{cause}; with --create it is made, as a mirror of {}", header.name));
     }
-    create(daemon, &name, header.source).await?;
+    create(daemon, &name, header.source, header.selection.clone()).await?;
     volumes::living(&daemon.node, &ask.volume)
 }
 
 /// Makes a mirror.
-pub(super) async fn create(daemon: &Daemon, name: &str, source: MirrorSource) -> Result<(), String> {
-    let body = RequestBody::CreateMirror { name: name.into(), source };
+pub(super) async fn create(
+    daemon: &Daemon,
+    name: &str,
+    source: MirrorSource,
+    selection: Selection,
+) -> Result<(), String> {
+    let body = RequestBody::CreateMirror { name: name.into(), source, selection };
     request(&daemon.node, body, PATIENCE, "gavel mirror list").await.map_err(|asked| match asked {
         Asked::Failed(cause) => cause,
         Asked::Refused(Refusal::Full) => "there are too many volumes already".into(),
@@ -450,13 +455,20 @@ fn standing(daemon: &Daemon, volume: VolumeId) -> Result<Standing, String> {
     let mirror = past.mirror.as_ref().filter(|_| past.is_mirror());
     let mirror = mirror.ok_or_else(|| format!("volume {} is no mirror: receive into another one", past.name))?;
     let step = mirror.step.map(|step| step.to);
-    Ok(Standing { volume, source: mirror.source, at: mirror.state, step })
+    let selection = mirror.selection.clone();
+    Ok(Standing { volume, source: mirror.source, selection, at: mirror.state, step })
 }
 
 /// Why a stream is not taken, and what to do.
 fn said(error: &NotTaken, name: &str) -> String {
     let hint = match error {
         NotTaken::OtherVolume { .. } => "receive it into another mirror, with --create".to_owned(),
+        NotTaken::OtherPart { wanted, .. } if wanted.is_all() => {
+            "send without --only and --exclude, or receive it into another mirror, with --create".to_owned()
+        }
+        NotTaken::OtherPart { wanted, .. } => {
+            format!("send with {wanted}, or receive it into another mirror, with --create")
+        }
         NotTaken::Whole { .. } | NotTaken::Gap { .. } | NotTaken::Across { .. } => {
             format!("`gavel mirror receive {name} --where` says from which state to send")
         }

@@ -3,6 +3,7 @@
 //! No snapshot of the records is held while the asker is waited for: what is read lies between states that are pinned.
 
 use super::states::wait_for;
+use super::steps::{Comparing, StepRows};
 use super::{MirrorAnswer, SendAsk, Sent, chunks};
 use crate::host::control::{Ended, Reply};
 use crate::host::daemon::Daemon;
@@ -11,9 +12,9 @@ use crate::host::{retention, volumes};
 use gavel_mirror::source::{Readable, is_boundary};
 use gavel_mirror::stream::ROWS_BYTES_MAX;
 use gavel_mirror::{
-    Compared, Encoder, Frame, Header, Piece as Compare, Position, Read, Row, Rows, Step, StepHead, Totals,
+    Encoder, Frame, Header, Part, Piece as Compare, Position, Read, Row, Selector, Step, StepHead, Totals,
 };
-use gavel_types::{At, BlobId, Key, MirrorSource, Tid, VolumeId};
+use gavel_types::{At, BlobId, Key, MirrorSource, Selection, Tid, VolumeId};
 use gavel_wire::past::Past;
 use gavel_wire::{Author, Record, View, ViewError};
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ const PIN_EVERY: Duration = Duration::from_secs(3);
 const NEAR_HORIZON_NS: u64 = 6_000_000_000;
 /// Blobs of a step that are remembered, so that they are sent once.
 const SENT_BLOBS_MAX: usize = 65_536;
+/// Objects that name a blob, of which it is asked whether one is in a copy.
+const NAMING_MAX: usize = 64;
 
 /// States that streams are made from: they must not be pruned.
 #[derive(Debug, Default)]
@@ -107,14 +110,15 @@ pub async fn send(daemon: Arc<Daemon>, ask: SendAsk, mut read: OwnedReadHalf, mu
     }
 }
 
-/// Sends a stream to a mirror that follows, from `from` on, until it can't go on. Says why.
+/// Sends a stream of what is selected to a mirror that follows, from `from` on, until it can't go on. Says why.
 pub(super) async fn follow(
     daemon: &Arc<Daemon>,
     volume: VolumeId,
-    from: Tid,
+    (from, selection): (Tid, Selection),
     pieces: &mpsc::Sender<Piece>,
 ) -> Result<String, Gone> {
-    let ask = SendAsk { volume: volume.into(), from: Some(from.to_string()), to: None, follow: true, at_once: false };
+    let (volume, from) = (volume.into(), Some(from.to_string()));
+    let ask = SendAsk { volume, from, to: None, follow: true, at_once: false, selection };
     let ended = match Stream::begin(daemon, ask, Out::Follower(pieces)).await {
         Ok(stream) => stream.run().await,
         Err(ended) => Err(ended),
@@ -165,6 +169,8 @@ struct Stream<'a> {
     told: Tid,
     sent: Sent,
     read: Read,
+    /// What is selected, if that is not everything.
+    part: Option<Part>,
 }
 
 impl<'a> Stream<'a> {
@@ -218,8 +224,8 @@ impl<'a> Stream<'a> {
             from => Some(Held::new(daemon, volume, from).await?),
         };
         let source = MirrorSource { cluster: daemon.config().cluster, volume, made: past.made };
-        let without = Vec::new();
-        let header = Header { source, name: past.name, from, to: (!ask.follow).then_some(to), without };
+        let selection = ask.selection.clone();
+        let header = Header { source, name: past.name, from, to: (!ask.follow).then_some(to), selection };
         let sent = Sent { from: from.to_string(), ..Sent::default() };
         let (encoder, now) = (Encoder::new(), Instant::now());
         let mut stream = Stream {
@@ -239,6 +245,7 @@ impl<'a> Stream<'a> {
             told: from,
             sent,
             read: Read::default(),
+            part: part_of(volume, ask.selection)?,
         };
         stream.frame(&Frame::Header(header)).await?;
         Ok(stream)
@@ -356,7 +363,8 @@ impl<'a> Stream<'a> {
     }
 
     async fn step(&mut self, step: Step) -> Result<(), Ended> {
-        let (mut rows, mut totals, mut begun) = (Rows::new(self.volume, step), Totals::default(), false);
+        let rows = StepRows::new(self.volume, step, self.part.take());
+        let (mut rows, mut totals, mut begun) = (rows, Totals::default(), false);
         let mut had = BTreeSet::new();
         loop {
             let asked = self.ask(move |past| {
@@ -370,9 +378,8 @@ impl<'a> Stream<'a> {
                 if begun {
                     break;
                 }
-                // Nothing of it is part of a copy: such as the bytes of a file without a name.
-                self.read.add(rows.read);
-                self.at = step.to;
+                // Nothing of it is part of a copy: such as the bytes of a file without a name, and what is not selected.
+                self.end_step(rows, step.to);
                 return Ok(());
             };
             if !begun {
@@ -382,19 +389,26 @@ impl<'a> Stream<'a> {
                 let from = self.told;
                 self.frame(&Frame::Step(StepHead { from, to: step.to, single: step.single, author })).await?;
             }
-            totals.blobs += self.blobs(&page, step.from, &mut had).await?;
+            let (left, blobs) = self.blobs(&page, step.from, (rows, &mut had)).await?;
+            rows = left;
+            totals.blobs += blobs;
             totals.rows += page.len() as u64;
             if !page.is_empty() {
                 self.frame(&Frame::Rows(page)).await?;
             }
         }
         self.frame(&Frame::StepEnd(totals)).await?;
-        self.read.add(rows.read);
-        self.at = step.to;
+        self.end_step(rows, step.to);
         self.sent.steps += 1;
         self.sent.rows += totals.rows;
         self.sent.blobs += totals.blobs;
         Ok(())
+    }
+
+    fn end_step(&mut self, rows: StepRows, to: Tid) {
+        self.read.add(rows.read());
+        self.part = rows.into_part();
+        self.at = to;
     }
 
     /// A step from a state that is gone: what is there is compared with what the mirror has.
@@ -402,7 +416,7 @@ impl<'a> Stream<'a> {
         tracing::info!(volume = %self.volume, from = %self.at, %to, "a mirror's state was pruned: what is there is compared with it");
         self.target = Some(Held::new(self.daemon, self.volume, to).await?);
         let (from, step) = (self.at, Step { from: Tid::ZERO, to, single: false });
-        let mut compared = Compared::new(self.volume, from, to);
+        let mut compared = Comparing::new(self.volume, (from, to), self.part.take());
         let (mut totals, mut had) = (Totals::default(), BTreeSet::new());
         self.frame(&Frame::Step(StepHead { from: self.told, to, single: false, author: None })).await?;
         self.frame(&Frame::Same(Vec::new())).await?;
@@ -418,14 +432,15 @@ impl<'a> Stream<'a> {
                 None => break,
                 Some(Compare::Same(runs)) => self.frame(&Frame::Same(runs)).await?,
                 Some(Compare::Rows(page)) => {
-                    totals.blobs += self.blobs(&page, from, &mut had).await?;
+                    totals.blobs += self.all_blobs(&page, compared.named_as_of(from), &mut had).await?;
                     totals.rows += page.len() as u64;
                     self.frame(&Frame::Rows(page)).await?;
                 }
             }
         }
         self.frame(&Frame::StepEnd(totals)).await?;
-        self.read.add(compared.read);
+        self.read.add(compared.read());
+        self.part = compared.into_part();
         self.at = to;
         self.sent.steps += 1;
         self.sent.rows += totals.rows;
@@ -450,25 +465,55 @@ impl<'a> Stream<'a> {
     }
 
     /// Sends the blobs that the mirror may lack. Gives how many.
-    async fn blobs(&mut self, page: &[Row], from: Tid, had: &mut BTreeSet<BlobId>) -> Result<u64, Ended> {
+    async fn blobs(
+        &mut self,
+        page: &[Row],
+        from: Tid,
+        (mut rows, had): (StepRows, &mut BTreeSet<BlobId>),
+    ) -> Result<(StepRows, u64), Ended> {
+        let StepRows::Part(_) = rows else { return Ok((rows, self.all_blobs(page, from, had).await?)) };
         let mut sent = 0;
         for blob in page.iter().filter_map(|row| row.record.as_ref()?.blob()) {
-            if had.contains(&blob) {
+            if !is_new(had, blob) {
                 continue;
             }
-            if had.len() < SENT_BLOBS_MAX {
-                had.insert(blob);
+            let records = &self.daemon.node.records;
+            let naming = records.objects_naming_at(blob, self.volume, from, NAMING_MAX);
+            let naming = naming.map_err(|error| error.to_string())?;
+            let asked = self.ask(move |past| {
+                let is_there = rows.had_any(past, &naming)?;
+                Ok((rows, is_there))
+            });
+            let (left, is_there) = asked.await?;
+            rows = left;
+            if !is_there {
+                self.blob(blob).await?;
+                sent += 1;
+            }
+        }
+        Ok((rows, sent))
+    }
+
+    /// The same, of a mirror that has all that the source's volume names as of `from`.
+    async fn all_blobs(&mut self, page: &[Row], from: Tid, had: &mut BTreeSet<BlobId>) -> Result<u64, Ended> {
+        let mut sent = 0;
+        for blob in page.iter().filter_map(|row| row.record.as_ref()?.blob()) {
+            if !is_new(had, blob) {
+                continue;
             }
             let is_named = self.daemon.node.records.is_named_at(blob, self.volume, from);
-            if is_named.map_err(|error| error.to_string())? {
-                continue;
+            if !is_named.map_err(|error| error.to_string())? {
+                self.blob(blob).await?;
+                sent += 1;
             }
-            let bytes = self.daemon.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
-            self.sent.blob_bytes += bytes.len() as u64;
-            self.frame(&Frame::Blob(bytes.to_vec())).await?;
-            sent += 1;
         }
         Ok(sent)
+    }
+
+    async fn blob(&mut self, blob: BlobId) -> Result<(), Ended> {
+        let bytes = self.daemon.blobs.fetch(blob).await.map_err(|error| error.to_string())?;
+        self.sent.blob_bytes += bytes.len() as u64;
+        self.frame(&Frame::Blob(bytes.to_vec())).await
     }
 
     async fn frame(&mut self, frame: &Frame) -> Result<(), Ended> {
@@ -498,6 +543,23 @@ impl<'a> Stream<'a> {
         let asked = tokio::task::spawn_blocking(move || question(&node.records.past(node.tid()))).await;
         Ok(asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?)
     }
+}
+
+/// Notes that the step has named a blob. Was it the first time?
+fn is_new(had: &mut BTreeSet<BlobId>, blob: BlobId) -> bool {
+    !had.contains(&blob) && (had.len() >= SENT_BLOBS_MAX || had.insert(blob))
+}
+
+/// What is selected of a volume; none: everything.
+fn part_of(volume: VolumeId, selection: Selection) -> Result<Option<Part>, String> {
+    if !selection.is_sound() {
+        return Err("what is selected makes no sense: another version of gavel asks for it".into());
+    }
+    if selection.is_all() {
+        return Ok(None);
+    }
+    let selector = Selector::new(selection).map_err(|error| error.to_string())?;
+    Ok(Some(Part::new(volume, Arc::new(selector))))
 }
 
 /// Which states of the volume are whole, of every object.

@@ -10,7 +10,7 @@ use crate::host::volumes;
 use crate::net::Guest;
 use gavel_mirror::follow::FOLLOW_PIECE_BYTES_MAX;
 use gavel_mirror::{Ahead, Greeting, Hearing, Said};
-use gavel_types::{Tid, VolumeId};
+use gavel_types::{Selection, Tid, VolumeId};
 use gavel_wire::RequestBody;
 use gavel_wire::past::Past;
 use parking_lot::Mutex;
@@ -101,14 +101,20 @@ pub async fn serve(daemon: Arc<Daemon>, guest: Guest) {
 }
 
 /// May it follow? So many are asked about at a time: those who have no key take no place of those who have one.
-async fn ask(daemon: &Daemon, guest: &Guest) -> Result<(Greeting, Tid), String> {
+async fn ask(daemon: &Daemon, guest: &Guest) -> Result<(Greeting, Admitted), String> {
     let asking = daemon.followers.asking.clone().try_acquire_owned();
     let _asking = asking.map_err(|_| "too many ask at a time: try again")?;
     admitted(daemon, guest.greeting()).await
 }
 
-/// Is the greeting that of a mirror which may follow? Since when?
-async fn admitted(daemon: &Daemon, greeting: &[u8]) -> Result<(Greeting, Tid), String> {
+/// With what right a mirror follows: since when, and which part of the volume it may read.
+struct Admitted {
+    since: Tid,
+    selection: Selection,
+}
+
+/// Is the greeting that of a mirror which may follow? With what right?
+async fn admitted(daemon: &Daemon, greeting: &[u8]) -> Result<(Greeting, Admitted), String> {
     let greeting = Greeting::decode(greeting).map_err(|error| error.to_string())?;
     if greeting.cluster != daemon.config().cluster {
         return Err(format!(
@@ -122,7 +128,9 @@ async fn admitted(daemon: &Daemon, greeting: &[u8]) -> Result<(Greeting, Tid), S
     let past = daemon.node.past.read();
     let volume = past.of(greeting.volume).filter(|past| past.is_living() && past.made == greeting.made);
     let follower = volume.and_then(|past| past.followers.get(&greeting.name));
-    let admitted = follower.filter(|follower| follower.key == greeting.key.hash()).map(|follower| follower.admitted);
+    let follower = follower.filter(|follower| follower.key == greeting.key.hash());
+    let admitted =
+        follower.map(|follower| Admitted { since: follower.admitted, selection: follower.selection.clone() });
     // Whoever has no key is not to learn from this which volumes and names there are.
     let none = "the invitation is not valid (any more): the mirror was dismissed at its source, or its volume destroyed. \
                 `gavel mirror admit` at the source makes another invitation";
@@ -166,17 +174,20 @@ struct Serving<'a> {
     volume: VolumeId,
     name: Box<str>,
     admitted: Tid,
+    /// Nothing else is sent, whatever the mirror says.
+    selection: Selection,
     from: Tid,
     progress: Mutex<Progress>,
     number: u64,
 }
 
 impl<'a> Serving<'a> {
-    fn new(daemon: &'a Arc<Daemon>, greeting: &Greeting, admitted: Tid) -> Serving<'a> {
+    fn new(daemon: &'a Arc<Daemon>, greeting: &Greeting, admitted: Admitted) -> Serving<'a> {
+        let Admitted { since: admitted, selection } = admitted;
         let (volume, name, from) = (greeting.volume, greeting.name.clone(), greeting.from);
         let progress = Progress { reached: from, sent: 0, marks: VecDeque::new(), taken: 0 };
         let number = daemon.node.clocks.now().0;
-        Serving { daemon, volume, name, admitted, from, progress: Mutex::new(progress), number }
+        Serving { daemon, volume, name, admitted, selection, from, progress: Mutex::new(progress), number }
     }
 
     /// Until one side has enough; says why.
@@ -184,7 +195,7 @@ impl<'a> Serving<'a> {
         let (read, write) = tokio::io::split(stream);
         let (pieces, queue) = mpsc::channel(PIECES_QUEUED_MAX);
         let sending = async {
-            match send::follow(self.daemon, self.volume, self.from, &pieces).await {
+            match send::follow(self.daemon, self.volume, (self.from, self.selection.clone()), &pieces).await {
                 Ok(why) => why,
                 // It is the writer who ends it then, and says why.
                 Err(send::Gone) => std::future::pending().await,

@@ -3,7 +3,7 @@
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{Inheriting, Records, WholePast};
 use gavel_txn::{Layer, Layered};
-use gavel_types::{Key, KeyRange, Tid, VolumeId};
+use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::message::ChangeRow;
 use gavel_wire::past::{Lived, Rows, Touched};
 use gavel_wire::{Past, Version, View};
@@ -93,6 +93,17 @@ impl Past for TxnPast {
             tid if tid <= self.start => self.past.touched_at(tid, range),
             _ => Box::new(std::iter::empty()),
         }
+    }
+
+    fn names_of(&self, volume: VolumeId, object: ObjectId) -> Rows<'_, Key> {
+        let names = |version: &Version| version.record.names() == Some(object);
+        let laid = self.laid(&KeyRange::volume(volume)).into_iter();
+        let own = laid.filter(move |(_, version)| version.as_ref().is_some_and(names)).map(|(key, _)| Ok(key));
+        let mut all: Vec<_> = self.past.names_of(volume, object).chain(own).collect();
+        // Errors first: whoever meets one stops.
+        all.sort_by_key(|key| key.as_ref().ok().cloned());
+        all.dedup();
+        Box::new(all.into_iter())
     }
 
     fn live_back(&self, _: &KeyRange) -> Rows<'_, (Key, Version)> {
