@@ -207,7 +207,8 @@ impl Offers {
                 let range = guard.map_or(KeyRange { start: [].into(), end: [].into() }, named);
                 self.fail(Collision::Changed(range));
             }
-            Some(Outcome::Refused { refusal: Refusal::BadPlan }) => self.fail(Collision::Refused),
+            // One of a volume that is a mirror by now would be refused for ever.
+            Some(Outcome::Refused { refusal: Refusal::BadPlan | Refusal::ReadOnly }) => self.fail(Collision::Refused),
             Some(Outcome::Refused { refusal: Refusal::Collected }) => {
                 self.on_nothing(token);
                 self.store_again();

@@ -131,13 +131,21 @@ pub enum NodeEffect {
     },
 }
 
-/// What a request read, and what it writes, if it writes records.
-fn read_and_written(body: &RequestBody) -> (&[Guard], Option<&Plan>) {
+/// What a request read, and the ranges that it writes, if it writes records.
+fn read_and_written(body: &RequestBody) -> (&[Guard], Option<Vec<KeyRange>>) {
     match body {
-        RequestBody::Commit { guards, plan, .. } | RequestBody::Adopt { guards, plan, .. } => (guards, Some(plan)),
-        RequestBody::Stage { plan, .. } => (&[], Some(plan)),
+        RequestBody::Commit { guards, plan, .. } | RequestBody::Adopt { guards, plan, .. } => {
+            (guards, Some(gavel_lease::written(plan)))
+        }
+        RequestBody::Stage { plan, .. } => (&[], Some(gavel_lease::written(plan))),
+        // Nobody is to answer for anything of it any more. (Leases are given up by objects.)
+        RequestBody::DemoteMirror(demotion) => (&[], Some(vec![all_objects(demotion.volume)])),
         _ => (&[], None),
     }
+}
+
+fn all_objects(volume: VolumeId) -> KeyRange {
+    KeyRange::objects(volume, ObjectId::VOLUME, ObjectId(u64::MAX))
 }
 
 /// More ranges than this are told by their objects, neighbours together.
@@ -251,8 +259,8 @@ impl<E: Engine> Node<E> {
         if self.session.without_quorum_ns(clock.now).is_some() || self.blocked.len() >= BACKLOG_MAX {
             return self.no_quorum(token);
         }
-        let (guards, plan) = read_and_written(&body);
-        let writes = by_objects(plan.map(gavel_lease::written).unwrap_or_default());
+        let (guards, written) = read_and_written(&body);
+        let writes = by_objects(written.unwrap_or_default());
         let reads = guards.iter().map(guarded).collect();
         self.session.write(clock.now, token, &writes);
         self.blocked.push(clock.now, token, body, reads, writes);

@@ -345,6 +345,7 @@ impl Run<'_> {
             | RequestBody::RestoreVolume { .. }
             | RequestBody::CreateMirror { .. }
             | RequestBody::PromoteMirror { .. }) => done(tid, self.volume_request(tid, body)?),
+            RequestBody::DemoteMirror(demotion) => done(tid, self.demote(tid, request.session, demotion)?),
             body @ (RequestBody::AdmitFollower { .. }
             | RequestBody::DismissFollower { .. }
             | RequestBody::FollowerReached { .. }

@@ -56,7 +56,7 @@ pub use collect::Collection;
 pub use digest::Digest;
 pub use followers::Follower;
 pub use layer::{Layer, Layered};
-pub use mirrors::Mirror;
+pub use mirrors::{Former, Lineage, Mirror};
 pub use overlay::Overlay;
 pub use past::{Past, Scheduled, Snapshot, VolumePast};
 pub use staged::Staged;

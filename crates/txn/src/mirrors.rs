@@ -3,17 +3,19 @@
 //! `docs/protocols/mirroring.md` has the whole of it.
 //!
 //! Invariants (checked by [`VolumePast::check_mirror`]):
-//! 1. The boundary can be read.
-//! 2. A step that is under way has a part, and leads to the boundary or behind it.
-//! 3. A mirror is no clone, and keeps all that it keeps for every object.
+//! 1. The boundary can be read, of every object.
+//! 2. A step that is under way leads to the boundary or behind it, and has a part; the way back of a volume that was demoted has none until it begins.
+//! 3. What a volume had before it was demoted lies before that, and the boundary is no earlier than the state that the source has had.
 
 use crate::past::{Past, VolumePast};
 use gavel_types::{MirrorSource, ObjectId, Selection, Tid, VolumeId};
-use gavel_wire::{Boundary, Follow, MirrorStep, Refusal};
+use gavel_wire::{Boundary, Demotion, Follow, MirrorStep, Refusal};
 use serde::{Deserialize, Serialize};
 
 /// Object ids that a mirror may have are less: so many can never be given out.
 pub const MIRRORED_IDS_END: ObjectId = ObjectId(1 << 62);
+/// So many object ids are passed over when a mirror is promoted: what its former source makes from then on has other ids than what is made in it.
+pub const PROMOTED_IDS_GAP: u64 = 1 << 40;
 
 /// What a volume copies.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,6 +38,30 @@ pub struct Mirror {
     pub follow: Option<Box<Follow>>,
     /// Which part of the source it has.
     pub selection: Selection,
+    /// What it was before, if it was demoted.
+    pub former: Option<Former>,
+}
+
+/// What a mirror was that was a volume as any other before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Former {
+    /// The last of its own states that the source has had, as of this volume's Tids.
+    pub own: Tid,
+    /// The same, as of the source's.
+    pub state: Tid,
+    /// Since when it is a mirror: what it had between `own` and that is not shown.
+    pub at: Tid,
+}
+
+/// Where a promoted mirror comes from: up to there it has its source's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lineage {
+    /// The source.
+    pub source: MirrorSource,
+    /// The last state of it that the mirror has had, as of the source's Tids.
+    pub departed: Tid,
+    /// The same, as of this volume's.
+    pub state: Tid,
 }
 
 /// A step that is under way.
@@ -50,8 +76,15 @@ pub struct Step {
 impl Mirror {
     /// What is to be read of it now.
     pub fn boundary(&self) -> Boundary {
-        let to = self.step.map_or(self.state, |step| step.to);
+        // What lies on the way back is half of a step, as what lies on the way to another state is.
+        let to = self.step.map_or(self.state, |step| if step.to == self.state { Tid::MAX } else { step.to });
         Boundary { source: self.state, local: self.local, to, single: self.single }
+    }
+
+    /// Where it comes from, if it was promoted. (What had a part of a volume only descends from no volume.)
+    pub fn lineage(&self) -> Option<Lineage> {
+        let received = self.promoted.is_some() && self.state != Tid::ZERO && self.selection.is_all();
+        received.then_some(Lineage { source: self.source, departed: self.state, state: self.local })
     }
 
     /// May this part come next?
@@ -93,9 +126,10 @@ impl Past {
     pub(crate) fn begin_mirror(&mut self, tid: Tid, volume: VolumeId, (source, selection): (MirrorSource, &Selection)) {
         if let Some(past) = self.volumes.get_mut(&volume) {
             let (state, single, ids_from) = (Tid::ZERO, false, ObjectId::VOLUME);
-            let (step, promoted, follow, selection) = (None, None, None, selection.clone());
+            let (step, promoted, follow, former, selection) = (None, None, None, None, selection.clone());
             let local = tid;
-            past.mirror = Some(Mirror { source, local, state, single, step, promoted, ids_from, follow, selection });
+            past.mirror =
+                Some(Mirror { source, local, state, single, step, promoted, ids_from, follow, selection, former });
         }
     }
 
@@ -134,6 +168,47 @@ impl Past {
         Ok(())
     }
 
+    /// May the volume be made a mirror at `tid`, which is now?
+    pub(crate) fn check_demotion(&self, tid: Tid, demotion: &Demotion) -> Result<(), Refusal> {
+        let past = self.of(demotion.volume).filter(|past| past.is_living()).ok_or(Refusal::Missing)?;
+        if past.is_mirror() {
+            return Err(Refusal::ReadOnly);
+        }
+        if demotion.own >= tid || !past.is_whole(demotion.own) {
+            return Err(Refusal::Pruned);
+        }
+        // Since it departed from a source itself, that one's mirrors are not its own.
+        match &past.mirror {
+            Some(mirror) if demotion.own < mirror.local => Err(Refusal::Behind),
+            _ => Ok(()),
+        }
+    }
+
+    /// The volume, which [`Past::check_demotion`] has found good, is a mirror from `tid` on. What it shows from now on.
+    pub(crate) fn demote(&mut self, tid: Tid, demotion: &Demotion) -> Option<Boundary> {
+        let Demotion { source, own, state, .. } = *demotion;
+        let past = self.volumes.get_mut(&demotion.volume)?;
+        let ids_from = past.mirror.as_ref().map_or(ObjectId::VOLUME, |mirror| mirror.ids_from);
+        let (step, former) = (Some(Step { to: state, parts: 0 }), Some(Former { own, state, at: tid }));
+        let (single, promoted, follow) = (false, None, None);
+        let mirror = Mirror {
+            source,
+            local: own,
+            state,
+            single,
+            step,
+            promoted,
+            ids_from,
+            follow,
+            selection: Selection::default(),
+            former,
+        };
+        let boundary = mirror.boundary();
+        past.mirror = Some(mirror);
+        self.revision += 1;
+        Some(boundary)
+    }
+
     pub(crate) fn follow(&mut self, volume: VolumeId, follow: Option<&Follow>) -> Result<(), Refusal> {
         if !follow.is_none_or(Follow::is_bounded) {
             return Err(Refusal::Full);
@@ -165,6 +240,12 @@ impl VolumePast {
         self.boundary().is_some()
     }
 
+    /// Since when it is what it is: made, demoted, or promoted. Whoever has used it before must begin anew.
+    pub fn turned(&self) -> Tid {
+        let turned = self.mirror.as_ref().and_then(|mirror| mirror.promoted.or(mirror.former.map(|former| former.at)));
+        turned.unwrap_or(self.made)
+    }
+
     /// The state that a mirror shows, as of this volume's Tids.
     pub fn boundary(&self) -> Option<Tid> {
         self.mirror.as_ref().filter(|mirror| mirror.promoted.is_none()).map(|mirror| mirror.local)
@@ -176,10 +257,12 @@ impl VolumePast {
     /// If one does not hold: a programming error.
     pub(crate) fn check_mirror(&self, tid: Tid) {
         let Some(mirror) = self.mirror.as_ref().filter(|_| self.is_mirror() && self.is_living()) else { return };
-        let shown = self.can_read(mirror.local) && mirror.local <= tid && mirror.local >= self.made;
+        let shown = self.is_whole(mirror.local) && mirror.local <= tid && mirror.local >= self.made;
         assert!(shown, "the boundary {} can't be read", mirror.local);
-        let sound = mirror.step.is_none_or(|step| step.parts > 0 && step.to >= mirror.state);
-        assert!(sound, "the step {:?} leads back from {}", mirror.step, mirror.state);
-        assert!(self.origin.is_none() && self.classes.is_empty(), "a mirror is a clone, or has classes");
+        let begins = |step: Step| step.to == mirror.state && mirror.former.is_some();
+        let sound = |step: Step| (step.parts > 0 || begins(step)) && step.to >= mirror.state;
+        assert!(mirror.step.is_none_or(sound), "the step {:?} leads back from {}", mirror.step, mirror.state);
+        let sound = |former: Former| former.own < former.at && former.at <= tid && mirror.state >= former.state;
+        assert!(mirror.former.is_none_or(sound), "it was {:?} before, and shows {}", mirror.former, mirror.state);
     }
 }

@@ -190,6 +190,18 @@ impl Staged {
         }
     }
 
+    /// Nobody stages anything in the volume any more: what is staged there is to be reaped.
+    pub(crate) fn abandon_all(&mut self, volume: VolumeId) {
+        let of_volume = |group: &Group| group.volume == volume;
+        let whose: Vec<_> = self.groups.iter().filter(|(_, group)| of_volume(group)).map(|(whose, _)| *whose).collect();
+        self.abandoned.extend(whose.into_iter().filter_map(|whose| self.groups.remove(&whose)));
+    }
+
+    /// Is anything staged in the volume, or left from what was?
+    pub(crate) fn is_in(&self, volume: VolumeId) -> bool {
+        self.of(volume).next().is_some()
+    }
+
     /// A clone shows what was staged in its origin as of `at`: there it is to be reaped. False if there is no room: nothing has changed then.
     pub(crate) fn clone_abandoned(&mut self, from: VolumeId, at: Tid, to: VolumeId) -> bool {
         let shown = |group: &&Group| group.stages.first().is_some_and(|first| *first <= at);

@@ -385,6 +385,25 @@ pub enum RequestBody {
         /// What for.
         note: Box<str>,
     },
+    /// A volume is a mirror from now on, of one that was its mirror until that was promoted.
+    DemoteMirror(Demotion),
+}
+
+/// What makes a volume a mirror of one that departed from it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Demotion {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What it copies from now on.
+    pub source: MirrorSource,
+    /// The last of its own states that the source has had.
+    pub own: Tid,
+    /// The same, as of the source's Tids.
+    pub state: Tid,
+    /// A clone of what it is now gets this name; none: there is nothing behind `own`.
+    pub save: Option<Box<str>>,
+    /// That there is nothing was found out as of this transaction; of no meaning if a clone is made.
+    pub as_of: Tid,
 }
 
 /// A part of what takes a mirror from one state of its source to a later one.

@@ -144,7 +144,7 @@ pub struct Boundary {
     pub source: Tid,
     /// As of when it has had it.
     pub local: Tid,
-    /// The state that the step leads to which is under way; `source` if none is.
+    /// The state that the step leads to which is under way; [`Tid::MAX`] if that leads back to `source`; `source` if none is.
     pub to: Tid,
     /// The step that ended at `source` was one transaction of the source: there was no state between.
     pub single: bool,

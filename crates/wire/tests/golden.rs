@@ -11,9 +11,9 @@ use gavel_types::{
 use gavel_wire::codec::{ENTRY_FORMAT, MESSAGE_FORMAT, VERSION_FORMAT};
 use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
-    Attr, AttrDelta, Author, Boundary, ChangeRow, Committed, Content, DecodeError, Dirent, Entry, Extent, Firm, Follow,
-    FollowKey, Guard, Item, Kind, Message, MirrorStep, Mode, Mutation, Orphan, Plan, Record, Request, RequestBody,
-    Version, Want,
+    Attr, AttrDelta, Author, Boundary, ChangeRow, Committed, Content, DecodeError, Demotion, Dirent, Entry, Extent,
+    Firm, Follow, FollowKey, Guard, Item, Kind, Message, MirrorStep, Mode, Mutation, Orphan, Plan, Record, Request,
+    RequestBody, Version, Want,
 };
 
 const V: VolumeId = VolumeId(1);
@@ -163,6 +163,14 @@ fn entry() -> Entry {
         })),
         Item::Request(request(RequestBody::FollowMirror { volume: V, follow: Some(Box::new(follow())) })),
         Item::Request(request(RequestBody::NoteSnapshot { volume: V, name: "n".into(), note: "F".into() })),
+        Item::Request(request(RequestBody::DemoteMirror(Demotion {
+            volume: V,
+            source: source(),
+            own: Tid(300),
+            state: Tid(301),
+            save: Some("n".into()),
+            as_of: Tid(302),
+        }))),
         Item::SessionOpen { node: NodeId(2), incarnation: 0x1234, term_ms: 5_000, instead_of: None },
         Item::SessionExpire { session: SessionId(7) },
         Item::Reap { volume: V, object: O },
@@ -254,7 +262,7 @@ fn versions() {
 #[test]
 fn entries() {
     let golden = concat!(
-        "08820229000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
+        "0882022a000708060004000d00000001000000000000012c0101010d00000001000000000000012c0102020d000000010000",
         "00000000012c050e00000001000000000000012c0500030d00000001000000000000012c040d00000001000000000000012c",
         "050306000d00000001000000000000012c010001ed03e8076400ac0201070502ac020002070407800107010d000000010000",
         "00000000012c050201ac020102090001feffffffffffffffff01ffffffff0f000301ac0201020401ac020501ac0202000268",
@@ -270,9 +278,10 @@ fn entries() {
         "2c0100e807016e46000708061c01000708061d01016e07070707070707070707070707070707070707070707070707070707",
         "0707070701ac0201042f612f6201032a2e6f000708061e01016e000708061f01016eac02ad0200070806200101010203683a",
         "310370656d016e080808080808080808080808080808080808080808080808080808080808080801000708062101016e0146",
-        "0102b42488270002070401ac0205ac0209090909090909090909090909090909090909090909090909090909090909090601",
-        "0701800408010901abababababababababababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcd",
-        "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0b",
+        "0007080622010505050505050505050505050505050501ac02ac02ad0201016eae020102b42488270002070401ac0205ac02",
+        "090909090909090909090909090909090909090909090909090909090909090906010701800408010901abababababababab",
+        "abababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+        "cdcdcdcdcdcdcdcd0b",
     );
     assert_eq!(ENTRY_FORMAT, 8);
     let encoded = entry().encode();

@@ -4,6 +4,7 @@
 mod compare;
 mod copies;
 mod damage;
+mod demote;
 mod follow;
 mod golden;
 mod part;

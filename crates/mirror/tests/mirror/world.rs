@@ -39,6 +39,9 @@ pub struct World {
     pub fresh: ObjectId,
     pub uid: u32,
     orphaned: Vec<(VolumeId, ObjectId)>,
+    to_reap: Vec<(VolumeId, ObjectId)>,
+    /// The volume that operations work on.
+    pub volume: VolumeId,
 }
 
 impl World {
@@ -46,7 +49,8 @@ impl World {
         let records = Records::open(Arc::new(MemEngine::new()), Identity { cluster, node: NodeId(5) }).unwrap().0;
         let state = State { tid: Tid(5_000 * SECOND), ..State::default() };
         let (session, fresh) = (SessionId(0), ObjectId(100));
-        let mut world = World { records, state, session, next_seq: 1, fresh, uid: 0, orphaned: Vec::new() };
+        let (orphaned, to_reap) = Default::default();
+        let mut world = World { records, state, session, next_seq: 1, fresh, uid: 0, orphaned, to_reap, volume: V };
         world.item(Item::SessionOpen { node: NodeId(5), incarnation: 1, term_ms: 5_000, instead_of: None });
         world.session = SessionId(world.tid().0);
         world.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
@@ -67,7 +71,9 @@ impl World {
         let live = self.records.live(self.state.tid);
         let applied = apply(&mut self.state, &live, index, Some(&entry)).unwrap();
         self.records.apply(&applied.changes, &applied.removals).unwrap();
+        self.records.set_origins(self.state.past.origins());
         self.orphaned.extend(applied.orphaned);
+        self.to_reap.extend(applied.to_reap);
         self.state.check_invariants();
         applied.outcomes.into_iter().map(|(_, _, outcome)| outcome).collect()
     }
@@ -89,7 +95,7 @@ impl World {
         let (mut layer, mut mutations) = (Layer::default(), Vec::new());
         for (number, operation) in operations.iter().enumerate() {
             let view = Layered::new(self.records.live(self.tid()), layer.clone());
-            let cx = Cx { volume: V, caller: Caller { uid: 0, gid: 0 }, fresh: Some(self.fresh) };
+            let cx = Cx { volume: self.volume, caller: Caller { uid: 0, gid: 0 }, fresh: Some(self.fresh) };
             let done = match gavel_fs::run(&view, &cx, operation) {
                 Ok(done) => done,
                 Err(Stop::Error(_)) => continue,
@@ -102,7 +108,7 @@ impl World {
             layer.lay(number as u64, expansion.finish().unwrap().0);
             mutations.extend(plan.mutations);
             let laid = Layered::new(self.records.live(self.tid()), layer.clone());
-            if laid.get(&Key::attr(V, self.fresh)).unwrap().is_some() {
+            if laid.get(&Key::attr(self.volume, self.fresh)).unwrap().is_some() {
                 self.fresh.0 += 1;
             }
         }
@@ -118,6 +124,13 @@ impl World {
         let orphans = std::mem::take(&mut self.orphaned);
         if !orphans.is_empty() {
             self.done(RequestBody::Release { orphans });
+        }
+    }
+
+    /// What nobody can reach any more goes.
+    pub fn reap_rest(&mut self) {
+        while let Some((volume, object)) = self.to_reap.pop() {
+            self.item(Item::Reap { volume, object });
         }
     }
 
@@ -211,13 +224,13 @@ pub fn send_of(world: &World, volume: VolumeId, from: Tid, to: Tid, page: usize)
 /// One step that compares, from a state that the source has no more; and how many objects it sends anew, and says are as they were.
 pub fn compare(world: &World, from: Tid, to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
     let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
-    let header =
-        Header { source: world.source(), name: "v".into(), from, to: Some(to), selection: Selection::default() };
+    let source = world.source_of(world.volume);
+    let header = Header { source, name: "v".into(), from, to: Some(to), selection: Selection::default() };
     out.extend(encoder.write(&Frame::Header(header)));
     out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
     out.extend(encoder.write(&Frame::Same(Vec::new())));
     let (mut anew, mut same) = (0, 0);
-    let mut compared = Compared::new(V, from, to);
+    let mut compared = Compared::new(world.volume, from, to);
     while let Some(piece) = compared.page(&world.past(), page).unwrap() {
         let frame = match piece {
             Piece::Same(runs) => {
@@ -292,7 +305,7 @@ impl Mirror {
         }
     }
 
-    fn go_back(&mut self) -> Result<(), Failed> {
+    pub fn go_back(&mut self) -> Result<(), Failed> {
         let (local, state) = self.at();
         let mut rows = Rows::back(self.volume, self.world.tid(), local);
         let mut parts = Parts::new(self.volume, StepHead { from: state, to: state, single: false, author: None });
@@ -392,7 +405,7 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 /// A random operation on what there is.
 pub fn operation(dice: &mut Dice, world: &World) -> Operation {
-    let shown = world.shown(V, world.tid());
+    let shown = world.shown(world.volume, world.tid());
     let of_kind = |kind| {
         let objects = shown.iter().filter_map(move |(key, record)| match record {
             Record::Attr(attr) if attr.firm.kind == kind => Some(key.object()),

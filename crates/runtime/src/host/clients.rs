@@ -173,7 +173,8 @@ impl Clients {
 
     async fn read(&self, ask: ReadAsk) -> Result<Answered<Transcript>, BulkFailure> {
         let ReadAsk { session, since, current, question } = ask;
-        if !self.node.is_used(question.volume()) {
+        // What lies behind the boundary of a mirror may be half of a step.
+        if !self.node.is_used(question.volume()) || self.node.is_mirror(question.volume()) {
             return Ok(Answered::NoVolume);
         }
         let (current, reads) = (current.is_some(), current.unwrap_or_default());

@@ -27,9 +27,9 @@ use gavel_wire::client::{WatchAnswer, WatchAsk};
 use gavel_wire::{Author, Guard, Message, Mode, Outcome, Plan, RequestBody};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -234,8 +234,8 @@ pub struct NodeHandle {
     lost_objects: Mutex<BTreeSet<ObjectId>>,
     /// Which past states can be read, and what they are called, as of the last entry that views see or later.
     pub past: RwLock<Past>,
-    /// Some volume there is not used.
-    unused: AtomicBool,
+    /// Some volume there is not used, or is a mirror, or was demoted or promoted.
+    special: AtomicBool,
     /// Why the node has stopped, if it has.
     pub stopped: tokio::sync::watch::Sender<Option<String>>,
     /// Who leads, if this node knows.
@@ -266,7 +266,7 @@ impl NodeHandle {
             conflicts,
             lost_objects: Mutex::default(),
             past: RwLock::default(),
-            unused: AtomicBool::new(false),
+            special: AtomicBool::new(false),
             stopped,
             leader: tokio::sync::watch::Sender::new(None),
         }
@@ -285,7 +285,23 @@ impl NodeHandle {
 
     /// Is the volume used? Not if it was destroyed.
     pub fn is_used(&self, volume: VolumeId) -> bool {
-        !self.unused.load(Ordering::Acquire) || self.past.read().of(volume).is_some_and(VolumePast::is_living)
+        !self.special.load(Ordering::Acquire) || self.past.read().of(volume).is_some_and(VolumePast::is_living)
+    }
+
+    /// Is it used, and has it been neither demoted nor promoted since `turned` was known first? If it is not known yet, it is noted.
+    pub fn is_as_before(&self, volume: VolumeId, turned: &OnceLock<Tid>) -> bool {
+        let special = self.special.load(Ordering::Acquire);
+        if !special && turned.get().is_some() {
+            return true;
+        }
+        let past = self.past.read();
+        let Some(past) = past.of(volume) else { return !special };
+        past.is_living() && *turned.get_or_init(|| past.turned()) == past.turned()
+    }
+
+    /// Is the volume a mirror?
+    pub fn is_mirror(&self, volume: VolumeId) -> bool {
+        self.special.load(Ordering::Acquire) && self.past.read().is_mirror(volume)
     }
 
     /// Was anything lost that this node had answered about the object? Says so once.
@@ -799,16 +815,19 @@ impl NodeThread {
     }
 
     fn publish_past(&self, past: &Past) {
-        let living = |past: &Past| -> BTreeSet<VolumeId> {
-            past.volumes().filter(|(_, past)| past.is_living()).map(|(volume, _)| volume).collect()
+        let turned = |past: &Past| -> BTreeMap<VolumeId, Tid> {
+            let living = past.volumes().filter(|(_, past)| past.is_living());
+            living.map(|(volume, past)| (volume, past.turned())).collect()
         };
-        let before = living(&self.handle.past.read());
-        let now = living(past);
-        let unused = past.volumes().count() - now.len();
+        let before = turned(&self.handle.past.read());
+        let now = turned(past);
+        let plain = |past: &VolumePast| past.is_living() && !past.is_mirror() && past.turned() == past.made;
+        let special = past.volumes().any(|(_, past)| !plain(past));
         *self.handle.past.write() = past.clone();
-        self.handle.unused.store(unused > 0, Ordering::Release);
-        // Nothing is answered there any more, so nothing is handed out behind this.
-        before.difference(&now).for_each(|volume| self.handle.fronts.forget_volume(*volume));
+        self.handle.special.store(special, Ordering::Release);
+        // Nothing is answered there any more by whom it was, so nothing is handed out behind this.
+        let gone = before.iter().filter(|(volume, turned)| now.get(volume) != Some(turned));
+        gone.for_each(|(volume, _)| self.handle.fronts.forget_volume(*volume));
     }
 
     fn fail(&mut self, token: Token, error: WaitError) {

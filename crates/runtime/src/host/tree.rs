@@ -8,6 +8,7 @@ pub(super) use past::answer_read_only;
 
 use crate::host::blobs::{Blobs, BlobsError};
 use crate::host::fronts::ON_ITS_WAY;
+use crate::host::mirror;
 use crate::host::node::{GATHERED_MAX, Input, NodeHandle, WaitError};
 use crate::host::opens::Pin;
 use gavel_client::tree::Answered;
@@ -20,7 +21,7 @@ use parking_lot::Mutex;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -41,6 +42,8 @@ pub struct VolumeTree {
 
 struct Inner {
     volume: VolumeId,
+    /// Since when the volume is what it is, as far as that is known. Whoever holds this is to begin anew when it is demoted, or promoted.
+    turned: OnceLock<Tid>,
     /// Nothing is answered before it is committed.
     sync: bool,
     node: Arc<NodeHandle>,
@@ -60,10 +63,17 @@ impl VolumeTree {
         data_dir: PathBuf,
         tokio: Handle,
     ) -> VolumeTree {
-        VolumeTree {
-            inner: Arc::new(Inner { volume, sync, node, blobs, data_dir, room: Mutex::new((Moment(0), true)) }),
-            tokio,
-        }
+        let (turned, room) = (OnceLock::new(), Mutex::new((Moment(0), true)));
+        // If it is known already, it is noted.
+        node.is_as_before(volume, &turned);
+        VolumeTree { inner: Arc::new(Inner { volume, turned, sync, node, blobs, data_dir, room }), tokio }
+    }
+}
+
+impl VolumeTree {
+    /// Is the volume used, and was it neither demoted nor promoted since this was made?
+    pub(super) fn is_as_before(&self) -> bool {
+        self.inner.is_as_before()
     }
 }
 
@@ -77,8 +87,16 @@ impl Tree for VolumeTree {
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
-        if !self.inner.node.is_used(self.inner.volume) {
+        // Whoever has a lock gives it up, whatever the volume is by now.
+        if matches!(request, TreeRequest::Unlock { .. } | TreeRequest::CancelLock { .. }) {
+            return self.lock(request, answered);
+        }
+        if !self.inner.is_as_before() {
             return answered(Err(FsError::Stale.into()));
+        }
+        // It may be mounted by who did not know yet what it is.
+        if !is_about_states(&request) && self.inner.node.is_mirror(self.inner.volume) {
+            return mirror::submit(self, caller, request, answered);
         }
         let asked = match request {
             TreeRequest::Statfs => Asked::Space,
@@ -97,7 +115,10 @@ impl Tree for VolumeTree {
         self.tokio.spawn(async move {
             let Some((asked, answered)) = inner.answer_when_there_is_room(asked, answered).await else { return };
             let mut pin = Pin::new(&inner.node.opens);
-            answered(inner.answer(asked, &mut pin).await);
+            let answer = inner.answer(asked, &mut pin).await;
+            // What was read meanwhile may be half of a step.
+            let stale = !inner.is_as_before() || inner.node.is_mirror(inner.volume);
+            answered(if stale { Err(FsError::Stale.into()) } else { answer });
         });
     }
 
@@ -108,6 +129,11 @@ impl Tree for VolumeTree {
     fn closed(&self, object: ObjectId) {
         self.inner.node.opens.closed(object);
     }
+}
+
+/// Is it no question about the volume's present?
+fn is_about_states(request: &TreeRequest) -> bool {
+    matches!(request, TreeRequest::Statfs | TreeRequest::Resolve { .. } | TreeRequest::Past { .. })
 }
 
 /// What is asked for.
@@ -152,6 +178,10 @@ impl UnderWay {
 }
 
 impl Inner {
+    fn is_as_before(&self) -> bool {
+        self.node.is_as_before(self.volume, &self.turned)
+    }
+
     /// Answers on this thread, if the node may answer without asking anybody. Gives back what it could not answer.
     fn answer_leased(&self, mut asked: Asked, answered: Answered) -> Option<(Asked, Answered)> {
         let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };

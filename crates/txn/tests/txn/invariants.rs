@@ -76,6 +76,7 @@ fn gather(state: &State, memory: &Memory) -> BTreeMap<(VolumeId, ObjectId), Obje
                 assert!(tid == version.create && matches!(version.record, Record::Commit(_)), "{key:?}: {version:?}");
                 continue;
             }
+            KeyParts::Boundary => continue,
             _ => key.object(),
         };
         assert_ne!(id, ObjectId::VOLUME, "{key:?}");

@@ -262,7 +262,8 @@ impl Judge {
             RequestBody::AdmitFollower { .. }
             | RequestBody::DismissFollower { .. }
             | RequestBody::FollowerReached { .. }
-            | RequestBody::FollowMirror { .. } => before.clone(),
+            | RequestBody::FollowMirror { .. }
+            | RequestBody::DemoteMirror(_) => before.clone(),
             RequestBody::Lock { .. } | RequestBody::Unlock { .. } | RequestBody::CancelLock { .. } => before.clone(),
             RequestBody::Release { orphans } => {
                 let mut after = before.clone();

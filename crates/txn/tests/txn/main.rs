@@ -6,6 +6,7 @@
 //! - `guards`, `mutations`, `sessions`, `orphans`: one situation after the other
 //! - `snapshots`: names for states
 //! - `staging`: parts of a commit that are written before it
+//! - `followers`, `demote`: mirrors in other clusters, and volumes that become mirrors of what was theirs
 //! - `scheduled`: names that states get by themselves
 //! - `prune`: which past states go, and what goes with them
 //! - `leases`: what other sessions hold
@@ -19,6 +20,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod collect;
+mod demote;
 mod followers;
 mod guards;
 mod invariants;

@@ -70,7 +70,11 @@ impl Follow {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+/// The text of an invitation.
+///
+/// # Errors
+/// That there is none.
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let shown = || path.display().to_string();
     let read = if path == Path::new("-") {

@@ -151,6 +151,9 @@ impl Status {
                 println!("part:      {}", line.selection);
             }
             println!("shows:     {}", shown(line));
+            if let Some(demoted) = &line.demoted {
+                println!("demoted:   {demoted}; before that it was a volume as any other");
+            }
             if let Some(age) = line.age_s {
                 println!("age:       {age} s");
             }

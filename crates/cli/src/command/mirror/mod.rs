@@ -1,6 +1,7 @@
 //! `gavel mirror`: second copies of volumes, in other clusters.
 
 mod admit;
+mod demote;
 mod follow;
 mod list;
 mod receive;
@@ -53,6 +54,8 @@ pub enum Mirror {
     Status(list::Status),
     /// Make one a volume as any other
     Promote(list::Promote),
+    /// Make a volume a mirror of one that was its mirror
+    Demote(demote::Demote),
 }
 
 /// The node that is asked.
@@ -105,6 +108,7 @@ impl Mirror {
             Mirror::List(list) => list.run()?,
             Mirror::Status(status) => status.run()?,
             Mirror::Promote(promote) => promote.run()?,
+            Mirror::Demote(demote) => demote.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

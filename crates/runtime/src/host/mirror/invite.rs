@@ -7,6 +7,7 @@ use crate::host::daemon::Daemon;
 use crate::host::volumes;
 use crate::trust::GuestTrust;
 use gavel_mirror::Selector;
+use gavel_txn::{Lineage, Mirror};
 use gavel_types::{ClusterId, MirrorSource, NodeId, Selection, Tid, VolumeId, VolumeRef};
 use gavel_wire::{Follow, FollowKey, Refusal, RequestBody};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 /// How long the quorum may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The version of invitations.
-const INVITATION_VERSION: u32 = 1;
+const INVITATION_VERSION: u32 = 2;
 /// What an invitation begins with, for whoever finds it.
 const INVITATION_TEXT: &str = "# An invitation to follow a volume of a Gavel cluster (gavel mirror follow THIS --into VOLUME --config FILE).\n\
 # Whoever has it can read that volume, or the part of it that is selected, and nothing else: keep it as you would keep a private key.\n\
@@ -38,6 +39,49 @@ struct Invitation {
     #[serde(default, skip_serializing_if = "Selection::is_all")]
     selection: Selection,
     peers: Vec<Peer>,
+    /// Where the volume comes from, if it was a mirror and was promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lineage: Option<Descent>,
+}
+
+/// A [`Lineage`], as it is written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Descent {
+    cluster: String,
+    volume: u32,
+    volume_made: String,
+    departed: String,
+    state: String,
+}
+
+impl Descent {
+    fn of(lineage: Lineage) -> Descent {
+        let Lineage { source, departed, state } = lineage;
+        Descent {
+            cluster: source.cluster.to_string(),
+            volume: source.volume.0,
+            volume_made: source.made.to_string(),
+            departed: departed.to_string(),
+            state: state.to_string(),
+        }
+    }
+
+    fn read(self) -> Option<Lineage> {
+        let source = source(&self.cluster, self.volume, &self.volume_made)?;
+        Some(Lineage { source, departed: tid(&self.departed)?, state: tid(&self.state)? })
+    }
+}
+
+fn tid(text: &str) -> Option<Tid> {
+    match text.parse() {
+        Ok(gavel_types::At::Tid(tid)) => Some(tid),
+        _ => None,
+    }
+}
+
+fn source(cluster: &str, volume: u32, made: &str) -> Option<MirrorSource> {
+    Some(MirrorSource { cluster: cluster.parse().ok()?, volume: VolumeId(volume), made: tid(made)? })
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,6 +135,7 @@ pub async fn admit(
         authority,
         selection: admitted,
         peers: peers.collect(),
+        lineage: made.mirror.as_ref().and_then(Mirror::lineage).map(Descent::of),
     };
     let text = toml::to_string(&invitation).map_err(|error| error.to_string())?;
     Ok(format!("{INVITATION_TEXT}{text}"))
@@ -112,18 +157,37 @@ pub async fn dismiss(daemon: &Daemon, volume: &VolumeRef, name: &str) -> Result<
     })
 }
 
+/// What an invitation says.
+pub(super) struct Invited {
+    /// The volume that may be followed.
+    pub(super) source: MirrorSource,
+    /// What it was called.
+    pub(super) name: String,
+    /// Which part of it.
+    pub(super) selection: Selection,
+    /// How it is followed.
+    pub(super) follow: Follow,
+    /// Where it comes from, if it departed from another one.
+    pub(super) lineage: Option<Lineage>,
+}
+
 /// What an invitation is to.
-fn read(text: &str) -> Result<(MirrorSource, Selection, Follow), String> {
+///
+/// # Errors
+/// That it is none, and why.
+pub(super) fn read(text: &str) -> Result<Invited, String> {
     let bad = |cause: String| format!("not an invitation: {cause}\nHint: `gavel mirror admit` at the source makes one");
     let read: Invitation = toml::from_str(text).map_err(|error| bad(error.message().to_owned()))?;
     if read.version != INVITATION_VERSION {
         return Err(bad(format!("it has version {}, and this program knows {INVITATION_VERSION}", read.version)));
     }
     let cluster: ClusterId = read.cluster.parse().map_err(|_| bad("its `cluster` is no cluster's id".into()))?;
-    let made = match read.volume_made.parse() {
-        Ok(gavel_types::At::Tid(made)) => made,
-        _ => return Err(bad("its `volume_made` is no transaction".into())),
-    };
+    let made = tid(&read.volume_made).ok_or_else(|| bad("its `volume_made` is no transaction".into()))?;
+    let descends = read.lineage.is_some();
+    let lineage = read.lineage.and_then(Descent::read);
+    if descends && lineage.is_none() {
+        return Err(bad("its `lineage` names no volume, or no transaction".into()));
+    }
     let key: ClusterKey = read.key.parse().map_err(|()| bad("its `key` does not have 64 hexadecimal digits".into()))?;
     if !read.selection.is_sound() {
         return Err(bad("its `selection` is none".into()));
@@ -141,7 +205,8 @@ fn read(text: &str) -> Result<(MirrorSource, Selection, Follow), String> {
     }
     GuestTrust::new(&follow.authority, Path::new("(the invitation)"), cluster, SystemTime::now())
         .map_err(|error| bad(error.to_string()))?;
-    Ok((MirrorSource { cluster, volume: VolumeId(read.volume), made }, read.selection, follow))
+    let source = MirrorSource { cluster, volume: VolumeId(read.volume), made };
+    Ok(Invited { source, name: read.volume_name, selection: read.selection, follow, lineage })
 }
 
 struct ClusterKey([u8; 32]);
@@ -167,7 +232,7 @@ impl std::str::FromStr for ClusterKey {
 /// # Errors
 /// What went wrong and what to do, in words.
 pub async fn follow(daemon: &Arc<Daemon>, text: &str, into: &VolumeRef) -> Result<VolumeId, String> {
-    let (source, selection, follow) = read(text)?;
+    let Invited { source, selection, follow, .. } = read(text)?;
     if let Ok(volume) = volumes::living(&daemon.node, into) {
         is_free(daemon, volume, (source, &selection))?;
     }
@@ -206,7 +271,10 @@ fn is_free(daemon: &Daemon, volume: VolumeId, (source, selection): (MirrorSource
 }
 
 /// Does a peer of the source let us in?
-async fn is_served(follow: &Follow, source: MirrorSource) -> Result<(), String> {
+///
+/// # Errors
+/// Why none does, in words.
+pub(super) async fn is_served(follow: &Follow, source: MirrorSource) -> Result<(), String> {
     let mut unreached = Vec::new();
     for (peer, address) in &follow.peers {
         match knock(follow, source, Tid::ZERO, (*peer, address), true).await {
@@ -221,7 +289,11 @@ async fn is_served(follow: &Follow, source: MirrorSource) -> Result<(), String> 
     ))
 }
 
-async fn set(daemon: &Daemon, volume: VolumeId, follow: Option<Follow>) -> Result<(), String> {
+/// What a mirror follows, from now on.
+///
+/// # Errors
+/// What went wrong, in words.
+pub(super) async fn set(daemon: &Daemon, volume: VolumeId, follow: Option<Follow>) -> Result<(), String> {
     let body = RequestBody::FollowMirror { volume, follow: follow.map(Box::new) };
     request(&daemon.node, body, PATIENCE, "gavel mirror list").await.map_err(|asked| match asked {
         Asked::Failed(cause) => cause,
@@ -264,7 +336,7 @@ mod tests {
     #[test]
     fn what_is_no_invitation_is_refused_by_name() {
         let good = Invitation {
-            version: 1,
+            version: INVITATION_VERSION,
             cluster: "07".repeat(16),
             volume: 1,
             volume_made: "0x5".into(),
@@ -274,19 +346,32 @@ mod tests {
             authority: "none".into(),
             selection: Selection::default(),
             peers: vec![Peer { id: 1, address: "h:1".into() }],
+            lineage: None,
         };
         let refused = |change: &dyn Fn(&mut Invitation), word: &str| {
             let mut bad = good.clone();
             change(&mut bad);
-            let said = read(&toml::to_string(&bad).unwrap()).unwrap_err();
+            let said = read(&toml::to_string(&bad).unwrap()).map(drop).unwrap_err();
             assert!(said.contains(word) && said.starts_with("not an invitation"), "{said}");
         };
-        refused(&|bad| bad.version = 2, "version 2");
+        refused(&|bad| bad.version = 1, "version 1");
+        let descent = |departed: &str| Descent {
+            cluster: "09".repeat(16),
+            volume: 3,
+            volume_made: "0x5".into(),
+            departed: departed.into(),
+            state: "0x7".into(),
+        };
+        refused(&|bad| bad.lineage = Some(descent("today")), "`lineage`");
+        refused(&|bad| bad.lineage = Some(Descent { cluster: "x".into(), ..descent("0x6") }), "`lineage`");
+        let source = MirrorSource { cluster: ClusterId([9; 16]), volume: VolumeId(3), made: Tid(5) };
+        let lineage = Lineage { source, departed: Tid(6), state: Tid(7) };
+        assert_eq!((Descent::of(lineage), descent("0x6").read()), (descent("0x6"), Some(lineage)));
         refused(&|bad| bad.cluster = "x".into(), "`cluster`");
         refused(&|bad| bad.volume_made = "today".into(), "`volume_made`");
         refused(&|bad| bad.key = "0".into(), "`key`");
         refused(&|bad| bad.peers.clear(), "no peers");
         refused(&|_| {}, "certificate");
-        assert!(read("a = 1").unwrap_err().starts_with("not an invitation"));
+        assert!(read("a = 1").map(drop).unwrap_err().starts_with("not an invitation"));
     }
 }

@@ -67,6 +67,7 @@ fn line(number: VolumeId, past: &VolumePast, mirror: &Mirror, now: Tid) -> Mirro
         age_s: received.map(|state| seconds(now, state)),
         step_to: mirror.step.map(|step| step.to.to_string()),
         promoted: mirror.promoted.map(|tid| tid.to_string()),
+        demoted: mirror.former.filter(|_| mirror.promoted.is_none()).map(|former| former.at.to_string()),
         follow: None,
         selection: mirror.selection.clone(),
     }

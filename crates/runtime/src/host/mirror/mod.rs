@@ -11,8 +11,10 @@
 //! - `invite`: who may follow, and invitations
 //! - `list`: which mirrors there are, and how far each is
 //! - `promote`: what is asked about mirrors; and that one is none any more
+//! - `demote`: a volume becomes a mirror of one that was its mirror
 
 mod chunks;
+mod demote;
 pub mod follow;
 mod invite;
 mod list;
@@ -32,6 +34,7 @@ pub(super) use receive::receive;
 pub(super) use send::{Sending, send};
 pub(super) use serve::{Followers, serve};
 pub use tree::MirrorTree;
+pub(super) use tree::submit;
 
 use gavel_mirror::Read;
 use gavel_types::{Selection, VolumeRef};
@@ -89,6 +92,24 @@ pub enum MirrorAsk {
         /// Which.
         volume: VolumeRef,
     },
+    /// A volume is to be a mirror of one that was its mirror.
+    Demote(DemoteAsk),
+}
+
+/// Which volume is to be a mirror of which other one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DemoteAsk {
+    /// The volume.
+    pub volume: VolumeRef,
+    /// The text of the invitation to the other one.
+    pub invitation: String,
+    /// What the clone is called that has what the other one has not; none: a name is made.
+    pub save_as: Option<String>,
+    /// It is to follow the other one.
+    pub follow: bool,
+    /// Nothing is done: only what would be.
+    pub dry_run: bool,
 }
 
 /// Which stream is wanted.
@@ -136,6 +157,8 @@ pub enum MirrorAnswer {
     },
     /// A mirror may follow: its invitation, as it is given to the mirror's cluster.
     Invitation(String),
+    /// A volume was demoted, or would be.
+    Demoted(DemotedLine),
     /// A stream was sent.
     Sent(Sent),
     /// A mirror has moved; there is more.
@@ -167,12 +190,46 @@ pub struct MirrorLine {
     pub step_to: Option<String>,
     /// Since which transaction it is a volume as any other.
     pub promoted: Option<String>,
+    /// Since which transaction it is a mirror, if it was a volume as any other before.
+    #[serde(default)]
+    pub demoted: Option<String>,
     /// How it follows its source by itself, if it does.
     #[serde(default)]
     pub follow: Option<FollowLine>,
     /// Which part of the source it has; none is said: all.
     #[serde(default)]
     pub selection: Selection,
+}
+
+/// What demoting a volume has done, or would do. Part of the machine-readable output: fields are only added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DemotedLine {
+    /// The volume's number.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// The other volume's cluster.
+    pub source_cluster: String,
+    /// Its number there.
+    pub source_volume: u32,
+    /// What it was called when the invitation was made.
+    pub source_name: String,
+    /// The last state of this volume that the other one has had: what the volume shows when it is demoted.
+    pub departed: String,
+    /// The same as a time, to the second.
+    pub departed_time: String,
+    /// The same as a transaction of the other one.
+    pub state: String,
+    /// Transactions that have changed this volume behind that state.
+    pub transactions: u32,
+    /// There are more than that.
+    pub more: bool,
+    /// The clone that has what the volume was before; none if there was nothing behind that state.
+    pub saved: Option<String>,
+    /// It was done.
+    pub demoted: bool,
+    /// It follows the other one.
+    pub follows: bool,
 }
 
 /// How a mirror follows. Part of the machine-readable output: fields are only added.

@@ -1,7 +1,7 @@
 //! What is asked about mirrors; and that one is none any more.
 
 use super::receive::go_back;
-use super::{MirrorAnswer, MirrorAsk, invite, list};
+use super::{MirrorAnswer, MirrorAsk, demote, invite, list};
 use crate::host::asked::{Asked, request};
 use crate::host::daemon::Daemon;
 use crate::host::volumes;
@@ -56,6 +56,7 @@ pub async fn ask(daemon: &Arc<Daemon>, ask: MirrorAsk) -> Result<MirrorAnswer, S
             invite::remove(daemon, number(&volume)?).await?;
             about(daemon, &volume).await
         }
+        MirrorAsk::Demote(ask) => Ok(MirrorAnswer::Demoted(demote::demote(daemon, ask).await?)),
     }
 }
 

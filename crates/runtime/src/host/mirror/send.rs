@@ -14,6 +14,7 @@ use gavel_mirror::stream::ROWS_BYTES_MAX;
 use gavel_mirror::{
     Encoder, Frame, Header, Part, Piece as Compare, Position, Read, Row, Selector, Step, StepHead, Totals,
 };
+use gavel_txn::VolumePast;
 use gavel_types::{At, BlobId, Key, MirrorSource, Selection, Tid, VolumeId};
 use gavel_wire::past::Past;
 use gavel_wire::{Author, Record, View, ViewError};
@@ -207,7 +208,7 @@ impl<'a> Stream<'a> {
             )));
         }
         if past.is_mirror() && from != Tid::ZERO && past.is_whole(from) {
-            let is_one = is_boundary(&daemon.node.records.past(daemon.node.tid()), volume, from);
+            let is_one = is_state(&past, &daemon.node.records.past(daemon.node.tid()), volume, from);
             if !is_one.map_err(|error| error.to_string())? {
                 return Err(Ended::Failed(format!("{from} is no state that mirror {} has shown", past.name)));
             }
@@ -573,7 +574,7 @@ fn readable(node: &NodeHandle, volume: VolumeId) -> Result<Readable, String> {
     let Some(boundary) = past.boundary() else { return Ok(Readable { horizon, kept: kept.into_iter().collect() }) };
     // Of a mirror's states, those count that its source has had.
     let states = node.records.past(node.tid());
-    let is_one = |tid: Tid| is_boundary(&states, volume, tid).map_err(|error| error.to_string());
+    let is_one = |tid: Tid| is_state(past, &states, volume, tid).map_err(|error| error.to_string());
     let mut horizon = horizon.min(boundary);
     if !is_one(horizon)? {
         let behind = Readable { horizon, kept: Vec::new() };
@@ -591,9 +592,16 @@ fn readable(node: &NodeHandle, volume: VolumeId) -> Result<Readable, String> {
     Ok(Readable { horizon, kept: kept.into_iter().collect() })
 }
 
+/// Has a mirror shown this state: is it a boundary, or one that the volume had before it was demoted?
+fn is_state(volume_past: &VolumePast, past: &dyn Past, volume: VolumeId, tid: Tid) -> Result<bool, ViewError> {
+    let former = volume_past.mirror.as_ref().and_then(|mirror| mirror.former);
+    let was_own = former.is_some_and(|former| tid < former.at);
+    Ok(is_boundary(past, volume, tid)? || was_own && past.at(tid).get(&Key::boundary(volume))?.is_none())
+}
+
 /// The last state of the volume that is shown here: of a mirror, its boundary.
 fn shown(node: &NodeHandle, volume: VolumeId) -> Result<Tid, String> {
-    let boundary = node.past.read().of(volume).filter(|past| past.is_living()).map(gavel_txn::VolumePast::boundary);
+    let boundary = node.past.read().of(volume).filter(|past| past.is_living()).map(VolumePast::boundary);
     match boundary.ok_or("the volume was destroyed")? {
         None => Ok(node.tid()),
         // What is known of it and not seen yet, is seen in a moment.

@@ -1,11 +1,11 @@
 //! Which state of its source a mirror is, and was.
 //!
 //! Boundary rows say it, as of each state of the mirror that can be read. Both kinds of Tids only grow, so the state that is looked for is found by
-//! halves.
+//! halves. Of a volume that was demoted, what is earlier than the state that it had in common with its source is its own past.
 
 use crate::host::node::NodeHandle;
 use gavel_client::{NoState, TreeError};
-use gavel_txn::VolumePast;
+use gavel_txn::{Former, VolumePast};
 use gavel_types::{At, Key, Tid, VolumeId};
 use gavel_wire::{Boundary, Record, View, ViewError};
 use std::time::Duration;
@@ -54,8 +54,13 @@ impl States<'_> {
             let later = exact && wanted > now.source;
             return if later { Err(NoState::NotReceived.into()) } else { Ok(now.local) };
         }
+        if let Some(former) = self.former()
+            && wanted < former.state
+        {
+            return self.find_own(former, wanted, exact);
+        }
         // What is behind the boundary is the boundary's, or half of a step.
-        let (first, last) = (self.past.horizon, now.local);
+        let (first, last) = (self.past.horizon.max(self.since()), now.local);
         if first <= last && self.look(first)?.source <= wanted {
             let (mut low, mut high) = (first.0, last.0);
             while low < high {
@@ -74,17 +79,49 @@ impl States<'_> {
         self.find_kept(wanted, exact)
     }
 
+    /// What the volume was before it was demoted.
+    fn former(&self) -> Option<Former> {
+        self.past.mirror.as_ref()?.former
+    }
+
+    /// Since when rows say which state of the source this is.
+    fn since(&self) -> Tid {
+        self.former().map_or(self.past.made, |former| former.at)
+    }
+
+    /// A state that the volume had before it was demoted, and that its source has had.
+    fn find_own(&self, former: Former, wanted: Tid, exact: bool) -> Result<Tid, TreeError> {
+        if exact && wanted > former.own {
+            return Err(NoState::NeverReceived.into());
+        }
+        let own = wanted.min(former.own);
+        let state = if exact { Some(own) } else { self.past.readable_at_or_before(own) };
+        let state = match state {
+            Some(state) if self.past.can_read(state) => state,
+            _ if own < self.past.made => return Err(NoState::BeforeVolume.into()),
+            _ => return Err(NoState::Pruned.into()),
+        };
+        // It may have been a mirror then, too, and within a step.
+        let then = self.look(state)?;
+        match then.is_within_step() {
+            false => Ok(state),
+            true if !exact && self.past.can_read(then.local) => Ok(then.local),
+            true => Err(NoState::NeverReceived.into()),
+        }
+    }
+
     /// The same, among the states before the horizon.
     fn find_kept(&self, wanted: Tid, exact: bool) -> Result<Tid, TreeError> {
-        let (mut low, mut high) = (0, self.past.kept.len());
+        let kept = &self.past.kept[self.past.kept.partition_point(|kept| *kept < self.since())..];
+        let (mut low, mut high) = (0, kept.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.look(self.past.kept[middle])?.source <= wanted {
+            match self.look(kept[middle])?.source <= wanted {
                 true => low = middle + 1,
                 false => high = middle,
             }
         }
-        for kept in self.past.kept[..low].iter().rev() {
+        for kept in kept[..low].iter().rev() {
             let found = self.look(*kept)?;
             if found.source == Tid::ZERO {
                 return Err(none_such(found).into());
@@ -98,7 +135,11 @@ impl States<'_> {
                 shown => return shown,
             }
         }
-        Err(NoState::Pruned.into())
+        // The state that it had in common with its source is its own.
+        match self.former() {
+            Some(former) if (!exact || wanted == former.state) && self.past.can_read(former.own) => Ok(former.own),
+            _ => Err(NoState::Pruned.into()),
+        }
     }
 
     /// A state that shows a boundary, which is the one as of `seen`.

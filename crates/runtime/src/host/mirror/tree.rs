@@ -28,16 +28,21 @@ impl Tree for MirrorTree {
     }
 
     fn submit(&self, caller: Caller, request: TreeRequest, answered: Answered) {
-        answer_read_only(&self.tree, caller, request, answered, |request, answered| match self.tree.boundary() {
-            Some(at) => self.tree.past(caller, at, request, not_kept(answered)),
-            // It was promoted: what this mount has shown is not followed any more.
-            None => answered(Err(FsError::Stale.into())),
-        });
+        submit(&self.tree, caller, request, answered);
     }
 
     fn opened(&self, _: ObjectId) {}
 
     fn closed(&self, _: ObjectId) {}
+}
+
+/// Answers as of the boundary that there is.
+pub(in crate::host) fn submit(tree: &VolumeTree, caller: Caller, request: TreeRequest, answered: Answered) {
+    answer_read_only(tree, caller, request, answered, |request, answered| match tree.boundary() {
+        Some(at) if tree.is_as_before() => tree.past(caller, at, request, not_kept(answered)),
+        // It was promoted: what this mount has shown is not followed any more.
+        _ => answered(Err(FsError::Stale.into())),
+    });
 }
 
 /// The boundary may have moved a moment later.
