@@ -1,8 +1,8 @@
 //! Streams to mirrors. Their tags are made good again, so that what lies behind must stand arbitrary values as well.
 
-use gavel_mirror::{Act, Decoder, Encoder, Frame, Header, Receiver, Row, Standing, StepHead, Totals};
+use gavel_mirror::{Act, Broken, Decoder, Encoder, Frame, Header, Receiver, Row, Standing, StepHead, Totals};
 use gavel_types::{ClusterId, Key, MirrorSource, ObjectId, Tid, VolumeId};
-use gavel_wire::{Attr, Author, Firm, Kind, Record};
+use gavel_wire::{Attr, Author, Firm, Kind, Record, UnderWay};
 
 const VOLUME: VolumeId = VolumeId(3);
 const PREFIX_BYTES: usize = 9;
@@ -27,7 +27,7 @@ fn read(bytes: &[u8]) -> bool {
         source: source(),
         selection: gavel_types::Selection::default(),
         at: Tid(7),
-        step: Some(Tid(50)),
+        step: Some(Broken { at: UnderWay { to: Tid(50), parts: 2 }, since: Tid(40), last: Some(ObjectId(9)) }),
     };
     let (mut decoder, mut encoder) = (Decoder::new(), Encoder::new());
     let mut receiver = Some(Receiver::new(standing));
@@ -87,6 +87,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         name: "work".into(),
         from: Tid(from),
         to,
+        partial: None,
         selection: gavel_types::Selection::default(),
     };
     let head = |from, to, author| StepHead { from: Tid(from), to: Tid(to), single: true, author };

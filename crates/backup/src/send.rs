@@ -24,8 +24,8 @@ pub fn send<F: Folder, E: From<BackupError>>(
 ) -> Result<Totals, E> {
     let view = BackupView::new(repository, backup);
     let (source, name, to) = (backup.source, backup.name.clone(), Some(backup.tid));
-    let selection = backup.selection.clone();
-    each(Frame::Header(Header { source, name, from: Tid::ZERO, to, selection }))?;
+    let (partial, selection) = (None, backup.selection.clone());
+    each(Frame::Header(Header { source, name, from: Tid::ZERO, partial, to, selection }))?;
     each(Frame::Step(StepHead { from: Tid::ZERO, to: backup.tid, single: false, author: None }))?;
     let (mut totals, mut sent, mut last) = (Totals::default(), BTreeSet::<BlobId>::new(), None);
     loop {

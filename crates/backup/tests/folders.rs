@@ -67,8 +67,8 @@ fn state(files: &BTreeMap<u64, u64>) -> State {
 
 /// The stream from one state to another, as the sender makes it.
 fn stream(from: (Tid, &State), to: (Tid, &State)) -> Vec<Frame> {
-    let header =
-        Header { source: SOURCE, name: "main".into(), from: from.0, to: Some(to.0), selection: Selection::default() };
+    let (name, partial, selection) = ("main".into(), None, Selection::default());
+    let header = Header { source: SOURCE, name, from: from.0, partial, to: Some(to.0), selection };
     let mut objects: BTreeMap<ObjectId, Vec<Row>> = BTreeMap::new();
     let keys: BTreeSet<&Key> = from.1.keys().chain(to.1.keys()).collect();
     for key in keys {

@@ -338,6 +338,50 @@ fn a_receiver_that_is_killed_leaves_a_whole_state() -> Result<()> {
 }
 
 #[test]
+fn a_whole_copy_goes_on_where_it_was_broken_off() -> Result<()> {
+    with_pair(1, |pair| {
+        let tree = pair.source.mount(1);
+        for part in 0..3 {
+            trees::make(&tree.join(format!("part{part}")), 1_200)?;
+        }
+        std::fs::write(tree.join("large"), vec![3; 5 << 20])?;
+        trees::settle(&tree)?;
+        let (whole, sent) = pair.send("whole", &[])?;
+        let bytes = sent["bytes"].as_u64().context("bytes")?;
+        // Three quarters of it come, and the source goes on: what was there is changed, removed, and joined by more.
+        File::options().write(true).open(&whole)?.set_len(bytes / 4 * 3)?;
+        let broken = pair.receive_ran(1, &whole, &["--create"])?;
+        ensure!(broken.code == Some(1) && broken.stderr.contains("truncated"), "{:?} {}", broken.code, broken.stderr);
+        let place = pair.place(1)?;
+        ensure!(
+            place.contains('~') && broken.stderr.contains(&format!("--from {place}")),
+            "{place}: {}",
+            broken.stderr
+        );
+        let copy = pair.mounted(1)?;
+        ensure!(std::fs::read_dir(&copy)?.next().is_none(), "nothing of it is shown");
+        std::fs::remove_dir_all(tree.join("part0"))?;
+        trees::make(&tree.join("more"), 20)?;
+        trees::settle(&tree)?;
+        let (rest, again) = pair.send("rest", &["--from", &place])?;
+        let left = again["bytes"].as_u64().context("bytes")?;
+        eprintln!("{left} bytes go on where {bytes} broke off");
+        ensure!(left < bytes / 2, "{left} of {bytes} were sent again");
+        pair.receive(1, &rest, &[])?;
+        ensure!(trees::digest(&copy)? == trees::digest(&tree)?, "the mirror is not what its source is");
+        let refused = pair.receive_ran(1, &rest, &[])?;
+        ensure!(refused.code == Some(1) && refused.stderr.contains("--where"), "{:?} {}", refused.code, refused.stderr);
+        // And on from there.
+        std::fs::remove_dir_all(tree.join("part1"))?;
+        trees::settle(&tree)?;
+        let (more, _) = pair.send("then", &["--from", &pair.place(1)?])?;
+        pair.receive(1, &more, &[])?;
+        ensure!(trees::digest(&copy)? == trees::digest(&tree)?);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_pipe_follows_and_a_promoted_mirror_is_written() -> Result<()> {
     with_pair(1, |pair| {
         let mut dice = Dice::new(dice::seed() + 1);

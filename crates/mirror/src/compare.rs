@@ -5,15 +5,21 @@
 //! anew. What the copy has and the source says nothing of is gone there; what of an object that comes anew was there before, the copy knows itself
 //! ([`Ends`]).
 //!
+//! A whole copy that was broken off is gone on with in the same way ([`Partial`]): its rows came in the order of keys, so all objects before the last one
+//! that is there are what they were as of the state that it was a copy of.
+//!
 //! The source reads a whole state for it, and sends what has changed, object by object, and nothing else but runs of ids.
 
 use crate::order::is_named;
 use crate::source::Read;
 use crate::stream::{RUNS_MAX, Row, row_bytes};
-use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_types::{At, Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Past;
 use gavel_wire::{Record, Version, ViewError};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
 
 /// Rows of a state that are read at a time.
 const PAGE_ROWS: usize = 256;
@@ -24,11 +30,40 @@ pub struct Compared {
     volume: VolumeId,
     at: Tid,
     to: Tid,
+    /// The copy may have nothing of the objects from this one on.
+    before: ObjectId,
     scan: Scan,
     /// The object that the next rows are of, if they are to be given out.
     object: Option<ObjectId>,
     /// What was read so far.
     pub read: Read,
+}
+
+/// What is there of a whole copy that was broken off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Partial {
+    /// The state that it was a copy of, when it was begun.
+    pub since: Tid,
+    /// All objects before this one are there. Of this one a part may be, of those behind it nothing.
+    pub before: ObjectId,
+}
+
+impl fmt::Display for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}~{}", self.since, self.before)
+    }
+}
+
+impl FromStr for Partial {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Partial, ()> {
+        let (since, before) = text.split_once('~').ok_or(())?;
+        match since.parse() {
+            Ok(At::Tid(since)) => Ok(Partial { since, before: ObjectId(before.parse().map_err(|_| ())?) }),
+            _ => Err(()),
+        }
+    }
 }
 
 /// Some of that, in the order of ids.
@@ -70,7 +105,13 @@ impl Compared {
     /// Of a volume, for a copy that is what the volume was as of `at`.
     pub fn new(volume: VolumeId, at: Tid, to: Tid) -> Compared {
         let scan = Scan::new(KeyRange::of_objects(volume));
-        Compared { volume, at, to, scan, object: None, read: Read::default() }
+        let before = ObjectId(u64::MAX);
+        Compared { volume, at, to, before, scan, object: None, read: Read::default() }
+    }
+
+    /// Of a volume, for a copy that was broken off.
+    pub fn partial(volume: VolumeId, partial: Partial, to: Tid) -> Compared {
+        Compared { before: partial.before, ..Compared::new(volume, partial.since, to) }
     }
 
     /// The next piece: rows of about `bytes_max`, or up to [`RUNS_MAX`] runs. None at the end.
@@ -85,7 +126,7 @@ impl Compared {
             let object = key.object();
             let is_same = match &version.record {
                 Record::Attr(attr) => {
-                    let is_same = version.create <= self.at;
+                    let is_same = version.create <= self.at && object < self.before;
                     self.object = (is_named(attr) && !is_same).then_some(object);
                     is_named(attr) && is_same
                 }

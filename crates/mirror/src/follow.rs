@@ -2,12 +2,13 @@
 //!
 //! `docs/formats/mirror-stream.md` has the bytes. The mirror greets once, and is welcomed or refused. Then each side sends what it has to say, as it likes.
 
+use crate::compare::Partial;
 use gavel_types::{ClusterId, MirrorSource, Tid, VolumeId};
 use gavel_wire::FollowKey;
 use serde::{Deserialize, Serialize};
 
 /// The version of all of it.
-pub const FOLLOW_VERSION: u16 = 1;
+pub const FOLLOW_VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"GVLF";
 /// Longest greeting, in bytes.
 pub const FOLLOW_GREETING_BYTES_MAX: usize = 512;
@@ -32,6 +33,8 @@ pub struct Greeting {
     pub key: FollowKey,
     /// The state that the mirror shows; [`Tid::ZERO`]: none.
     pub from: Tid,
+    /// What is there of a whole copy that was broken off.
+    pub partial: Option<Partial>,
     /// No stream is wanted: only whether there would be one.
     pub only_asks: bool,
 }

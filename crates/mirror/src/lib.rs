@@ -28,13 +28,13 @@ pub mod source;
 pub mod stream;
 mod work;
 
-pub use compare::{Compared, Ends, Piece};
+pub use compare::{Compared, Ends, Partial, Piece};
 pub use follow::{Ahead, FollowError, Greeting, Hearing, Said};
 pub use part::Part;
 pub use part::compare::PartCompared;
 pub use part::rows::PartRows;
 pub use part::select::{BadPattern, Selector};
 pub use parts::Parts;
-pub use receive::{Act, NotTaken, Receiver, Standing};
+pub use receive::{Act, Broken, NotTaken, Receiver, Standing};
 pub use source::{Position, Read, Readable, Rows, Step};
 pub use stream::{Decoder, Encoder, Frame, Header, Row, StepHead, StreamError, Totals};

@@ -6,6 +6,7 @@
 //!                         +-+ reached       +-+ rows, blob, same
 //! ```
 
+use crate::compare::Partial;
 use crate::stream::{Frame, RUNS_MAX, Row, StepHead, Totals};
 use gavel_types::limits::{BLOB_BYTES_MAX, NOTE_BYTES_MAX};
 use gavel_types::{KeyParts, ObjectId, Tid};
@@ -61,6 +62,11 @@ impl Order {
                 }
                 if !header.selection.is_sound() {
                     return Err("what it says that it has a part of makes no sense");
+                }
+                let is_later = |partial: Partial| header.to.is_some_and(|to| to < partial.since);
+                let whole = header.from == Tid::ZERO && header.selection.is_all();
+                if header.partial.is_some_and(|partial| !whole || is_later(partial)) {
+                    return Err("what it goes on with is no part of a whole copy, or a later state");
                 }
                 Place::Between
             }

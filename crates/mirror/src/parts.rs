@@ -2,7 +2,7 @@
 
 use crate::stream::{Row, StepHead, row_bytes};
 use gavel_types::{Key, KeyParts, Tid, VolumeId};
-use gavel_wire::{Author, MirrorStep, Record};
+use gavel_wire::{Author, MirrorStep, Record, UnderWay};
 
 /// Rows of a part have so many bytes, about.
 pub const PART_BYTES_MAX: usize = 1024 * 1024;
@@ -19,12 +19,25 @@ pub struct Parts {
     bytes: usize,
     /// The attributes of the object that the last row is of.
     attr: Option<(Key, Record)>,
+    /// The first part goes on with this.
+    resumes: Option<UnderWay>,
+    rows_max: usize,
 }
 
 impl Parts {
     /// A step of `volume`, the mirror.
     pub fn new(volume: VolumeId, head: StepHead) -> Parts {
-        Parts { volume, head, part: 0, rows: Vec::new(), bytes: 0, attr: None }
+        Parts { volume, head, part: 0, rows: Vec::new(), bytes: 0, attr: None, resumes: None, rows_max: PART_ROWS_MAX }
+    }
+
+    /// The same, and it goes on with a whole copy of which so much is there.
+    pub(crate) fn resuming(self, resumes: Option<UnderWay>) -> Parts {
+        Parts { resumes, ..self }
+    }
+
+    /// The same, in parts of so many rows at most.
+    pub(crate) fn of_rows(self, rows_max: usize) -> Parts {
+        Parts { rows_max, ..self }
     }
 
     /// The step.
@@ -34,7 +47,7 @@ impl Parts {
 
     /// The next row. Gives a part if one is complete.
     pub fn row(&mut self, row: Row) -> Option<MirrorStep> {
-        let full = (self.bytes >= PART_BYTES_MAX || self.rows.len() >= PART_ROWS_MAX).then(|| self.cut(false));
+        let full = (self.bytes >= PART_BYTES_MAX || self.rows.len() >= self.rows_max).then(|| self.cut(false));
         let is_attr = row.key.parts() == KeyParts::Attr;
         let key = row.key.in_volume(self.volume);
         if is_attr {
@@ -65,6 +78,7 @@ impl Parts {
             part,
             last,
             single: self.head.single,
+            resumes: self.resumes.take(),
             rows: std::mem::take(&mut self.rows),
             author: self.head.author.clone().unwrap_or_else(|| Author::user(0)),
             stored_as_of: Tid::MAX,

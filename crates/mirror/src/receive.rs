@@ -2,10 +2,11 @@
 //!
 //! What comes out is to be done in this order. It may be under way while the next frame is taken: a part that is not applied has all behind it refused.
 
-use crate::parts::Parts;
+use crate::compare::Partial;
+use crate::parts::{PART_ROWS_MAX, Parts};
 use crate::stream::{Frame, Header, Row, StepHead};
 use gavel_types::{KeyParts, MirrorSource, ObjectId, Selection, Tid, VolumeId};
-use gavel_wire::MirrorStep;
+use gavel_wire::{MirrorStep, UnderWay};
 
 /// A state that is the same as the boundary moves it only if it is later by so much.
 const REACHED_NS: u64 = 30_000_000_000;
@@ -21,8 +22,26 @@ pub struct Standing {
     pub selection: Selection,
     /// The state of the source that its boundary is.
     pub at: Tid,
-    /// The state to which a step is under way.
-    pub step: Option<Tid>,
+    /// The step that is under way.
+    pub step: Option<Broken>,
+}
+
+/// A step that was broken off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// How far it has come.
+    pub at: UnderWay,
+    /// What has come of it is of this state of the source, or of a later one.
+    pub since: Tid,
+    /// The last object that is there; none if the mirror shows something, or nothing is there.
+    pub last: Option<ObjectId>,
+}
+
+impl Broken {
+    /// What of a whole copy is there, if it is one.
+    pub fn partial(&self) -> Option<Partial> {
+        self.last.map(|before| Partial { since: self.since, before })
+    }
 }
 
 /// Why a sound stream is not taken. Nothing of it was.
@@ -57,6 +76,14 @@ pub enum NotTaken {
         /// The mirror's boundary.
         at: Tid,
     },
+    /// It goes on with what is not there.
+    #[error("the stream goes on with a whole copy that was broken off, of which {wanted} must be there; {}", there(*found))]
+    Partial {
+        /// What must be there.
+        wanted: Partial,
+        /// What is.
+        found: Option<Partial>,
+    },
     /// It begins too late.
     #[error("the stream begins with state {from} of the source, and the mirror has come to {at} only")]
     Gap {
@@ -75,6 +102,10 @@ pub enum NotTaken {
     },
 }
 
+fn there(found: Option<Partial>) -> String {
+    found.map_or("nothing is".into(), |found| format!("{found} is"))
+}
+
 /// Something to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
@@ -84,11 +115,11 @@ pub enum Act {
     Part(MirrorStep),
     /// Take these rows into the step that is under way ([`Receiver::row`]).
     Rows(Vec<Row>),
-    /// Take in the ends of all objects from the first on and before the second that the mirror's boundary has ([`Ends::of_objects`]).
+    /// Take in the ends of all objects from the first on and before the second that the mirror has ([`Ends::of_objects`]).
     ///
     /// [`Ends::of_objects`]: crate::Ends::of_objects
     EndObjects(ObjectId, ObjectId),
-    /// Take in the ends of all that belongs to this object, as of the mirror's boundary ([`Ends::of_parts`]).
+    /// Take in the ends of all that belongs to this object ([`Ends::of_parts`]).
     ///
     /// [`Ends::of_parts`]: crate::Ends::of_parts
     EndParts(ObjectId),
@@ -96,6 +127,8 @@ pub enum Act {
     Close,
     /// A step to another state is under way: go back to the boundary first.
     GoBack,
+    /// What the mirror has is not its boundary, but all that is there now: ends are of that.
+    Resume,
     /// The stream is over.
     End(Tid),
 }
@@ -104,9 +137,13 @@ pub enum Act {
 #[derive(Debug)]
 pub struct Receiver {
     standing: Standing,
+    /// Most rows of a part.
+    part_rows: usize,
     parts: Option<Parts>,
     /// Where the stream says that the step begins.
     from: Tid,
+    /// What of a whole copy is there, with which the stream goes on.
+    partial: Option<Partial>,
     /// Of a step that compares: the first id that it has not spoken of.
     compared: Option<ObjectId>,
     /// Steps that the mirror has had already.
@@ -120,7 +157,14 @@ pub struct Receiver {
 impl Receiver {
     /// For a mirror that stands so.
     pub fn new(standing: Standing) -> Receiver {
-        Receiver { standing, parts: None, from: Tid::ZERO, compared: None, passed_over: 0, steps: 0, rows: 0 }
+        let (parts, partial, compared) = (None, None, None);
+        let (part_rows, from) = (PART_ROWS_MAX, Tid::ZERO);
+        Receiver { standing, part_rows, parts, from, partial, compared, passed_over: 0, steps: 0, rows: 0 }
+    }
+
+    /// The same, in parts of so many rows at most instead of [`PART_ROWS_MAX`].
+    pub fn in_parts_of(self, part_rows: usize) -> Receiver {
+        Receiver { part_rows, ..self }
     }
 
     /// The state of the source to which all that came out leads, when it is done.
@@ -164,8 +208,8 @@ impl Receiver {
         })
     }
 
-    fn check(&self, header: Header) -> Result<(), NotTaken> {
-        let Standing { source, at, .. } = self.standing;
+    fn check(&mut self, header: Header) -> Result<(), NotTaken> {
+        let Standing { source, at, step, .. } = self.standing;
         if header.source != source {
             return Err(NotTaken::OtherVolume { name: header.name, found: header.source, wanted: source });
         }
@@ -175,6 +219,14 @@ impl Receiver {
         }
         if header.from > at {
             return Err(NotTaken::Gap { from: header.from, at });
+        }
+        if let Some(wanted) = header.partial {
+            let found = step.and_then(|step| step.partial());
+            if found.is_none_or(|found| found.since != wanted.since || found.before < wanted.before) {
+                return Err(NotTaken::Partial { wanted, found });
+            }
+            // It sends anew what it does not know to be there.
+            self.partial = found;
         }
         Ok(())
     }
@@ -194,9 +246,15 @@ impl Receiver {
         // One transaction may begin before the boundary: nothing else has changed since that state.
         self.from = head.from;
         let head = StepHead { from: at, ..head };
-        let back = self.standing.step.take().filter(|to| *to != head.to);
-        self.parts = Some(Parts::new(self.standing.volume, head));
-        Ok(back.map(|_| Act::GoBack).into_iter().collect())
+        let broken = self.standing.step.take();
+        let resumes = broken.filter(|_| self.partial.is_some()).map(|broken| broken.at);
+        let act = match broken {
+            Some(_) if resumes.is_some() => Some(Act::Resume),
+            Some(broken) if (broken.at.to, broken.since) != (head.to, head.to) => Some(Act::GoBack),
+            _ => None,
+        };
+        self.parts = Some(Parts::new(self.standing.volume, head).resuming(resumes).of_rows(self.part_rows));
+        Ok(act.into_iter().collect())
     }
 
     /// Objects that are as they were. What lies before them, and was not spoken of, is gone.
@@ -224,6 +282,21 @@ impl Receiver {
         for row in rows {
             let object = row.key.object();
             let begins = row.key.parts() == KeyParts::Attr;
+            // Behind what is there of a whole copy, nothing has to end.
+            if let (Some(partial), Some(next)) = (self.partial, self.compared)
+                && begins
+                && object > partial.before
+            {
+                if next <= partial.before {
+                    acts.push(Act::EndObjects(next, ObjectId(partial.before.0.saturating_add(1))));
+                }
+                self.compared = Some(object);
+                match acts.last_mut() {
+                    Some(Act::Rows(rows)) => rows.push(row),
+                    _ => acts.push(Act::Rows(vec![row])),
+                }
+                continue;
+            }
             if begins {
                 acts.extend(self.compared.filter(|next| *next < object).map(|next| Act::EndObjects(next, object)));
                 self.compared = Some(ObjectId(object.0.saturating_add(1)));
@@ -248,6 +321,7 @@ impl Receiver {
     pub fn close(&mut self) -> Option<MirrorStep> {
         let mut parts = self.parts.take()?;
         self.standing.at = parts.head().to;
+        self.partial = None;
         self.steps += 1;
         Some(parts.end())
     }

@@ -1,5 +1,6 @@
 //! Frames and their bytes. `docs/formats/mirror-stream.md` has the tables.
 
+use crate::compare::Partial;
 use crate::order::Order;
 use gavel_types::limits::BLOB_BYTES_MAX;
 use gavel_types::{BlobId, ClusterId, Key, MirrorSource, ObjectId, Selection, Tid, VolumeId};
@@ -41,6 +42,8 @@ pub struct Header {
     pub name: Box<str>,
     /// The state of it that the mirror must have had; [`Tid::ZERO`]: nothing is needed.
     pub from: Tid,
+    /// What of a whole copy must be there; then `from` is nothing, and the first step compares with that.
+    pub partial: Option<Partial>,
     /// The state that the stream leads to; none if it goes on.
     pub to: Option<Tid>,
     /// Which part of the volume it has.
@@ -160,6 +163,7 @@ struct HeaderBytes {
     made: Tid,
     name: Box<str>,
     from: Tid,
+    partial: Option<Partial>,
     to: Option<Tid>,
     selection: Selection,
 }
@@ -237,9 +241,9 @@ impl Encoder {
 }
 
 fn header_bytes(header: &Header) -> Vec<u8> {
-    let Header { source, name, from, to, selection } = header.clone();
+    let Header { source, name, from, partial, to, selection } = header.clone();
     let MirrorSource { cluster, volume, made } = source;
-    to_bytes(&HeaderBytes { cluster, volume, made, name, from, to, selection })
+    to_bytes(&HeaderBytes { cluster, volume, made, name, from, partial, to, selection })
 }
 
 fn rows_bytes(rows: &[Row]) -> Vec<u8> {
@@ -362,9 +366,10 @@ impl Decoder {
     fn parse(&mut self, kind: u8, payload: &[u8]) -> Result<Frame, &'static str> {
         Ok(match kind {
             HEADER => {
-                let HeaderBytes { cluster, volume, made, name, from, to, selection } = from_bytes(payload)?;
+                let HeaderBytes { cluster, volume, made, name, from, partial, to, selection } = from_bytes(payload)?;
                 self.volume = volume;
-                Frame::Header(Header { source: MirrorSource { cluster, volume, made }, name, from, to, selection })
+                let source = MirrorSource { cluster, volume, made };
+                Frame::Header(Header { source, name, from, partial, to, selection })
             }
             STEP => Frame::Step(from_bytes(payload)?),
             ROWS => {

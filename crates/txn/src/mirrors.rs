@@ -9,7 +9,7 @@
 
 use crate::past::{Past, VolumePast};
 use gavel_types::{MirrorSource, ObjectId, Selection, Tid, VolumeId};
-use gavel_wire::{Boundary, Demotion, Follow, MirrorStep, Refusal};
+use gavel_wire::{Boundary, Demotion, Follow, MirrorStep, Refusal, UnderWay};
 use serde::{Deserialize, Serialize};
 
 /// Object ids that a mirror may have are less: so many can never be given out.
@@ -67,17 +67,17 @@ pub struct Lineage {
 /// A step that is under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
-    /// To which state of the source.
-    pub to: Tid,
-    /// So many of its parts are in.
-    pub parts: u32,
+    /// How far it has come.
+    pub at: UnderWay,
+    /// What of a whole copy is there is of this state of the source, or of a later one: that to which the first of the steps has led which were gone on with.
+    pub since: Tid,
 }
 
 impl Mirror {
     /// What is to be read of it now.
     pub fn boundary(&self) -> Boundary {
         // What lies on the way back is half of a step, as what lies on the way to another state is.
-        let to = self.step.map_or(self.state, |step| if step.to == self.state { Tid::MAX } else { step.to });
+        let to = self.step.map_or(self.state, |step| if step.at.to == self.state { Tid::MAX } else { step.at.to });
         Boundary { source: self.state, local: self.local, to, single: self.single }
     }
 
@@ -89,22 +89,24 @@ impl Mirror {
 
     /// May this part come next?
     fn takes(&self, step: &MirrorStep) -> bool {
-        let begins = match self.step {
-            Some(under_way) => under_way.to == step.to,
-            None => true,
-        };
+        let under_way = self.step.map(|step| step.at);
+        // Rows of another state may be there: they would stay.
+        let begins = self.step.is_none_or(|before| before.at.to == step.to && before.since == step.to);
         step.from == self.state
             && step.to >= step.from
-            && match step.part {
-                0 => begins || step.to == step.from,
-                part => self.step == Some(Step { to: step.to, parts: part }),
+            && match (step.part, step.resumes) {
+                (0, None) => begins || step.to == step.from,
+                (0, Some(resumed)) => self.state == Tid::ZERO && step.to >= resumed.to && under_way == Some(resumed),
+                (parts, _) => under_way == Some(UnderWay { to: step.to, parts }),
             }
     }
 
     /// The part is in, as of `tid`.
     fn take(&mut self, tid: Tid, step: &MirrorStep) {
         if !step.last {
-            self.step = Some(Step { to: step.to, parts: step.part.saturating_add(1) });
+            let goes_on = step.part > 0 || step.resumes.is_some();
+            let since = self.step.filter(|_| goes_on).map_or(step.to, |before| before.since);
+            self.step = Some(Step { at: UnderWay { to: step.to, parts: step.part.saturating_add(1) }, since });
             return;
         }
         self.step = None;
@@ -189,7 +191,8 @@ impl Past {
         let Demotion { source, own, state, .. } = *demotion;
         let past = self.volumes.get_mut(&demotion.volume)?;
         let ids_from = past.mirror.as_ref().map_or(ObjectId::VOLUME, |mirror| mirror.ids_from);
-        let (step, former) = (Some(Step { to: state, parts: 0 }), Some(Former { own, state, at: tid }));
+        let (step, former) =
+            (Some(Step { at: UnderWay { to: state, parts: 0 }, since: state }), Some(Former { own, state, at: tid }));
         let (single, promoted, follow) = (false, None, None);
         let mirror = Mirror {
             source,
@@ -259,8 +262,9 @@ impl VolumePast {
         let Some(mirror) = self.mirror.as_ref().filter(|_| self.is_mirror() && self.is_living()) else { return };
         let shown = self.is_whole(mirror.local) && mirror.local <= tid && mirror.local >= self.made;
         assert!(shown, "the boundary {} can't be read", mirror.local);
-        let begins = |step: Step| step.to == mirror.state && mirror.former.is_some();
-        let sound = |step: Step| (step.parts > 0 || begins(step)) && step.to >= mirror.state;
+        let begins = |step: Step| step.at.to == mirror.state && mirror.former.is_some();
+        let sound =
+            |step: Step| (step.at.parts > 0 || begins(step)) && step.at.to >= mirror.state && step.at.to >= step.since;
         assert!(mirror.step.is_none_or(sound), "the step {:?} leads back from {}", mirror.step, mirror.state);
         let sound = |former: Former| former.own < former.at && former.at <= tid && mirror.state >= former.state;
         assert!(mirror.former.is_none_or(sound), "it was {:?} before, and shows {}", mirror.former, mirror.state);

@@ -421,12 +421,23 @@ pub struct MirrorStep {
     pub last: bool,
     /// The step is one transaction of the source.
     pub single: bool,
+    /// Of the first part of a whole copy: what has come of the step under way stays, and is gone on with.
+    pub resumes: Option<UnderWay>,
     /// Records of the mirror that are put, or end, in this order.
     pub rows: Vec<(Key, Option<Record>)>,
     /// For whom the source made the commit.
     pub author: Author,
     /// A majority had, or took, the blobs that the rows name when it had applied this transaction; of no meaning if they name none.
     pub stored_as_of: Tid,
+}
+
+/// A step of a mirror, as far as it has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// To which state of the source.
+    pub to: Tid,
+    /// So many of its parts are in.
+    pub parts: u32,
 }
 
 impl RequestBody {

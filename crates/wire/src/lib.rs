@@ -30,7 +30,7 @@ pub mod record;
 pub mod view;
 
 pub use codec::DecodeError;
-pub use entry::{BlobNews, Demotion, Entry, Item, MirrorStep, News, Outcome, Refusal, Request, RequestBody};
+pub use entry::{BlobNews, Demotion, Entry, Item, MirrorStep, News, Outcome, Refusal, Request, RequestBody, UnderWay};
 pub use follow::{Follow, FollowKey};
 pub use lease::{Mode, Want};
 pub use message::{ChangeRow, Message};

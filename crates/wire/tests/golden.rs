@@ -13,7 +13,7 @@ use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use gavel_wire::{
     Attr, AttrDelta, Author, Boundary, ChangeRow, Committed, Content, DecodeError, Demotion, Dirent, Entry, Extent,
     Firm, Follow, FollowKey, Guard, Item, Kind, Message, MirrorStep, Mode, Mutation, Orphan, Plan, Record, Request,
-    RequestBody, Version, Want,
+    RequestBody, UnderWay, Version, Want,
 };
 
 const V: VolumeId = VolumeId(1);
@@ -91,7 +91,8 @@ fn mirror_step() -> MirrorStep {
     let rows = vec![(Key::target(V, O), Some(Record::Target(Box::new(*b"t")))), (Key::attr(V, O), None)];
     let (author, stored_as_of) = (author(), Tid(70));
     let (from, to) = (Tid(7), Tid(300));
-    MirrorStep { volume: V, from, to, part: 0, last: true, single: false, rows, author, stored_as_of }
+    let resumes = Some(UnderWay { to, parts: 3 });
+    MirrorStep { volume: V, from, to, part: 0, last: true, single: false, resumes, rows, author, stored_as_of }
 }
 
 fn entry() -> Entry {
@@ -274,14 +275,14 @@ fn entries() {
         "0007080612016eed03ac020200070806130101ac02016e000708061401016e0007080615010100070806160101016e000708",
         "0617ac020101ab02ac0201010d00000001000000000000012c05ac020007080618ac0201010d00000001000000000000012c",
         "0105010401ac02e807016eac020007080619ac02000708061a016e0505050505050505050505050505050501ac0201042f61",
-        "2f6201032a2e6f000708061b0107ac02000100020d00000001000000000000012c05010401740d0000000100000000000001",
-        "2c0100e807016e46000708061c01000708061d01016e07070707070707070707070707070707070707070707070707070707",
-        "0707070701ac0201042f612f6201032a2e6f000708061e01016e000708061f01016eac02ad0200070806200101010203683a",
-        "310370656d016e080808080808080808080808080808080808080808080808080808080808080801000708062101016e0146",
-        "0007080622010505050505050505050505050505050501ac02ac02ad0201016eae020102b42488270002070401ac0205ac02",
-        "090909090909090909090909090909090909090909090909090909090909090906010701800408010901abababababababab",
-        "abababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
-        "cdcdcdcdcdcdcdcd0b",
+        "2f6201032a2e6f000708061b0107ac0200010001ac0203020d00000001000000000000012c05010401740d00000001000000",
+        "000000012c0100e807016e46000708061c01000708061d01016e070707070707070707070707070707070707070707070707",
+        "070707070707070701ac0201042f612f6201032a2e6f000708061e01016e000708061f01016eac02ad020007080620010101",
+        "0203683a310370656d016e080808080808080808080808080808080808080808080808080808080808080801000708062101",
+        "016e01460007080622010505050505050505050505050505050501ac02ac02ad0201016eae020102b42488270002070401ac",
+        "0205ac02090909090909090909090909090909090909090909090909090909090909090906010701800408010901abababab",
+        "abababababababababababababababababababababababababababab0a01cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+        "cdcdcdcdcdcdcdcdcdcdcdcd0b",
     );
     assert_eq!(ENTRY_FORMAT, 8);
     let encoded = entry().encode();

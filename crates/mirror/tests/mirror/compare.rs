@@ -22,7 +22,7 @@ fn apart(seed: u64, before: usize, behind: usize) -> (World, Mirror, Tid) {
     (source, mirror, from)
 }
 
-fn is_equal(source: &World, mirror: &Mirror) {
+pub fn is_equal(source: &World, mirror: &Mirror) {
     let (local, state) = mirror.at();
     assert_eq!(state, source.tid());
     assert_eq!(source.shown(V, state), mirror.world.shown(mirror.volume, local), "as of {state}");
@@ -104,8 +104,8 @@ fn runs_that_are_out_of_order_are_refused() {
     let to = source.tid();
     let mut refused = |runs: &[&[(u64, u64)]]| {
         let (mut bytes, mut encoder) = (Vec::new(), Encoder::new());
-        let header =
-            Header { source: source.source(), name: "v".into(), from, to: Some(to), selection: Selection::default() };
+        let (source, name, selection) = (source.source(), "v".into(), Selection::default());
+        let header = Header { source, name, from, partial: None, to: Some(to), selection };
         bytes.extend(encoder.write(&Frame::Header(header)));
         bytes.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
         for runs in runs {

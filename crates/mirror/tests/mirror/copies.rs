@@ -102,7 +102,8 @@ fn many(world: &mut World, files: u64) {
     of_extents(world, files, 1500);
 }
 
-fn of_extents(world: &mut World, files: u64, extents: u64) {
+/// The same, of so many extents.
+pub fn of_extents(world: &mut World, files: u64, extents: u64) {
     for number in 0..files {
         let name: Box<[u8]> = format!("big{number}-{}", world.fresh).into_bytes().into();
         let (parent, object) = (ObjectId::ROOT, world.fresh);
@@ -134,7 +135,7 @@ fn a_step_to_another_state_begins_at_the_boundary() {
             parts > 2
         });
         assert_eq!(died.err(), Some(Failed::Killed));
-        mirror.standing().step.unwrap()
+        mirror.standing().step.unwrap().at.to
     };
     play(&mut dice, &mut source, 10);
     many(&mut source, 8);
@@ -264,6 +265,7 @@ fn the_log_judges_who_changes_a_mirror() {
             part,
             last,
             single,
+            resumes: None,
             rows,
             author,
             stored_as_of,

@@ -1,6 +1,7 @@
 //! Streams that are cut, damaged, put in another order, or lie.
 
 use crate::world::*;
+use gavel_mirror::stream::VERSION;
 use gavel_mirror::{Decoder, Encoder, Frame, Row, StepHead, StreamError, Totals};
 use gavel_types::{Key, KeyRange, ObjectId, Selection, Tid};
 use gavel_wire::{Attr, Content, Extent, Firm, Kind, Record, Refusal};
@@ -87,9 +88,9 @@ fn frames_that_are_not_where_they_were_are_refused() {
 #[test]
 fn another_version_is_refused_by_name() {
     let (_, mut mirror, mut bytes) = scene(4);
-    bytes[8] = 4;
+    bytes[8] = VERSION + 1;
     let failed = mirror.receive(&bytes, 1000, || false).err();
-    assert_eq!(failed, Some(Failed::Stream(StreamError::UnknownVersion { found: 4 })));
+    assert_eq!(failed, Some(Failed::Stream(StreamError::UnknownVersion { found: VERSION + 1 })));
 }
 
 fn attr(kind: Kind, nlink: u32) -> Record {
@@ -130,6 +131,7 @@ fn streams_that_lie_are_refused() {
             name: "v".into(),
             from,
             to: None,
+            partial: None,
             selection: Selection::default(),
         };
         let mut encoder = Encoder::new();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 /// The source of a mirror, as the mirror that it is to be.
 fn side(world: World) -> Mirror {
-    Mirror { world, volume: V, boundaries: Vec::new() }
+    Mirror { world, volume: V, boundaries: Vec::new(), part_rows: gavel_mirror::parts::PART_ROWS_MAX }
 }
 
 fn live(side: &Mirror) -> BTreeMap<Key, Record> {

@@ -14,6 +14,7 @@ fn greeting() -> Greeting {
         name: "copy".into(),
         key: FollowKey([8; 32]),
         from: Tid(5),
+        partial: None,
         only_asks: false,
     }
 }
@@ -29,11 +30,11 @@ fn all_said() -> Vec<Said> {
 
 #[test]
 fn golden_bytes() {
-    let mut expected = b"GVLF\x00\x01".to_vec();
+    let mut expected = b"GVLF\x00\x02".to_vec();
     expected.extend_from_slice(&[7; 16]);
     expected.extend_from_slice(b"\x03\xac\x02\x04copy");
     expected.extend_from_slice(&[8; 32]);
-    expected.extend_from_slice(&[5, 0]);
+    expected.extend_from_slice(&[5, 0, 0]);
     assert_eq!(greeting().encode(), expected);
     assert_eq!(Greeting::decode(&expected), Ok(greeting()));
     let bytes: [&[u8]; 4] = [
@@ -69,8 +70,8 @@ fn what_nobody_says_is_refused_before_it_has_come() {
     assert_eq!(refused(b"\x00\xff\xff\xff\xff"), FollowError::TooLong { len, max });
     assert_eq!(refused(b"\x04\x00\x00\x00\x00"), FollowError::Malformed(4));
     assert_eq!(refused(b"\x03\x00\x00\x00\x01\x00"), FollowError::Malformed(3));
-    assert_eq!(Greeting::decode(b"GVLF\x00\x02anything"), Err(FollowError::Version(2)));
-    assert_eq!(Greeting::decode(b"GVLH\x00\x01"), Err(FollowError::NotAGreeting));
+    assert_eq!(Greeting::decode(b"GVLF\x00\x03anything"), Err(FollowError::Version(3)));
+    assert_eq!(Greeting::decode(b"GVLH\x00\x02"), Err(FollowError::NotAGreeting));
     let mut long = greeting().encode();
     long.push(0);
     assert_eq!(Greeting::decode(&long), Err(FollowError::NotAGreeting), "bytes behind the greeting");

@@ -8,4 +8,5 @@ mod demote;
 mod follow;
 mod golden;
 mod part;
+mod partial;
 mod world;

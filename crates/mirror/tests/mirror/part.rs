@@ -158,7 +158,14 @@ impl Sender {
 
     fn header(&self, source: &World, from: Tid, to: Tid) -> Frame {
         let selection = self.selection.clone();
-        Frame::Header(Header { source: source.source(), name: "v".into(), from, to: Some(to), selection })
+        Frame::Header(Header {
+            source: source.source(),
+            name: "v".into(),
+            from,
+            partial: None,
+            to: Some(to),
+            selection,
+        })
     }
 
     /// What `gavel mirror send --only ... --exclude ...` does.

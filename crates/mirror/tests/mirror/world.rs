@@ -2,10 +2,11 @@
 
 use gavel_fs::operation::{RenameMode, SetAttr};
 use gavel_fs::{Caller, Cx, Operation, Stop};
+use gavel_mirror::parts::PART_ROWS_MAX;
 use gavel_mirror::source::Readable;
 use gavel_mirror::{
-    Act, Compared, Decoder, Encoder, Ends, Frame, Header, NotTaken, Parts, Piece, Position, Read, Receiver, Row, Rows,
-    Standing, StepHead, StreamError, Totals,
+    Act, Broken, Compared, Decoder, Encoder, Ends, Frame, Header, NotTaken, Partial, Parts, Piece, Position, Read,
+    Receiver, Row, Rows, Standing, StepHead, StreamError, Totals,
 };
 use gavel_store::engine::MemEngine;
 use gavel_store::records::{Identity, Inheriting, Records, WholePast};
@@ -189,7 +190,8 @@ pub fn send_of(world: &World, volume: VolumeId, from: Tid, to: Tid, page: usize)
         false => Position::behind,
     };
     let source = world.source_of(volume);
-    let header = Header { source, name: "v".into(), from, to: Some(to), selection: Selection::default() };
+    let header =
+        Header { source, name: "v".into(), from, partial: None, to: Some(to), selection: Selection::default() };
     out.extend(encoder.write(&Frame::Header(header)));
     let mut at = from;
     while at < to {
@@ -223,14 +225,26 @@ pub fn send_of(world: &World, volume: VolumeId, from: Tid, to: Tid, page: usize)
 
 /// One step that compares, from a state that the source has no more; and how many objects it sends anew, and says are as they were.
 pub fn compare(world: &World, from: Tid, to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
+    compared(world, (from, None), to, page)
+}
+
+/// The same, from what is there of a whole copy that was broken off.
+pub fn go_on(world: &World, partial: Partial, to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
+    compared(world, (Tid::ZERO, Some(partial)), to, page)
+}
+
+fn compared(world: &World, (from, partial): (Tid, Option<Partial>), to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
     let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
     let source = world.source_of(world.volume);
-    let header = Header { source, name: "v".into(), from, to: Some(to), selection: Selection::default() };
+    let header = Header { source, name: "v".into(), from, partial, to: Some(to), selection: Selection::default() };
     out.extend(encoder.write(&Frame::Header(header)));
     out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
     out.extend(encoder.write(&Frame::Same(Vec::new())));
     let (mut anew, mut same) = (0, 0);
-    let mut compared = Compared::new(world.volume, from, to);
+    let mut compared = match partial {
+        Some(partial) => Compared::partial(world.volume, partial, to),
+        None => Compared::new(world.volume, from, to),
+    };
     while let Some(piece) = compared.page(&world.past(), page).unwrap() {
         let frame = match piece {
             Piece::Same(runs) => {
@@ -265,6 +279,8 @@ pub struct Mirror {
     pub volume: VolumeId,
     /// All boundaries: local Tid, source Tid.
     pub boundaries: Vec<(Tid, Tid)>,
+    /// Most rows of a part.
+    pub part_rows: usize,
 }
 
 impl Mirror {
@@ -276,7 +292,7 @@ impl Mirror {
         let mut world = World::new(ClusterId([4; 16]));
         world.done(RequestBody::CreateMirror { name: "copy".into(), source, selection });
         let volume = world.state.past.named("copy").unwrap();
-        Mirror { world, volume, boundaries: Vec::new() }
+        Mirror { world, volume, boundaries: Vec::new(), part_rows: PART_ROWS_MAX }
     }
 
     pub fn at(&self) -> (Tid, Tid) {
@@ -286,9 +302,19 @@ impl Mirror {
 
     pub fn standing(&self) -> Standing {
         let mirror = self.world.state.past.of(self.volume).unwrap().mirror.clone().unwrap();
-        let step = mirror.step.map(|step| step.to);
+        let step = mirror.step.map(|step| {
+            let nothing = mirror.state == Tid::ZERO;
+            let rows = nothing.then(|| self.world.past().live_back(&KeyRange::of_objects(self.volume)).next().unwrap());
+            let last = rows.map(|row| row.unwrap().0.object()).filter(|last| *last > ObjectId::ROOT);
+            Broken { at: step.at, since: step.since, last: last.filter(|_| mirror.selection.is_all()) }
+        });
         let (volume, selection) = (self.volume, mirror.selection);
         Standing { volume, source: mirror.source, selection, at: mirror.state, step }
+    }
+
+    /// What of a whole copy is there, if that was broken off.
+    pub fn partial(&self) -> Option<Partial> {
+        self.standing().step.and_then(|step| step.partial())
     }
 
     fn ship(&mut self, step: MirrorStep) -> Result<(), Failed> {
@@ -338,7 +364,8 @@ impl Mirror {
     /// What `gavel mirror receive` does with bytes in pieces. `dies` is asked before each part.
     pub fn receive(&mut self, bytes: &[u8], piece: usize, mut dies: impl FnMut() -> bool) -> Result<Receiver, Failed> {
         let mut decoder = Decoder::new();
-        let mut receiver = Receiver::new(self.standing());
+        let mut receiver = Receiver::new(self.standing()).in_parts_of(self.part_rows);
+        let mut ends_of = self.at().0;
         for piece in bytes.chunks(piece) {
             decoder.push(piece);
             while let Some(frame) = decoder.read().map_err(Failed::Stream)? {
@@ -349,14 +376,15 @@ impl Mirror {
                     match act {
                         Act::Store(_) | Act::End(_) => {}
                         Act::GoBack => self.go_back()?,
+                        Act::Resume => ends_of = self.world.tid(),
                         Act::Part(part) => self.ship(part)?,
                         Act::Rows(rows) => self.rows(&mut receiver, rows)?,
                         Act::EndObjects(from, before) => {
-                            let ends = Ends::of_objects(self.volume, self.at().0, from, before);
+                            let ends = Ends::of_objects(self.volume, ends_of, from, before);
                             self.ends(&mut receiver, ends)?;
                         }
                         Act::EndParts(object) => {
-                            let ends = Ends::of_parts(self.volume, self.at().0, object);
+                            let ends = Ends::of_parts(self.volume, ends_of, object);
                             self.ends(&mut receiver, ends)?;
                         }
                         Act::Close => self.ship(receiver.close().unwrap())?,

@@ -84,18 +84,46 @@ impl<E: Engine> Records<E> {
         tid: Tid,
         most: usize,
     ) -> Result<Vec<ObjectId>, RecordsError> {
+        self.objects_naming(blob, volume, (tid, tid), |objects| objects.len() < most)
+    }
+
+    /// Does a record of an object before `before` name the blob, which was so as of a state, and is as of a later one, in one version? As
+    /// [`Records::is_named_at`], the answer may be no.
+    ///
+    /// # Errors
+    /// [`RecordsError::Damaged`], the engine's.
+    pub fn is_named_throughout(
+        &self,
+        blob: BlobId,
+        volume: VolumeId,
+        states: (Tid, Tid),
+        before: ObjectId,
+    ) -> Result<bool, RecordsError> {
+        let is_it = |object: &ObjectId| *object < before;
+        let objects = self.objects_naming(blob, volume, states, |objects| !objects.iter().any(is_it))?;
+        Ok(objects.iter().any(is_it))
+    }
+
+    /// Objects of which a version that names the blob was there from the first state to the second; as long as `goes_on` says so of those that were found.
+    fn objects_naming(
+        &self,
+        blob: BlobId,
+        volume: VolumeId,
+        (from, to): (Tid, Tid),
+        goes_on: impl Fn(&[ObjectId]) -> bool,
+    ) -> Result<Vec<ObjectId>, RecordsError> {
         let snapshot = self.engine.snapshot();
         let mut objects = Vec::new();
         let (start, end) = rows::names_of(blob);
         for row in snapshot.range(&start, &end).take(NAMES_LOOKED_AT_MAX) {
             let (_, key, create) = rows::parse_name(&row?.0)?;
-            if key.volume() != volume || create > tid {
+            if key.volume() != volume || create > from {
                 continue;
             }
             let lives = live::get(&snapshot, &key)?.is_some_and(|version| version.create == create);
-            if lives || past::ended_after(&snapshot, &key, tid)?.is_some_and(|(_, version)| version.create == create) {
+            if lives || past::ended_after(&snapshot, &key, to)?.is_some_and(|(_, version)| version.create == create) {
                 objects.push(key.object());
-                if objects.len() >= most {
+                if !goes_on(&objects) {
                     break;
                 }
             }

@@ -38,7 +38,18 @@ fn unsaved(world: &mut World, own: Tid, as_of: Tid) -> Result<(), Refusal> {
 fn step(world: &World, to: Tid, part: u32, last: bool, rows: Vec<(Key, Option<Record>)>) -> RequestBody {
     let (from, author) = (mirror(world).state, Author::user(0));
     let (single, stored_as_of) = (false, Tid::MAX);
-    RequestBody::MirrorStep(MirrorStep { volume: V, from, to, part, last, single, rows, author, stored_as_of })
+    RequestBody::MirrorStep(MirrorStep {
+        volume: V,
+        from,
+        to,
+        part,
+        last,
+        single,
+        resumes: None,
+        rows,
+        author,
+        stored_as_of,
+    })
 }
 
 fn go_back(world: &mut World, rows: Vec<(Key, Option<Record>)>) -> Result<(), Refusal> {
@@ -67,7 +78,7 @@ fn a_demoted_volume_shows_what_both_have_had_and_its_clone_shows_the_rest() {
     let at = world.state.tid;
     let Mirror { local, state, step, former, .. } = mirror(&world).clone();
     assert_eq!((local, state, past(&world).boundary()), (own, STATE, Some(own)));
-    assert_eq!((step.map(|step| step.to), former), (Some(STATE), Some(Former { own, state: STATE, at })));
+    assert_eq!((step.map(|step| step.at.to), former), (Some(STATE), Some(Former { own, state: STATE, at })));
     // What lies there is half of a step.
     assert!(boundary(&world).is_within_step() && boundary(&world).local == own);
     let key = |volume| Key::xattr(volume, FILE, b"user.a");

@@ -22,7 +22,7 @@ pub struct Receive {
     /// Make it, if it is not there
     #[arg(long)]
     create: bool,
-    /// Receive nothing: say which state of its source the mirror shows, for `gavel mirror send --from`
+    /// Receive nothing: say which state of its source the mirror shows, or what there is of a first copy that broke off, for `gavel mirror send --from`
     #[arg(long = "where", conflicts_with = "create")]
     place: bool,
     /// At the end, say on standard error what was received, as JSON
@@ -36,7 +36,7 @@ impl Receive {
     pub fn run(self) -> anyhow::Result<()> {
         if self.place {
             for line in self.node.mirrors(MirrorAsk::List { volume: Some(self.volume.clone()) })? {
-                println!("{}", line.state);
+                println!("{}", line.partial.unwrap_or(line.state));
             }
             return Ok(());
         }

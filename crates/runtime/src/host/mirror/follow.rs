@@ -8,7 +8,7 @@ use crate::host::daemon::Daemon;
 use crate::net::guest::visit;
 use crate::net::{Limits, LinkError};
 use crate::trust::GuestTrust;
-use gavel_mirror::{Ahead, Greeting, Hearing, Said};
+use gavel_mirror::{Ahead, Greeting, Hearing, Partial, Said};
 use gavel_types::{MirrorSource, NodeId, Tid, VolumeId};
 use gavel_wire::Follow;
 use parking_lot::Mutex;
@@ -174,8 +174,8 @@ async fn follow_peer(
 ) -> String {
     let source = daemon.node.past.read().of(volume).and_then(|past| past.mirror.as_ref().map(|mirror| mirror.source));
     let Some(source) = source else { return "the mirror is gone".into() };
-    let from = receive::state(daemon, volume);
-    let stream = match knock(follow, source, from, (peer, address), false).await {
+    let (from, partial) = receive::place(daemon, volume);
+    let stream = match knock(follow, source, (from, partial), (peer, address), false).await {
         Ok(stream) => stream,
         Err(why) => return why.to_string(),
     };
@@ -204,7 +204,7 @@ pub(super) enum Unserved {
 pub(super) async fn knock(
     follow: &Follow,
     source: MirrorSource,
-    from: Tid,
+    (from, partial): (Tid, Option<Partial>),
     (peer, address): (NodeId, &str),
     only_asks: bool,
 ) -> Result<TlsStream<TcpStream>, Unserved> {
@@ -213,7 +213,7 @@ pub(super) async fn knock(
     let trust = trust.map_err(|error| Unserved::Refused(error.to_string()))?;
     let MirrorSource { cluster, volume, made } = source;
     let (name, key) = (follow.name.clone(), follow.key.clone());
-    let greeting = Greeting { cluster, volume, made, name, key, from, only_asks }.encode();
+    let greeting = Greeting { cluster, volume, made, name, key, from, partial, only_asks }.encode();
     visit(&trust, &limits(), peer, address, &greeting).await.map_err(|error| match error {
         LinkError::Refused(refusal) => Unserved::Refused(refusal.to_string()),
         error => Unserved::Unreached(format!("node {peer} of the source, at {address}: {error}")),

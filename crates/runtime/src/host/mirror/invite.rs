@@ -277,7 +277,7 @@ fn is_free(daemon: &Daemon, volume: VolumeId, (source, selection): (MirrorSource
 pub(super) async fn is_served(follow: &Follow, source: MirrorSource) -> Result<(), String> {
     let mut unreached = Vec::new();
     for (peer, address) in &follow.peers {
-        match knock(follow, source, Tid::ZERO, (*peer, address), true).await {
+        match knock(follow, source, (Tid::ZERO, None), (*peer, address), true).await {
             Ok(_) => return Ok(()),
             Err(Unserved::Refused(why)) => return Err(format!("node {peer} of the source refuses: {why}")),
             Err(Unserved::Unreached(why)) => unreached.push(why),

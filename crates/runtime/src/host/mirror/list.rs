@@ -1,6 +1,7 @@
 //! Which mirrors there are, how far each is, and who follows volumes of this cluster.
 
 use super::follow::Carried;
+use super::receive;
 use super::{FollowLine, FollowerLine, Lag, MirrorLine, serve};
 use crate::host::daemon::Daemon;
 use crate::net::BulkFailure;
@@ -48,6 +49,7 @@ pub async fn mirrors(daemon: &Daemon, is_listed: impl Fn(VolumeId) -> bool) -> V
     let line = |(number, past): (VolumeId, &VolumePast)| {
         let mirror = past.mirror.as_ref()?;
         let mut line = line(number, past, mirror, now);
+        line.partial = receive::partial(daemon, number, mirror).map(|partial| partial.to_string());
         line.follow = follow_line(mirror, carrier, carried.get(&number), now);
         Some(line)
     };
@@ -65,7 +67,8 @@ fn line(number: VolumeId, past: &VolumePast, mirror: &Mirror, now: Tid) -> Mirro
         state_time: received.map(|state| Timestamp::of_tid(state).to_string()),
         local: mirror.local.to_string(),
         age_s: received.map(|state| seconds(now, state)),
-        step_to: mirror.step.map(|step| step.to.to_string()),
+        step_to: mirror.step.map(|step| step.at.to.to_string()),
+        partial: None,
         promoted: mirror.promoted.map(|tid| tid.to_string()),
         demoted: mirror.former.filter(|_| mirror.promoted.is_none()).map(|former| former.at.to_string()),
         follow: None,

@@ -188,6 +188,9 @@ pub struct MirrorLine {
     pub age_s: Option<u64>,
     /// The state of the source to which a step is under way, or was when it broke off.
     pub step_to: Option<String>,
+    /// What is there of a whole copy that broke off: what `gavel mirror send --from` is to be told.
+    #[serde(default)]
+    pub partial: Option<String>,
     /// Since which transaction it is a volume as any other.
     pub promoted: Option<String>,
     /// Since which transaction it is a mirror, if it was a volume as any other before.

@@ -9,8 +9,12 @@ use crate::host::daemon::Daemon;
 use crate::host::node::{Input, NodeView, WaitError};
 use crate::host::volumes;
 use gavel_mirror::stream::ROWS_BYTES_MAX;
-use gavel_mirror::{Act, Decoder, Ends, Frame, Header, NotTaken, Parts, Receiver, Row, Rows, Standing, StepHead};
-use gavel_types::{BlobId, MirrorSource, Selection, Tid, VolumeId, VolumeRef};
+use gavel_mirror::{
+    Act, Broken, Decoder, Ends, Frame, Header, NotTaken, Partial, Parts, Receiver, Row, Rows, Standing, StepHead,
+};
+use gavel_txn::mirrors::{Mirror, Step};
+use gavel_types::{BlobId, KeyRange, MirrorSource, ObjectId, Selection, Tid, VolumeId, VolumeRef};
+use gavel_wire::past::Past;
 use gavel_wire::{MirrorStep, Outcome, Refusal, RequestBody};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -126,6 +130,8 @@ struct Receiving<'a> {
     stored_as_of: Tid,
     /// Blobs of the step that is under way.
     had: BTreeSet<BlobId>,
+    /// Ends are of what is there as of this state of the mirror; none: as of its boundary.
+    ends_of: Option<Tid>,
     received: Received,
 }
 
@@ -162,16 +168,18 @@ impl<'a> Receiving<'a> {
             storing: JoinSet::new(),
             stored_as_of: Tid::MAX,
             had: BTreeSet::new(),
+            ends_of: None,
             received: Received { volume: volume.0, name, ..Received::default() },
         }
     }
 
     /// What went wrong, and where to go on.
     fn failed(&self, cause: &str) -> String {
+        let (state, partial) = place(self.daemon, self.volume);
+        let from = partial.map_or_else(|| state.to_string(), |partial| partial.to_string());
         format!(
-            "{cause}\nHint: mirror {} shows state {} of its source, whole; go on with: gavel mirror send ... --from {1} | gavel mirror receive {0}",
-            self.name,
-            self.state()
+            "{cause}\nHint: mirror {} shows state {} of its source, whole; go on with: gavel mirror send ... --from {} | gavel mirror receive {0}",
+            self.name, state, from
         )
     }
 
@@ -238,6 +246,11 @@ impl<'a> Receiving<'a> {
                 None => Ok(()),
             },
             Act::GoBack => self.go_back().await,
+            Act::Resume => {
+                self.settle().await?;
+                self.ends_of = Some(self.daemon.node.tid());
+                Ok(())
+            }
             Act::End(_) => Ok(()),
         }
     }
@@ -247,6 +260,7 @@ impl<'a> Receiving<'a> {
         self.part(step).await?;
         if last {
             self.had.clear();
+            self.ends_of = None;
         }
         Ok(())
     }
@@ -277,8 +291,11 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    /// The boundary, as of this cluster's Tids.
+    /// The state that ends are of, as of this cluster's Tids.
     fn local(&self) -> Result<Tid, String> {
+        if let Some(state) = self.ends_of {
+            return Ok(state);
+        }
         let past = self.daemon.node.past.read();
         let mirror = past.of(self.volume).and_then(|past| past.mirror.as_ref());
         mirror.map(|mirror| mirror.local).ok_or_else(|| "the mirror is gone".into())
@@ -454,9 +471,31 @@ fn standing(daemon: &Daemon, volume: VolumeId) -> Result<Standing, String> {
     let past = past.of(volume).ok_or("the volume is gone")?;
     let mirror = past.mirror.as_ref().filter(|_| past.is_mirror());
     let mirror = mirror.ok_or_else(|| format!("volume {} is no mirror: receive into another one", past.name))?;
-    let step = mirror.step.map(|step| step.to);
+    let step = mirror.step.map(|step| broken(daemon, volume, mirror, step));
     let selection = mirror.selection.clone();
     Ok(Standing { volume, source: mirror.source, selection, at: mirror.state, step })
+}
+
+/// What there is of a step that was broken off.
+fn broken(daemon: &Daemon, volume: VolumeId, mirror: &Mirror, step: Step) -> Broken {
+    let past = daemon.node.records.past(daemon.node.tid());
+    let row = past.live_back(&KeyRange::of_objects(volume)).next();
+    // What can't be read is not gone on with.
+    let last = row.and_then(Result::ok).map(|(key, _)| key.object());
+    let is_whole = mirror.state == Tid::ZERO && mirror.selection.is_all();
+    let last = last.filter(|last| is_whole && *last > ObjectId::ROOT);
+    Broken { at: step.at, since: step.since, last }
+}
+
+/// What is there of a whole copy that was broken off.
+pub(super) fn partial(daemon: &Daemon, volume: VolumeId, mirror: &Mirror) -> Option<Partial> {
+    mirror.step.and_then(|step| broken(daemon, volume, mirror, step).partial())
+}
+
+/// What a mirror shows, and what is there of a whole copy that was broken off.
+pub(super) fn place(daemon: &Daemon, volume: VolumeId) -> (Tid, Option<Partial>) {
+    let mirror = daemon.node.past.read().of(volume).and_then(|past| past.mirror.clone());
+    mirror.map_or((Tid::ZERO, None), |mirror| (mirror.state, partial(daemon, volume, &mirror)))
 }
 
 /// Why a stream is not taken, and what to do.
@@ -469,7 +508,7 @@ fn said(error: &NotTaken, name: &str) -> String {
         NotTaken::OtherPart { wanted, .. } => {
             format!("send with {wanted}, or receive it into another mirror, with --create")
         }
-        NotTaken::Whole { .. } | NotTaken::Gap { .. } | NotTaken::Across { .. } => {
+        NotTaken::Whole { .. } | NotTaken::Gap { .. } | NotTaken::Across { .. } | NotTaken::Partial { .. } => {
             format!("`gavel mirror receive {name} --where` says from which state to send")
         }
     };

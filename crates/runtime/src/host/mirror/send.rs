@@ -3,7 +3,7 @@
 //! No snapshot of the records is held while the asker is waited for: what is read lies between states that are pinned.
 
 use super::states::wait_for;
-use super::steps::{Comparing, StepRows};
+use super::steps::{Comparing, Has, StepRows};
 use super::{MirrorAnswer, SendAsk, Sent, chunks};
 use crate::host::control::{Ended, Reply};
 use crate::host::daemon::Daemon;
@@ -12,7 +12,7 @@ use crate::host::{retention, volumes};
 use gavel_mirror::source::{Readable, is_boundary};
 use gavel_mirror::stream::ROWS_BYTES_MAX;
 use gavel_mirror::{
-    Encoder, Frame, Header, Part, Piece as Compare, Position, Read, Row, Selector, Step, StepHead, Totals,
+    Encoder, Frame, Header, Part, Partial, Piece as Compare, Position, Read, Row, Selector, Step, StepHead, Totals,
 };
 use gavel_txn::VolumePast;
 use gavel_types::{At, BlobId, Key, MirrorSource, Selection, Tid, VolumeId};
@@ -115,11 +115,12 @@ pub async fn send(daemon: Arc<Daemon>, ask: SendAsk, mut read: OwnedReadHalf, mu
 pub(super) async fn follow(
     daemon: &Arc<Daemon>,
     volume: VolumeId,
-    (from, selection): (Tid, Selection),
+    (from, partial): (Tid, Option<Partial>),
+    selection: Selection,
     pieces: &mpsc::Sender<Piece>,
 ) -> Result<String, Gone> {
-    let (volume, from) = (volume.into(), Some(from.to_string()));
-    let ask = SendAsk { volume, from, to: None, follow: true, at_once: false, selection };
+    let from = partial.map_or_else(|| from.to_string(), |partial| partial.to_string());
+    let ask = SendAsk { volume: volume.into(), from: Some(from), to: None, follow: true, at_once: false, selection };
     let ended = match Stream::begin(daemon, ask, Out::Follower(pieces)).await {
         Ok(stream) => stream.run().await,
         Err(ended) => Err(ended),
@@ -159,6 +160,8 @@ struct Stream<'a> {
     follow: bool,
     /// If the state where it stands is gone, what is there is compared with it.
     compares: bool,
+    /// The first step goes on with what the mirror has of a whole copy.
+    partial: Option<Partial>,
     at_once: bool,
     /// The state that is held where the stream stands, or stood a moment ago.
     held: Option<Held>,
@@ -196,13 +199,19 @@ impl<'a> Stream<'a> {
             None if compares => tree.last().await.map_err(|error| error.to_string())?,
             None => tree.landed().await.map_err(|error| error.to_string())?,
         };
+        let partial: Option<Partial> = ask.from.as_ref().and_then(|from| from.parse().ok());
+        if partial.is_some() && !ask.selection.is_all() {
+            return Err(Ended::Failed("a copy of a part that broke off is begun anew: send without --from".into()));
+        }
         let from = match &ask.from {
+            Some(_) if partial.is_some() => Tid::ZERO,
             // That of a mirror that follows may be gone. The states of a mirror are called as its own mirrors call them.
             Some(from) if compares || past.is_mirror() => tid_of(from)?,
             Some(from) => state_of(daemon, volume, from).await?,
             None => Tid::ZERO,
         };
-        if from > to {
+        if from.max(partial.map_or(Tid::ZERO, |partial| partial.since)) > to {
+            let from = partial.map_or(from, |partial| partial.since);
             return Err(Ended::Failed(format!(
                 "the stream would begin with {from}, which is later than its end, {to}"
             )));
@@ -226,7 +235,7 @@ impl<'a> Stream<'a> {
         };
         let source = MirrorSource { cluster: daemon.config().cluster, volume, made: past.made };
         let selection = ask.selection.clone();
-        let header = Header { source, name: past.name, from, to: (!ask.follow).then_some(to), selection };
+        let header = Header { source, name: past.name, from, partial, to: (!ask.follow).then_some(to), selection };
         let sent = Sent { from: from.to_string(), ..Sent::default() };
         let (encoder, now) = (Encoder::new(), Instant::now());
         let mut stream = Stream {
@@ -238,6 +247,7 @@ impl<'a> Stream<'a> {
             to,
             follow: ask.follow,
             compares,
+            partial,
             at_once: ask.at_once,
             held,
             target: None,
@@ -300,8 +310,18 @@ impl<'a> Stream<'a> {
             let readable = readable(&self.daemon.node, self.volume)?;
             match self.next(readable, upto).await? {
                 Position::Reached(tid) => self.at = tid,
-                Position::Step(step) => self.step(step).await?,
-                Position::Gone if self.compares => self.compare(upto).await?,
+                Position::Step(step) => match self.partial.take() {
+                    Some(partial) => {
+                        let compared = Comparing::partial(self.volume, partial, step.to);
+                        self.compare(compared, step.to).await?;
+                    }
+                    None => self.step(step).await?,
+                },
+                Position::Gone if self.compares => {
+                    tracing::info!(volume = %self.volume, from = %self.at, to = %upto, "a mirror's state was pruned: what is there is compared with it");
+                    let compared = Comparing::new(self.volume, (self.at, upto), self.part.take());
+                    self.compare(compared, upto).await?;
+                }
                 Position::Gone => return Err(self.gone()),
             }
             self.hold().await?;
@@ -412,12 +432,10 @@ impl<'a> Stream<'a> {
         self.at = to;
     }
 
-    /// A step from a state that is gone: what is there is compared with what the mirror has.
-    async fn compare(&mut self, to: Tid) -> Result<(), Ended> {
-        tracing::info!(volume = %self.volume, from = %self.at, %to, "a mirror's state was pruned: what is there is compared with it");
+    /// A step in which what is there is compared with what the mirror has.
+    async fn compare(&mut self, mut compared: Comparing, to: Tid) -> Result<(), Ended> {
         self.target = Some(Held::new(self.daemon, self.volume, to).await?);
-        let (from, step) = (self.at, Step { from: Tid::ZERO, to, single: false });
-        let mut compared = Comparing::new(self.volume, (from, to), self.part.take());
+        let (has, step) = (compared.has(), Step { from: Tid::ZERO, to, single: false });
         let (mut totals, mut had) = (Totals::default(), BTreeSet::new());
         self.frame(&Frame::Step(StepHead { from: self.told, to, single: false, author: None })).await?;
         self.frame(&Frame::Same(Vec::new())).await?;
@@ -433,7 +451,7 @@ impl<'a> Stream<'a> {
                 None => break,
                 Some(Compare::Same(runs)) => self.frame(&Frame::Same(runs)).await?,
                 Some(Compare::Rows(page)) => {
-                    totals.blobs += self.all_blobs(&page, compared.named_as_of(from), &mut had).await?;
+                    totals.blobs += self.all_blobs(&page, has, &mut had).await?;
                     totals.rows += page.len() as u64;
                     self.frame(&Frame::Rows(page)).await?;
                 }
@@ -472,7 +490,7 @@ impl<'a> Stream<'a> {
         from: Tid,
         (mut rows, had): (StepRows, &mut BTreeSet<BlobId>),
     ) -> Result<(StepRows, u64), Ended> {
-        let StepRows::Part(_) = rows else { return Ok((rows, self.all_blobs(page, from, had).await?)) };
+        let StepRows::Part(_) = rows else { return Ok((rows, self.all_blobs(page, Has::State(from), had).await?)) };
         let mut sent = 0;
         for blob in page.iter().filter_map(|row| row.record.as_ref()?.blob()) {
             if !is_new(had, blob) {
@@ -495,14 +513,18 @@ impl<'a> Stream<'a> {
         Ok((rows, sent))
     }
 
-    /// The same, of a mirror that has all that the source's volume names as of `from`.
-    async fn all_blobs(&mut self, page: &[Row], from: Tid, had: &mut BTreeSet<BlobId>) -> Result<u64, Ended> {
+    /// The same, of a mirror of all of the volume.
+    async fn all_blobs(&mut self, page: &[Row], has: Has, had: &mut BTreeSet<BlobId>) -> Result<u64, Ended> {
         let mut sent = 0;
         for blob in page.iter().filter_map(|row| row.record.as_ref()?.blob()) {
             if !is_new(had, blob) {
                 continue;
             }
-            let is_named = self.daemon.node.records.is_named_at(blob, self.volume, from);
+            let records = &self.daemon.node.records;
+            let is_named = match has {
+                Has::State(from) => records.is_named_at(blob, self.volume, from),
+                Has::Part(part, to) => records.is_named_throughout(blob, self.volume, (part.since, to), part.before),
+            };
             if !is_named.map_err(|error| error.to_string())? {
                 self.blob(blob).await?;
                 sent += 1;

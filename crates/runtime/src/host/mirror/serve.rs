@@ -9,7 +9,7 @@ use crate::host::daemon::Daemon;
 use crate::host::volumes;
 use crate::net::Guest;
 use gavel_mirror::follow::FOLLOW_PIECE_BYTES_MAX;
-use gavel_mirror::{Ahead, Greeting, Hearing, Said};
+use gavel_mirror::{Ahead, Greeting, Hearing, Partial, Said};
 use gavel_types::{Selection, Tid, VolumeId};
 use gavel_wire::RequestBody;
 use gavel_wire::past::Past;
@@ -176,7 +176,7 @@ struct Serving<'a> {
     admitted: Tid,
     /// Nothing else is sent, whatever the mirror says.
     selection: Selection,
-    from: Tid,
+    from: (Tid, Option<Partial>),
     progress: Mutex<Progress>,
     number: u64,
 }
@@ -184,8 +184,8 @@ struct Serving<'a> {
 impl<'a> Serving<'a> {
     fn new(daemon: &'a Arc<Daemon>, greeting: &Greeting, admitted: Admitted) -> Serving<'a> {
         let Admitted { since: admitted, selection } = admitted;
-        let (volume, name, from) = (greeting.volume, greeting.name.clone(), greeting.from);
-        let progress = Progress { reached: from, sent: 0, marks: VecDeque::new(), taken: 0 };
+        let (volume, name, from) = (greeting.volume, greeting.name.clone(), (greeting.from, greeting.partial));
+        let progress = Progress { reached: greeting.from, sent: 0, marks: VecDeque::new(), taken: 0 };
         let number = daemon.node.clocks.now().0;
         Serving { daemon, volume, name, admitted, selection, from, progress: Mutex::new(progress), number }
     }
@@ -195,7 +195,7 @@ impl<'a> Serving<'a> {
         let (read, write) = tokio::io::split(stream);
         let (pieces, queue) = mpsc::channel(PIECES_QUEUED_MAX);
         let sending = async {
-            match send::follow(self.daemon, self.volume, (self.from, self.selection.clone()), &pieces).await {
+            match send::follow(self.daemon, self.volume, self.from, self.selection.clone(), &pieces).await {
                 Ok(why) => why,
                 // It is the writer who ends it then, and says why.
                 Err(send::Gone) => std::future::pending().await,

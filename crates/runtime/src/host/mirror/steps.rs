@@ -1,6 +1,6 @@
 //! Steps of copies that have all of a volume, or a part of it.
 
-use gavel_mirror::{Compared, Part, PartCompared, PartRows, Piece, Read, Row, Rows, Step};
+use gavel_mirror::{Compared, Part, PartCompared, PartRows, Partial, Piece, Read, Row, Rows, Step};
 use gavel_types::{ObjectId, Tid, VolumeId};
 use gavel_wire::ViewError;
 use gavel_wire::past::Past;
@@ -52,45 +52,59 @@ impl StepRows {
     }
 }
 
+/// Which blobs a copy has.
+#[derive(Clone, Copy)]
+pub(super) enum Has {
+    /// All that the volume names as of this state.
+    State(Tid),
+    /// What is there of a whole copy that broke off names them: what was so, and is as of the second state, it has got.
+    Part(Partial, Tid),
+}
+
 /// What is said in a step that compares.
 pub(super) enum Comparing {
-    All(Compared),
+    All(Compared, Has),
     Part(Box<PartCompared>),
 }
 
 impl Comparing {
     pub(super) fn new(volume: VolumeId, (from, to): (Tid, Tid), part: Option<Part>) -> Comparing {
         match part {
-            None => Comparing::All(Compared::new(volume, from, to)),
+            None => Comparing::All(Compared::new(volume, from, to), Has::State(from)),
             Some(part) => Comparing::Part(Box::new(PartCompared::new(part, from, to))),
         }
     }
 
+    /// With a whole copy that broke off.
+    pub(super) fn partial(volume: VolumeId, partial: Partial, to: Tid) -> Comparing {
+        Comparing::All(Compared::partial(volume, partial, to), Has::Part(partial, to))
+    }
+
     pub(super) fn page(&mut self, past: &dyn Past, bytes_max: usize) -> Result<Option<Piece>, ViewError> {
         match self {
-            Comparing::All(compared) => compared.page(past, bytes_max),
+            Comparing::All(compared, _) => compared.page(past, bytes_max),
             Comparing::Part(compared) => compared.page(past, bytes_max),
         }
     }
 
-    /// The copy has all that the volume names as of this state. Which part of it a copy had as of a state that is gone, nobody knows.
-    pub(super) fn named_as_of(&self, from: Tid) -> Tid {
+    /// Which blobs the copy has. (Which part of the volume it had as of a state that is gone, nobody knows.)
+    pub(super) fn has(&self) -> Has {
         match self {
-            Comparing::All(_) => from,
-            Comparing::Part(_) => Tid::ZERO,
+            Comparing::All(_, has) => *has,
+            Comparing::Part(_) => Has::State(Tid::ZERO),
         }
     }
 
     pub(super) fn read(&self) -> Read {
         match self {
-            Comparing::All(compared) => compared.read,
+            Comparing::All(compared, _) => compared.read,
             Comparing::Part(compared) => compared.read,
         }
     }
 
     pub(super) fn into_part(self) -> Option<Part> {
         match self {
-            Comparing::All(_) => None,
+            Comparing::All(..) => None,
             Comparing::Part(compared) => Some(compared.into_part()),
         }
     }
