@@ -360,7 +360,7 @@ fn a_whole_copy_goes_on_where_it_was_broken_off() -> Result<()> {
         );
         let copy = pair.mounted(1)?;
         ensure!(std::fs::read_dir(&copy)?.next().is_none(), "nothing of it is shown");
-        std::fs::remove_dir_all(tree.join("part0"))?;
+        std::fs::remove_dir_all(tree.join("part0/d0/é0"))?;
         trees::make(&tree.join("more"), 20)?;
         trees::settle(&tree)?;
         let (rest, again) = pair.send("rest", &["--from", &place])?;
