@@ -1,7 +1,7 @@
 //! A transaction that is open.
 
 use crate::connection::Connection;
-use crate::wire::{Answer, End, Started, tid_of};
+use crate::wire::{Answer, End, Started};
 use crate::{Conflict, Error, Tid};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -17,7 +17,7 @@ pub struct Transaction {
 
 impl Transaction {
     pub(crate) fn new(connection: Connection, started: Started) -> Result<Transaction, Error> {
-        let start = tid_of(&started.start).ok_or_else(|| Error::Refused(format!("{:?} is no Tid", started.start)))?;
+        let start = started.start.parse().map_err(|_| Error::Refused(format!("{:?} is no Tid", started.start)))?;
         let dir = Dir::open_ambient_dir(&started.place, ambient_authority())?;
         Ok(Transaction { connection, started, start, dir })
     }
@@ -57,7 +57,7 @@ impl Transaction {
         match connection.say("commit") {
             Ok(Answer::Ended(End::Committed { tid: None, .. })) => Ok(None),
             Ok(Answer::Ended(End::Committed { tid: Some(tid), .. })) => {
-                tid_of(&tid).map(Some).ok_or_else(|| unknown(format!("it was, and {tid:?} is no Tid")))
+                tid.parse().map(Some).map_err(|_| unknown(format!("it was, and {tid:?} is no Tid")))
             }
             Ok(Answer::Ended(End::Collided { collisions, more })) => {
                 Err(Error::Collided(Conflict { id: started.id, collisions, more }))

@@ -1,20 +1,12 @@
 //! What is asked of a daemon about transactions, and what it answers: JSON on its socket. Fields are only added. The daemon has types of its own for it
 //! (`runtime/src/host/txn`), so that programs do not bring its libraries in; `conformance/tests/library.rs` holds the two together.
 
-use gavel_types::{At, Tid, VolumeRef};
+use gavel_types::VolumeRef;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// What [`gavel_types::CONTROL_XATTR`] begins with in a transaction's mount; its id and the daemon's socket follow.
 pub const CONTROL_PREFIX: &str = "txn ";
-
-/// The Tid that an answer means.
-pub(crate) fn tid_of(text: &str) -> Option<Tid> {
-    match text.parse() {
-        Ok(At::Tid(tid)) => Some(tid),
-        _ => None,
-    }
-}
 
 /// What to begin with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

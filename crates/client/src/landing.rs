@@ -38,11 +38,11 @@ impl Landings {
         takes
     }
 
-    /// What was to be shipped as `id` is in the session's line, up to the plan `last`; none: there is nothing in it. Gives who is told so, and which
-    /// question that answers.
-    pub(crate) fn shipped(&mut self, id: u64, last: Option<u64>) -> Option<(NodeId, u64)> {
+    /// What was to be shipped as `id` is in the session's line, up to the plan that `last` gives; none: there is nothing in it. Gives who is told so,
+    /// and which question that answers.
+    pub(crate) fn shipped(&mut self, id: u64, last: impl FnOnce() -> Option<u64>) -> Option<(NodeId, u64)> {
         let at = self.asked.iter().position(|asked| asked.stage == Stage::Shipping(id))?;
-        match last {
+        match last() {
             Some(last) => self.asked[at].stage = Stage::Shipped(last),
             None => return Some(self.asked.swap_remove(at)).map(|asked| (asked.by, asked.ticket)),
         }

@@ -527,9 +527,11 @@ impl Session {
     pub fn shipped(&mut self, id: u64) {
         let next = self.leases.shipped(id);
         self.follow(id, next);
-        let line = self.in_flight.iter().map(|wait| wait.owner).chain(self.backlog.iter().map(|(owner, _)| *owner));
-        let plans = line.filter_map(|owner| if let Owner::Behind(last) = owner { Some(last) } else { None });
-        let told = self.landings.shipped(id, plans.max());
+        let last = || {
+            let line = self.in_flight.iter().map(|wait| wait.owner).chain(self.backlog.iter().map(|(owner, _)| *owner));
+            line.filter_map(|owner| if let Owner::Behind(last) = owner { Some(last) } else { None }).max()
+        };
+        let told = self.landings.shipped(id, last);
         self.effects.extend(told.map(|(to, ticket)| SessionEffect::AllLanded { to, ticket }));
     }
 

@@ -70,9 +70,17 @@ fn last(output: &str) -> String {
 ///
 /// # Errors
 /// If it can't be run, or does not end.
-pub fn run(mut command: Command, patience: Duration) -> Result<Ran> {
+pub fn run(command: Command, patience: Duration) -> Result<Ran> {
+    run_from(Stdio::null(), command, patience)
+}
+
+/// The same, with this as its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from(input: impl Into<Stdio>, mut command: Command, patience: Duration) -> Result<Ran> {
     let line = format!("{command:?}");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| line.clone())?;
     let stdout = child.stdout.take().map(collect);
     let stderr = child.stderr.take().map(collect);

@@ -16,6 +16,9 @@
 //! | `tests/linear.rs` | the same; all that was answered on three mounts must have an order |
 //! | `tests/locks.rs` | programs lock files, on all mounts, while they, nodes and leaders die |
 //! | `tests/console.rs` | it is looked at, and files are brought back, in a browser; others try to use the page |
+//! | `tests/behind.rs` | nodes die with changes that they have answered and not committed |
+//! | `tests/history.rs` | two users change it on three mounts, and what they did is told |
+//! | `tests/undo.rs` | trees are removed and brought back, beside others; states get names |
 //! | `tests/past.rs` | it is changed, and every mount must show each state as it was; also a node that is cut off |
 //! | `tests/model_past.rs` | it is changed at random, and pruned; nodes are killed and away; each state must be what a model says it was |
 //! | `tests/pruning.rs` | states are pruned, and mounted, and named by schedule |
@@ -27,6 +30,10 @@
 //! | `tests/transactions_users.rs` | users who are not root try to |
 //! | `tests/large_transactions.rs` | they make many thousand files, beside others, and are killed in the midst of their commit |
 //! | `tests/mirror.rs` | a second cluster follows a volume; streams are cut and damaged, its node is killed |
+//! | `tests/follow.rs` | the same over the network, without a hand; peers and what carries it are killed |
+//! | `tests/mirror_only.rs` | a part of a volume is mirrored and backed up; nothing else of it may be found there |
+//! | `tests/failback.rs` | the source is lost, its mirror takes its place, and gives it back |
+//! | `tests/backup.rs` | volumes are backed up into folders, which are damaged, pruned and restored |
 //! | `tests/mirror_long.rs` | the same for long: the source is busy, the link is cut, nodes of both are killed |
 //! | `tests/transactions_programs.rs` | what people build and install with runs in transactions, and is killed in them |
 //! | `tests/transactions_agents.rs` | many agents change one source tree, each change checked in a transaction |
@@ -63,6 +70,7 @@ pub mod scene;
 pub mod serving;
 pub mod trees;
 pub mod turn;
+pub mod two;
 pub mod txn;
 pub mod verify;
 pub mod wait;

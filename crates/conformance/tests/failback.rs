@@ -2,68 +2,43 @@
 //! source is lost, and comes back").
 
 use anyhow::{Context, Result, ensure};
-use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
+use gavel_conformance::cluster::{Cluster, PATIENCE};
 use gavel_conformance::command::{self, Ran};
-use gavel_conformance::{mounts, trees, wait};
+use gavel_conformance::two::with_two;
+use gavel_conformance::{trees, wait};
 use rustix::io::Errno;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 /// Two clusters: `a` has the volume `main`, `b` its mirror `copy`.
 struct Pair<'a> {
     a: &'a Cluster,
-    b: Cluster,
+    b: &'a Cluster,
 }
 
 impl Pair<'_> {
-    fn mirror(&self, cluster: &Cluster, node: u64, words: &[&str]) -> Result<Ran> {
-        let mut command = cluster.gavel().command(["mirror"]);
-        command.args(words).arg("--config").arg(cluster.config(node)).stdin(Stdio::null());
-        command::run(command, PATIENCE)
-    }
-
     /// Admits a mirror to a volume; where its invitation is.
     fn admit(&self, cluster: &Cluster, volume: &str, name: &str) -> Result<String> {
-        let path = self.a.scratch().join(format!("{volume}-{name}.invitation"));
-        let path = path.to_str().context("a path of text")?.to_owned();
-        self.mirror(cluster, 1, &["admit", volume, "--name", name, "--out", &path])?.ok()?;
-        Ok(path)
-    }
-
-    fn status(&self, cluster: &Cluster, volume: &str) -> Result<Value> {
-        let said = self.mirror(cluster, 1, &["status", volume, "--json"])?.ok()?;
-        serde_json::from_str(&said).with_context(|| said.clone())
+        let path = cluster.admit(volume, name, &[])?;
+        Ok(path.to_str().context("a path of text")?.to_owned())
     }
 
     /// Waits until a mirror shows something, and its source says that it has nothing more.
     fn caught_up(&self, cluster: &Cluster, volume: &str) -> Result<Value> {
         wait::for_some("the mirror has caught up", PATIENCE, || {
-            let status = self.status(cluster, volume).ok()?;
+            let status = cluster.mirror_status(1, volume).ok()?;
             (status["state"] != "0x0" && status["follow"]["lag"]["transactions"] == 0).then_some(status)
         })
-    }
-
-    /// Mounts a volume through a node, in a place of its own.
-    fn mounted(&self, cluster: &Cluster, node: u64, volume: &str) -> Result<PathBuf> {
-        let path = cluster.dir().join("extra").join(format!("{volume}-{node}"));
-        std::fs::create_dir_all(&path)?;
-        mount(cluster, node, volume, &path)?;
-        Ok(path)
     }
 
     /// Mounts `main` anew where a node has mounted it.
     fn mounted_anew(&self, node: u64) -> Result<PathBuf> {
         let path = self.a.mount(node);
-        self.umount(&path)?;
-        mount(self.a, node, "main", &path)?;
+        self.a.umount(&path)?;
+        self.a.mount_at(node, "main", &path)?;
         Ok(path)
-    }
-
-    fn umount(&self, path: &Path) -> Result<()> {
-        self.a.gavel().run(["umount", "--lazy", path.to_str().context("text")?])?.ok().map(drop)
     }
 
     /// Waits until one tree is what another one is.
@@ -75,18 +50,18 @@ impl Pair<'_> {
     /// The mirror is there, and shows what its source shows.
     fn begin(&self) -> Result<PathBuf> {
         let invitation = self.admit(self.a, "main", "copy")?;
-        self.mirror(&self.b, 1, &["follow", &invitation, "--into", "copy"])?.ok()?;
-        self.caught_up(&self.b, "copy")?;
-        let copy = self.mounted(&self.b, 1, "copy")?;
+        self.b.mirror(1, &["follow", &invitation, "--into", "copy"])?.ok()?;
+        self.caught_up(self.b, "copy")?;
+        let copy = self.b.mounted(1, "copy")?;
         self.same("the mirror", &copy, &self.a.mount(1))?;
         Ok(copy)
     }
 
     /// What is committed at `a` from now on does not come to `b`.
     fn cut_off(&self) -> Result<()> {
-        self.mirror(&self.b, 1, &["pause", "copy"])?.ok()?;
+        self.b.mirror(1, &["pause", "copy"])?.ok()?;
         wait::until("the mirror stands still", PATIENCE, || {
-            let listed = self.mirror(self.a, 1, &["list", "--json"]).and_then(Ran::ok);
+            let listed = self.a.mirror(1, &["list", "--json"]).and_then(Ran::ok);
             let listed: Option<Value> = listed.ok().and_then(|said| serde_json::from_str(&said).ok());
             listed.is_some_and(|listed| listed["followers"][0]["connected"] == false)
         })
@@ -95,17 +70,11 @@ impl Pair<'_> {
     /// All of `a` is killed, and the mirror is promoted. Where it is mounted.
     fn fail_over(&self, copy: &Path) -> Result<PathBuf> {
         self.a.kill_at_once(&self.a.ids().collect::<Vec<_>>())?;
-        self.mirror(&self.b, 1, &["promote", "copy"])?.ok()?;
+        self.b.mirror(1, &["promote", "copy"])?.ok()?;
         ensure!(is_stale(copy), "a mount of a mirror that was promoted");
-        self.umount(copy)?;
-        self.mounted(&self.b, 1, "copy")
+        self.b.umount(copy)?;
+        self.b.mounted(1, "copy")
     }
-}
-
-fn mount(cluster: &Cluster, node: u64, volume: &str, path: &Path) -> Result<()> {
-    let mut command = cluster.gavel().command(["mount", "--volume", volume, "--config"]);
-    command.arg(cluster.config(node)).arg(path);
-    command::run(command, command::PATIENCE)?.ok().map(drop)
 }
 
 fn is_stale(mount: &Path) -> bool {
@@ -114,44 +83,31 @@ fn is_stale(mount: &Path) -> bool {
 }
 
 fn with_pair(a: u64, b: u64, body: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
-    with_cluster(a, |a| {
-        let b = a.beside(b)?;
-        let pair = Pair { a, b };
-        let done = body(&pair).and_then(|()| pair.b.no_panics());
-        if done.is_err() {
-            pair.b.show_logs();
-        }
-        done?;
-        for dir in [pair.a.dir(), pair.b.dir()] {
-            for mount in mounts::under(&dir.join("extra")) {
-                pair.umount(&mount.point)?;
-            }
-        }
-        pair.b.down()
-    })
+    with_two(a, b, |a, b| body(&Pair { a, b }))
 }
 
 /// What `gavel mirror demote` is told by mistake.
 fn refusals(pair: &Pair, early: &str) -> Result<()> {
-    pair.mirror(pair.a, 1, &["demote", "main", early])?.refused(&["departed from no other one", "promote it first"])?;
-    let invitation = pair.admit(&pair.b, "copy", "wrong")?;
+    pair.a.mirror(1, &["demote", "main", early])?.refused(&["departed from no other one", "promote it first"])?;
+    let invitation = pair.admit(pair.b, "copy", "wrong")?;
     let mut create = pair.a.gavel().command(["volume", "create", "other", "--config"]);
     create.arg(pair.a.config(1));
     command::run(create, PATIENCE)?.ok()?;
-    pair.mirror(pair.a, 1, &["demote", "other", &invitation])?
+    pair.a
+        .mirror(1, &["demote", "other", &invitation])?
         .refused(&["does not descend from other", "make a new mirror"])?;
-    pair.mirror(pair.a, 1, &["demote", "nothing", &invitation])?.refused(&["there is no volume nothing"])?;
+    pair.a.mirror(1, &["demote", "nothing", &invitation])?.refused(&["there is no volume nothing"])?;
     let text = std::fs::read_to_string(&invitation)?;
     ensure!(text.contains("[lineage]"), "{text}");
     let older = invitation.replace("wrong", "older");
     let line = |word: &str| text.lines().find(|line| line.starts_with(word)).unwrap_or_default().to_owned();
     std::fs::write(&older, text.replace(&line("departed = "), "departed = \"0x5\""))?;
-    pair.mirror(pair.a, 1, &["demote", "main", &older])?.refused(&["was pruned", "make a new mirror"])?;
+    pair.a.mirror(1, &["demote", "main", &older])?.refused(&["was pruned", "make a new mirror"])?;
     std::fs::write(&older, text.replace(&line("departed = "), "departed = \"0xf000000000000000\""))?;
-    pair.mirror(pair.a, 1, &["demote", "main", &older])?.refused(&["has lost what was committed since"])?;
+    pair.a.mirror(1, &["demote", "main", &older])?.refused(&["has lost what was committed since"])?;
     std::fs::write(&older, text.replace(&line("address = "), "address = \"127.0.0.1:9\""))?;
-    pair.mirror(pair.a, 1, &["demote", "main", &older])?.refused(&["no node of the source can be reached"])?;
-    pair.mirror(&pair.b, 1, &["dismiss", "copy", "--name", "wrong"])?.ok().map(drop)
+    pair.a.mirror(1, &["demote", "main", &older])?.refused(&["no node of the source can be reached"])?;
+    pair.b.mirror(1, &["dismiss", "copy", "--name", "wrong"])?.ok().map(drop)
 }
 
 #[test]
@@ -162,7 +118,7 @@ fn a_source_that_was_lost_follows_its_former_mirror_and_takes_over_again() -> Re
         std::fs::write(main.join("large"), trees::noise(1, 5_000_000))?;
         trees::settle(&main)?;
         let copy = pair.begin()?;
-        let early = pair.admit(&pair.b, "copy", "early")?;
+        let early = pair.admit(pair.b, "copy", "early")?;
         // Some of it the mirror never gets.
         pair.cut_off()?;
         std::fs::write(main.join("never sent"), "x")?;
@@ -186,7 +142,7 @@ fn a_source_that_was_lost_follows_its_former_mirror_and_takes_over_again() -> Re
             }
         }
         std::fs::write(main.join("both"), "of the source")?;
-        let invitation = pair.admit(&pair.b, "copy", "a")?;
+        let invitation = pair.admit(pair.b, "copy", "a")?;
         let saved = demoted(pair, &invitation)?;
         caught_up_without_a_whole_copy(pair, &copy)?;
         diverged(pair, &saved)?;
@@ -198,12 +154,12 @@ fn a_source_that_was_lost_follows_its_former_mirror_and_takes_over_again() -> Re
 fn demoted(pair: &Pair, invitation: &str) -> Result<String> {
     let main = pair.a.mount(1);
     let before = trees::digest_of_content(&main)?;
-    let said = pair.mirror(pair.a, 1, &["demote", "main", invitation, "--dry-run"])?.ok()?;
+    let said = pair.a.mirror(1, &["demote", "main", invitation, "--dry-run"])?.ok()?;
     for phrase in ["+ never sent", "- first/d1/", "+ of 3/", "+ both", "would be saved as volume", "nothing was done"] {
         ensure!(said.contains(phrase), "nothing about {phrase:?} in\n{said}");
     }
     ensure!(trees::digest_of_content(&main)? == before, "a dry run has changed something");
-    let said = pair.mirror(pair.a, 2, &["demote", "main", invitation])?.ok()?;
+    let said = pair.a.mirror(2, &["demote", "main", invitation])?.ok()?;
     ensure!(said.contains("- first/d1/") && said.contains("follows copy"), "{said}");
     for mount in pair.a.all_mounts() {
         wait::until("mounts are stale", PATIENCE, || is_stale(&mount))?;
@@ -211,9 +167,9 @@ fn demoted(pair: &Pair, invitation: &str) -> Result<String> {
     }
     let words = said.lines().find(|line| line.contains("is saved as volume")).context("nothing was saved")?;
     let saved = words.split(' ').next_back().context("no name")?.to_owned();
-    let clone = pair.mounted(pair.a, 3, &saved)?;
+    let clone = pair.a.mounted(3, &saved)?;
     ensure!(trees::digest_of_content(&clone)? == before, "the clone is not what the volume was");
-    let again = pair.mirror(pair.a, 1, &["demote", "main", invitation])?;
+    let again = pair.a.mirror(1, &["demote", "main", invitation])?;
     again.refused(&["is a mirror already"])?;
     Ok(saved)
 }
@@ -222,7 +178,7 @@ fn caught_up_without_a_whole_copy(pair: &Pair, copy: &Path) -> Result<()> {
     let shown = pair.mounted_anew(1)?;
     pair.mounted_anew(3)?;
     pair.same("the former source follows", &shown, copy)?;
-    let status = pair.status(pair.a, "main")?;
+    let status = pair.a.mirror_status(1, "main")?;
     let bytes = status["follow"]["bytes"].as_u64().context("bytes")?;
     eprintln!("the former source has caught up with {bytes} bytes: {status}");
     // What was made there has 30 files; the large one is not among them.
@@ -261,10 +217,10 @@ fn diverged(pair: &Pair, saved: &str) -> Result<()> {
 /// Back to where it was, by plan: nothing is lost, and nothing has to be saved.
 fn fail_back(pair: &Pair, copy: &Path, stale: &str) -> Result<()> {
     let wanted = trees::digest(copy)?;
-    pair.umount(copy)?;
+    pair.b.umount(copy)?;
     pair.caught_up(pair.a, "main")?;
-    pair.mirror(pair.a, 1, &["promote", "main"])?.ok()?;
-    pair.mirror(pair.a, 1, &["demote", "main", stale])?.refused(&["has followed another one since", "was promoted"])?;
+    pair.a.mirror(1, &["promote", "main"])?.ok()?;
+    pair.a.mirror(1, &["demote", "main", stale])?.refused(&["has followed another one since", "was promoted"])?;
     for mount in pair.a.all_mounts() {
         ensure!(is_stale(&mount), "{}: a mount of what was a mirror", mount.display());
     }
@@ -273,13 +229,13 @@ fn fail_back(pair: &Pair, copy: &Path, stale: &str) -> Result<()> {
     std::fs::write(main.join("at home again"), "x")?;
     trees::make(&main.join("third"), 20)?;
     trees::settle(&main)?;
-    pair.mirror(pair.a, 1, &["dismiss", "main", "--name", "copy"])?.ok()?;
+    pair.a.mirror(1, &["dismiss", "main", "--name", "copy"])?.ok()?;
     let invitation = pair.admit(pair.a, "main", "again")?;
-    let said = pair.mirror(&pair.b, 1, &["demote", "copy", &invitation])?.ok()?;
+    let said = pair.b.mirror(1, &["demote", "copy", &invitation])?.ok()?;
     ensure!(said.contains("there is nothing to be saved") && said.contains("copy is a mirror"), "{said}");
-    let copy = pair.mounted(&pair.b, 1, "copy")?;
+    let copy = pair.b.mounted(1, "copy")?;
     pair.same("the mirror follows again", &copy, &main)?;
-    let status = pair.status(&pair.b, "copy")?;
+    let status = pair.b.mirror_status(1, "copy")?;
     let bytes = status["follow"]["bytes"].as_u64().context("bytes")?;
     ensure!(bytes < 2_000_000, "{bytes} bytes: files were sent that have not changed");
     std::fs::remove_dir_all(main.join("second"))?;
@@ -312,8 +268,8 @@ fn open_files_and_much_to_be_taken_back_while_nodes_are_killed() -> Result<()> {
         }
         std::fs::remove_dir_all(main.join("first"))?;
         trees::settle(&main)?;
-        let invitation = pair.admit(&pair.b, "copy", "a")?;
-        pair.mirror(pair.a, 1, &["demote", "main", &invitation])?.ok()?;
+        let invitation = pair.admit(pair.b, "copy", "a")?;
+        pair.a.mirror(1, &["demote", "main", &invitation])?.ok()?;
         let leader = pair.a.leader()?;
         pair.a.kill(leader)?;
         let node = pair.a.ids().find(|node| *node != leader).context("another node")?;

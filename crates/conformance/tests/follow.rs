@@ -1,51 +1,41 @@
 //! Mirrors that follow their source by themselves, over the network (docs/protocols/mirroring.md).
 
 use anyhow::{Context, Result, ensure};
-use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
+use gavel_conformance::cluster::{Cluster, PATIENCE};
 use gavel_conformance::command::{self, Ran};
-use gavel_conformance::{mounts, trees, wait};
+use gavel_conformance::two::with_two;
+use gavel_conformance::{trees, wait};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// A source, and a cluster with mirrors of its first volume.
 struct Pair<'a> {
     source: &'a Cluster,
-    copy: Cluster,
+    copy: &'a Cluster,
 }
 
 impl Pair<'_> {
-    /// `gavel mirror WORDS` through a node.
-    fn mirror(&self, cluster: &Cluster, node: u64, words: &[&str]) -> Result<Ran> {
-        let mut command = cluster.gavel().command(["mirror"]);
-        command.args(words).arg("--config").arg(cluster.config(node)).stdin(Stdio::null());
-        command::run(command, PATIENCE)
-    }
-
     /// Admits a mirror at the source; its invitation.
     fn admit(&self, name: &str, keep_for: &str) -> Result<PathBuf> {
-        let path = self.source.scratch().join(format!("{name}.invitation"));
-        let out = path.to_str().context("a path of text")?;
-        self.mirror(self.source, 1, &["admit", "main", "--name", name, "--keep-for", keep_for, "--out", out])?.ok()?;
+        let path = self.source.admit("main", name, &["--keep-for", keep_for])?;
         ensure!(std::fs::metadata(&path)?.permissions().mode() & 0o777 == 0o600, "others may read the invitation");
         Ok(path)
     }
 
     fn follow(&self, node: u64, invitation: &Path, into: &str) -> Result<Ran> {
-        self.mirror(&self.copy, node, &["follow", invitation.to_str().context("text")?, "--into", into])
+        self.copy.follow(node, invitation, into)
     }
 
     /// What a node of the mirror's cluster says of the mirror.
     fn status(&self, node: u64) -> Result<Value> {
-        let said = self.mirror(&self.copy, node, &["status", "copy", "--json"])?.ok()?;
-        serde_json::from_str(&said).with_context(|| said.clone())
+        self.copy.mirror_status(node, "copy")
     }
 
     /// What the source says of its follower.
     fn follower(&self, name: &str) -> Result<Value> {
-        let said = self.mirror(self.source, 1, &["list", "--json"])?.ok()?;
+        let said = self.source.mirror(1, &["list", "--json"])?.ok()?;
         let listed: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
         let lines = listed["followers"].as_array().context("no list of followers")?;
         lines.iter().find(|line| line["name"] == name).cloned().with_context(|| format!("no follower {name}: {said}"))
@@ -53,7 +43,7 @@ impl Pair<'_> {
 
     /// Pauses the mirror, and waits until it stands still.
     fn pause(&self, name: &str) -> Result<()> {
-        self.mirror(&self.copy, 1, &["pause", "copy"])?.ok()?;
+        self.copy.mirror(1, &["pause", "copy"])?.ok()?;
         wait::until("it is not connected", PATIENCE, || {
             self.follower(name).is_ok_and(|line| line["connected"] == false)
         })
@@ -61,16 +51,6 @@ impl Pair<'_> {
 
     fn state(&self, node: u64) -> Result<String> {
         Ok(self.status(node)?["state"].as_str().context("a state")?.to_owned())
-    }
-
-    /// The mirror, mounted through a node of its cluster.
-    fn mounted(&self, node: u64) -> Result<PathBuf> {
-        let path = self.copy.dir().join("extra").join(format!("copy-{node}"));
-        std::fs::create_dir_all(&path)?;
-        let mut command = self.copy.gavel().command(["mount", "--volume", "copy", "--config"]);
-        command.arg(self.copy.config(node)).arg(&path);
-        command::run(command, command::PATIENCE)?.ok()?;
-        Ok(path)
     }
 
     /// Waits until the mirror shows what a tree is; how long that took.
@@ -91,20 +71,7 @@ impl Pair<'_> {
 }
 
 fn with_pair(source: u64, copy: u64, body: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
-    with_cluster(source, |source| {
-        let copy = source.beside(copy)?;
-        let pair = Pair { source, copy };
-        let done = body(&pair).and_then(|()| pair.copy.no_panics());
-        if done.is_err() {
-            pair.copy.show_logs();
-        }
-        done?;
-        for mount in mounts::under(&pair.copy.dir().join("extra")) {
-            let path = mount.point.to_str().context("a path of text")?;
-            pair.copy.gavel().run(["umount", "--lazy", path])?.ok()?;
-        }
-        pair.copy.down()
-    })
+    with_two(source, copy, |source, copy| body(&Pair { source, copy }))
 }
 
 #[test]
@@ -116,7 +83,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
         let invitation = pair.admit("copy", "7d")?;
         pair.follow(2, &invitation, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         eprintln!("the mirror is there after {:?} more", pair.same("the copy", &copy, &tree)?);
         // The peer that it follows dies.
         let peer = wait::for_some("a peer is followed", PATIENCE, || pair.status(1).ok()?["follow"]["peer"].as_u64())?;
@@ -134,7 +101,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
         // The node that carries it dies.
         let carrier = pair.copy.leader()?;
         let seen = pair.copy.ids().find(|node| *node != carrier).context("another node")?;
-        let copy = if seen == 1 { copy } else { pair.mounted(seen)? };
+        let copy = if seen == 1 { copy } else { pair.copy.mounted(seen, "copy")? };
         ensure!(pair.status(seen)?["follow"]["carrier"] == carrier, "{}", pair.status(seen)?);
         pair.copy.kill(carrier)?;
         std::fs::remove_dir_all(tree.join("first"))?;
@@ -151,7 +118,7 @@ fn a_mirror_goes_on_when_a_peer_of_its_source_or_the_node_that_carries_it_dies()
         std::fs::write(tree.join("while it was away"), "x")?;
         trees::settle(&tree)?;
         pair.copy.start()?;
-        let copy = pair.mounted(seen)?;
+        let copy = pair.copy.mounted(seen, "copy")?;
         pair.same("it follows after its cluster has started again", &copy, &tree).map(drop)
     })
 }
@@ -163,11 +130,10 @@ fn a_mirror_is_paused_resumed_removed_and_what_is_not_admitted_is_refused() -> R
         std::fs::write(tree.join("one"), trees::noise(1, 100_000))?;
         trees::settle(&tree)?;
         let invitation = pair.admit("copy", "7d")?;
-        let text = std::fs::read_to_string(&invitation)?;
-        refusals(pair, &text)?;
+        refusals(pair, &invitation)?;
         pair.follow(1, &invitation, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         pair.same("the copy", &copy, &tree)?;
         pair.follow(1, &invitation, "copy")?.refused(&["follows its source already", "gavel mirror remove copy"])?;
         lag(pair)?;
@@ -179,10 +145,10 @@ fn a_mirror_is_paused_resumed_removed_and_what_is_not_admitted_is_refused() -> R
         std::thread::sleep(Duration::from_secs(2));
         let status = pair.status(1)?;
         ensure!(trees::digest(&copy)? == before && status["follow"]["paused"] == true, "{status}");
-        pair.mirror(&pair.copy, 1, &["resume", "copy"])?.ok()?;
+        pair.copy.mirror(1, &["resume", "copy"])?.ok()?;
         pair.same("it was resumed", &copy, &tree)?;
         // Dismissed at the source.
-        pair.mirror(pair.source, 1, &["dismiss", "main", "--name", "copy"])?.ok()?;
+        pair.source.mirror(1, &["dismiss", "main", "--name", "copy"])?.ok()?;
         std::fs::write(tree.join("three"), "x")?;
         trees::settle(&tree)?;
         let said = wait::for_some("it is told that it was dismissed", PATIENCE, || {
@@ -192,8 +158,8 @@ fn a_mirror_is_paused_resumed_removed_and_what_is_not_admitted_is_refused() -> R
         ensure!(said.contains("dismissed"), "{said}");
         pair.follow(1, &invitation, "another")?.refused(&["refuses", "not valid", "gavel mirror admit"])?;
         ensure!(!copy.join("three").exists());
-        pair.mirror(&pair.copy, 1, &["remove", "copy"])?.ok()?;
-        pair.mirror(&pair.copy, 1, &["resume", "copy"])?.refused(&["follows nobody"])?;
+        pair.copy.mirror(1, &["remove", "copy"])?.ok()?;
+        pair.copy.mirror(1, &["resume", "copy"])?.refused(&["follows nobody"])?;
         ensure!(pair.status(1)?["follow"].is_null());
         // Another invitation, into the same mirror: it goes on from where it stands.
         let again = pair.admit("again", "7d")?;
@@ -223,7 +189,8 @@ fn lag(pair: &Pair) -> Result<()> {
 }
 
 /// Invitations that are none, or are to something else.
-fn refusals(pair: &Pair, text: &str) -> Result<()> {
+fn refusals(pair: &Pair, invitation: &Path) -> Result<()> {
+    let text = &std::fs::read_to_string(invitation)?;
     let refused = |name: &str, text: &str, phrases: &[&str]| -> Result<()> {
         let path = pair.source.scratch().join(name);
         std::fs::write(&path, text)?;
@@ -236,20 +203,16 @@ fn refusals(pair: &Pair, text: &str) -> Result<()> {
     refused("wrong-volume", &text.replace(&line("volume = "), "volume = 7"), &["refuses", "not valid"])?;
     refused("cut", &text[..text.len() / 2], &["not an invitation", "gavel mirror admit"])?;
     // Another cluster's nodes, at the addresses of this one's: they can't prove to be those that are meant.
-    let path = pair.source.scratch().join("foreign");
-    let out = path.to_str().context("text")?;
-    pair.mirror(&pair.copy, 1, &["admit", "main", "--name", "foreign", "--out", out])?.ok()?;
-    let foreign = std::fs::read_to_string(&path)?;
+    let foreign = std::fs::read_to_string(pair.copy.admit("main", "foreign", &[])?)?;
     let address = |text: &str| text.lines().find(|line| line.starts_with("address = ")).unwrap_or_default().to_owned();
     let swapped = foreign.replace(&address(&foreign), &address(text));
     refused("foreign-addresses", &swapped, &["no node of the source can be reached", "TLS handshake failed"])?;
-    pair.mirror(&pair.copy, 1, &["dismiss", "main", "--name", "foreign"])?.ok()?;
+    pair.copy.mirror(1, &["dismiss", "main", "--name", "foreign"])?.ok()?;
     let nobody = text.replace(&address(text), "address = \"127.0.0.1:9\"");
     refused("nobody", &nobody, &["no node of the source can be reached", "may be changed there"])?;
-    pair.mirror(pair.source, 1, &["admit", "main", "--name", "copy"])?.refused(&["admitted to volume main already"])?;
-    let path = pair.source.scratch().join("copy.invitation");
-    pair.follow(1, &path, "main")?.refused(&["volume main is no mirror"])?;
-    let status = pair.mirror(&pair.copy, 1, &["status", "copy"])?;
+    pair.source.mirror(1, &["admit", "main", "--name", "copy"])?.refused(&["admitted to volume main already"])?;
+    pair.follow(1, invitation, "main")?.refused(&["volume main is no mirror"])?;
+    let status = pair.copy.mirror(1, &["status", "copy"])?;
     status.refused(&["there is no volume copy"])
 }
 
@@ -270,7 +233,7 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
         let patient = pair.admit("copy", "1h")?;
         pair.follow(1, &patient, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         pair.same("the copy", &copy, &tree)?;
         wait::until("the source knows", PATIENCE, || {
             pair.follower("copy").is_ok_and(|line| line["state"].is_string())
@@ -295,13 +258,13 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
             trees::digest(&tree.join(format!("@@{stands}"))).is_ok(),
             "the state that the mirror stands at was pruned"
         );
-        pair.mirror(&pair.copy, 1, &["resume", "copy"])?.ok()?;
+        pair.copy.mirror(1, &["resume", "copy"])?.ok()?;
         pair.same("it goes on", &copy, &tree)?;
         let bytes = pair.status(1)?["follow"]["bytes"].as_u64().context("bytes")?;
         ensure!(bytes < 1_000_000, "{bytes} bytes were sent for a few small changes");
         // Another one, that is not waited for so long.
-        pair.mirror(&pair.copy, 1, &["remove", "copy"])?.ok()?;
-        pair.mirror(pair.source, 1, &["dismiss", "main", "--name", "copy"])?.ok()?;
+        pair.copy.mirror(1, &["remove", "copy"])?.ok()?;
+        pair.source.mirror(1, &["dismiss", "main", "--name", "copy"])?.ok()?;
         let impatient = pair.admit("impatient", "5s")?;
         pair.follow(1, &impatient, "copy")?.ok()?;
         pair.same("it follows by another invitation", &copy, &tree)?;
@@ -321,7 +284,7 @@ fn history_waits_for_a_mirror_that_is_away_up_to_its_limit() -> Result<()> {
             trees::digest(&tree.join(format!("@@{stands}"))).is_err(),
             "history waits for a mirror that is not waited for"
         );
-        pair.mirror(&pair.copy, 1, &["resume", "copy"])?.ok()?;
+        pair.copy.mirror(1, &["resume", "copy"])?.ok()?;
         pair.same("it goes on from what is there", &copy, &tree)?;
         let bytes = pair.status(1)?["follow"]["bytes"].as_u64().context("bytes")?;
         eprintln!("{bytes} bytes were sent to compare");
@@ -341,14 +304,8 @@ fn a_mirror_of_a_mirror_follows_too() -> Result<()> {
         pair.follow(1, &pair.admit("copy", "7d")?, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || pair.state(1).is_ok_and(|state| state != "0x0"))?;
         // Its mirror is in the source's own cluster: any cluster will do.
-        let invitation = pair.source.scratch().join("second.invitation");
-        let path = invitation.to_str().context("text")?;
-        pair.mirror(&pair.copy, 1, &["admit", "copy", "--name", "second", "--out", path])?.ok()?;
-        pair.mirror(pair.source, 1, &["follow", path, "--into", "back"])?.ok()?;
-        let status = || -> Option<Value> {
-            let said = pair.mirror(pair.source, 1, &["status", "back", "--json"]).ok()?.ok().ok()?;
-            serde_json::from_str(&said).ok()
-        };
+        pair.source.follow(1, &pair.copy.admit("copy", "second", &[])?, "back")?.ok()?;
+        let status = || pair.source.mirror_status(1, "back").ok();
         wait::until("the second copy is there", PATIENCE, || status().is_some_and(|status| status["state"] != "0x0"))?;
         let back = pair.source.dir().join("extra/back");
         std::fs::create_dir_all(&back)?;

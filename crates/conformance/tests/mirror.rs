@@ -1,17 +1,18 @@
 //! Two clusters, and streams from a volume of one to a mirror in the other (docs/protocols/mirroring.md).
 
 use anyhow::{Context, Result, ensure};
-use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
+use gavel_conformance::cluster::{Cluster, PATIENCE};
 use gavel_conformance::command::{self, Ran};
 use gavel_conformance::dice::{self, Dice};
-use gavel_conformance::{mounts, trees, wait};
+use gavel_conformance::two::with_two;
+use gavel_conformance::{trees, wait};
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
 use serde_json::Value;
 use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const FILES: u64 = 400;
@@ -19,22 +20,15 @@ const FILES: u64 = 400;
 /// A source, and a cluster with a mirror of its first volume.
 struct Pair<'a> {
     source: &'a Cluster,
-    copy: Cluster,
+    copy: &'a Cluster,
     streams: PathBuf,
 }
 
 impl Pair<'_> {
-    /// `gavel mirror WORDS` through a node.
-    fn mirror(&self, cluster: &Cluster, node: u64, words: &[&str]) -> Command {
-        let mut command = cluster.gavel().command(["mirror"]);
-        command.args(words).arg("--config").arg(cluster.config(node));
-        command
-    }
-
     /// Writes a stream to a file; what was sent.
     fn send(&self, file: &str, words: &[&str]) -> Result<(PathBuf, Value)> {
         let path = self.streams.join(file);
-        let mut command = self.mirror(self.source, 1, &["send", "main", "--json"]);
+        let mut command = self.source.mirror_command(1, &["send", "main", "--json"]);
         command.args(words).stdin(Stdio::null()).stdout(File::create(&path)?).stderr(Stdio::piped());
         let output = command.output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -42,18 +36,8 @@ impl Pair<'_> {
         Ok((path, serde_json::from_str(said.trim()).with_context(|| said.clone())?))
     }
 
-    fn receiving(&self, node: u64, file: &Path, words: &[&str]) -> Result<Command> {
-        let mut command = self.mirror(&self.copy, node, &["receive", "copy", "--json"]);
-        command.args(words).stdin(File::open(file)?).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(command)
-    }
-
     fn receive_ran(&self, node: u64, file: &Path, words: &[&str]) -> Result<Ran> {
-        let mut command = self.receiving(node, file, words)?;
-        let output = command.output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        Ok(Ran { line: format!("{command:?}"), code: output.status.code(), stdout, stderr })
+        self.copy.receive(node, "copy", file, &[&["--json"], words].concat())
     }
 
     /// Receives a stream from a file; what was received.
@@ -65,18 +49,7 @@ impl Pair<'_> {
 
     /// Which state of the source the mirror shows.
     fn place(&self, node: u64) -> Result<String> {
-        let ran = command::run(self.mirror(&self.copy, node, &["receive", "copy", "--where"]), command::PATIENCE)?;
-        Ok(ran.ok()?.trim().to_owned())
-    }
-
-    /// The mirror, mounted through a node of its cluster.
-    fn mounted(&self, node: u64) -> Result<PathBuf> {
-        let path = self.copy.dir().join("extra").join(format!("copy-{node}"));
-        std::fs::create_dir_all(&path)?;
-        let mut command = self.copy.gavel().command(["mount", "--volume", "copy", "--config"]);
-        command.arg(self.copy.config(node)).arg(&path);
-        command::run(command, command::PATIENCE)?.ok()?;
-        Ok(path)
+        Ok(self.copy.mirror(node, &["receive", "copy", "--where"])?.ok()?.trim().to_owned())
     }
 
     /// The mirror shows what the source showed then, by its present and by the name of that state.
@@ -93,21 +66,10 @@ fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
 }
 
 fn with_pair(nodes: u64, body: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
-    with_cluster(1, |source| {
-        let copy = source.beside(nodes)?;
+    with_two(1, nodes, |source, copy| {
         let streams = source.scratch().join("streams");
         std::fs::create_dir_all(&streams)?;
-        let pair = Pair { source, copy, streams };
-        let done = body(&pair).and_then(|()| pair.copy.no_panics());
-        if done.is_err() {
-            pair.copy.show_logs();
-        }
-        done?;
-        for mount in mounts::under(&pair.copy.dir().join("extra")) {
-            let path = mount.point.to_str().context("a path of text")?;
-            pair.copy.gavel().run(["umount", "--lazy", path])?.ok()?;
-        }
-        pair.copy.down()
+        body(&Pair { source, copy, streams })
     })
 }
 
@@ -163,7 +125,7 @@ fn a_mirror_is_what_its_source_was() -> Result<()> {
         pair.receive_ran(1, &stream, &[])?.refused(&["there is no volume copy", "--create"])?;
         let received = pair.receive(1, &stream, &["--create"])?;
         ensure!(received["state"] == sent["to"], "{received} {sent}");
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         ensure!(trees::digest(&copy)? == trees::digest(&tree)?, "the whole copy");
         let wanted = [Some(Errno::ROFS); 3];
         let found = [
@@ -277,13 +239,13 @@ fn refusals(pair: &Pair, copy: &Path, states: &[String]) -> Result<()> {
         pair.source.gavel().command(["volume", "create", "other", "--config"]).arg(pair.source.config(1)).output()?;
     ensure!(ran.status.success());
     let other = pair.streams.join("other");
-    let sent = pair.mirror(pair.source, 1, &["send", "other"]).stdout(File::create(&other)?).status()?;
+    let sent = pair.source.mirror_command(1, &["send", "other"]).stdout(File::create(&other)?).status()?;
     ensure!(sent.success());
     pair.receive_ran(1, &other, &[])?.refused(&["is of volume other", "--create"])?;
-    let mut into_main = pair.mirror(&pair.copy, 1, &["receive", "main"]);
+    let mut into_main = pair.copy.mirror_command(1, &["receive", "main"]);
     let ran = into_main.stdin(File::open(&good)?).stderr(Stdio::piped()).output()?;
     ensure!(String::from_utf8_lossy(&ran.stderr).contains("is no mirror"));
-    let missing = command::run(pair.mirror(pair.source, 1, &["send", "main", "--from", "2000-01-01"]), PATIENCE)?;
+    let missing = pair.source.mirror(1, &["send", "main", "--from", "2000-01-01"])?;
     missing.refused(&["made later"])?;
     let first = u64::from_str_radix(states[0].trim_start_matches("0x"), 16)?;
     for never in [0x7000_0000_0000_0000, first - 1, 16] {
@@ -304,7 +266,7 @@ fn a_receiver_that_is_killed_leaves_a_whole_state() -> Result<()> {
         trees::settle(&tree)?;
         let (first, _) = pair.send("first", &[])?;
         pair.receive(2, &first, &["--create"])?;
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         let before = (pair.place(1)?, trees::digest(&copy)?);
         // A step of many parts, and transactions behind it.
         trees::make(&tree.join("second"), 1_500)?;
@@ -312,7 +274,13 @@ fn a_receiver_that_is_killed_leaves_a_whole_state() -> Result<()> {
         let (more, _) = pair.send("more", &["--from", &before.0])?;
         let mut killed = 0;
         for attempt in 0..6 {
-            let mut receiver = pair.receiving(2, &more, &[])?.spawn()?;
+            let mut receiver = pair
+                .copy
+                .mirror_command(2, &["receive", "copy"])
+                .stdin(File::open(&more)?)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()?;
             std::thread::sleep(Duration::from_millis(150 + 250 * attempt));
             if receiver.try_wait()?.is_none() {
                 pair.copy.kill(2)?;
@@ -358,7 +326,7 @@ fn a_whole_copy_goes_on_where_it_was_broken_off() -> Result<()> {
             "{place}: {}",
             broken.stderr
         );
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         ensure!(std::fs::read_dir(&copy)?.next().is_none(), "nothing of it is shown");
         std::fs::remove_dir_all(tree.join("part0/d0/é0"))?;
         trees::make(&tree.join("more"), 20)?;
@@ -388,12 +356,12 @@ fn a_pipe_follows_and_a_promoted_mirror_is_written() -> Result<()> {
         let tree = pair.source.mount(1);
         trees::make(&tree.join("tree"), 80)?;
         trees::settle(&tree)?;
-        let mut send = pair.mirror(pair.source, 1, &["send", "main", "--follow"]).stdout(Stdio::piped()).spawn()?;
+        let mut send = pair.source.mirror_command(1, &["send", "main", "--follow"]).stdout(Stdio::piped()).spawn()?;
         let stream = send.stdout.take().context("a pipe")?;
-        let mut receive = pair.mirror(&pair.copy, 1, &["receive", "copy", "--create"]);
+        let mut receive = pair.copy.mirror_command(1, &["receive", "copy", "--create"]);
         let mut receive = receive.stdin(stream).stderr(Stdio::piped()).spawn()?;
         wait::until("the mirror is there", PATIENCE, || pair.place(1).is_ok_and(|place| place != "0x0"))?;
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         for _ in 0..5 {
             let many = 1 + dice.below(8);
             change(&mut dice, &tree, many)?;
@@ -409,12 +377,12 @@ fn a_pipe_follows_and_a_promoted_mirror_is_written() -> Result<()> {
         let output = wait_for(&mut receive)?;
         ensure!(output.contains("truncated") && output.contains("Hint: mirror copy shows state"), "{output}");
         let wanted = trees::digest(&copy)?;
-        let promote = pair.mirror(&pair.copy, 1, &["promote", "copy"]);
+        let promote = pair.copy.mirror_command(1, &["promote", "copy"]);
         let said = command::run(promote, PATIENCE)?.ok()?;
         ensure!(said.contains("volume as any other"), "{said}");
         ensure!(errno(std::fs::read_dir(&copy).map(drop)) == Some(Errno::STALE));
         pair.copy.gavel().run(["umount", "--lazy", copy.to_str().context("text")?])?.ok()?;
-        let copy = pair.mounted(1)?;
+        let copy = pair.copy.mounted(1, "copy")?;
         ensure!(trees::digest(&copy)? == wanted, "what was mirrored is there");
         // What is made now has ids of its own: nothing that was mirrored is in its way.
         trees::make(&copy.join("own"), 200)?;

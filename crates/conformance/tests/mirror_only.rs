@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
 use gavel_conformance::command::{self, Ran};
-use gavel_conformance::{mounts, trees, wait};
+use gavel_conformance::two::with_two;
+use gavel_conformance::{trees, wait};
 use rustix::fs::{XattrFlags, setxattr};
-use serde_json::Value;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,42 +76,26 @@ fn same(tree: &Path, copy: &Path) -> Result<()> {
 
 struct Pair<'a> {
     source: &'a Cluster,
-    copy: Cluster,
+    copy: &'a Cluster,
 }
 
 impl Pair<'_> {
-    /// `gavel mirror WORDS` through a node.
-    fn mirror(&self, cluster: &Cluster, words: &[&str]) -> Command {
-        let mut command = cluster.gavel().command(["mirror"]);
-        command.args(words).arg("--config").arg(cluster.config(1)).stdin(Stdio::null());
-        command
-    }
-
-    fn ran(&self, cluster: &Cluster, words: &[&str]) -> Result<Ran> {
-        command::run(self.mirror(cluster, words), PATIENCE)
-    }
-
     /// A stream in a file, of what is behind `from`.
     fn send(&self, name: &str, from: Option<&str>, selected: &[&str]) -> Result<PathBuf> {
         let path = self.source.scratch().join(name);
-        let mut command = self.mirror(self.source, &["send", "main"]);
+        let mut command = self.source.mirror_command(1, &["send", "main"]);
         command.args(from.map(|from| format!("--from={from}"))).args(selected);
-        let output = command.stdout(File::create(&path)?).stderr(Stdio::piped()).output()?;
+        let output = command.stdin(Stdio::null()).stdout(File::create(&path)?).stderr(Stdio::piped()).output()?;
         ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(path)
     }
 
     fn receive(&self, file: &Path, words: &[&str]) -> Result<Ran> {
-        let mut command = self.mirror(&self.copy, &["receive", "copy"]);
-        command.args(words).stdin(File::open(file)?);
-        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        Ok(Ran { line: format!("{command:?}"), code: output.status.code(), stdout, stderr })
+        self.copy.receive(1, "copy", file, words)
     }
 
     fn place(&self) -> Result<String> {
-        Ok(self.ran(&self.copy, &["receive", "copy", "--where"])?.ok()?.trim().to_owned())
+        Ok(self.copy.mirror(1, &["receive", "copy", "--where"])?.ok()?.trim().to_owned())
     }
 
     /// What is behind the mirror's state, sent and received.
@@ -120,49 +104,10 @@ impl Pair<'_> {
         self.receive(&path, &[])?.ok()?;
         Ok(path)
     }
-
-    fn mounted(&self, volume: &str) -> Result<PathBuf> {
-        let path = self.copy.dir().join("extra").join(volume);
-        std::fs::create_dir_all(&path)?;
-        let mut command = self.copy.gavel().command(["mount", "--volume", volume, "--config"]);
-        command.arg(self.copy.config(1)).arg(&path);
-        command::run(command, command::PATIENCE)?.ok()?;
-        Ok(path)
-    }
-
-    fn status(&self, volume: &str) -> Result<Value> {
-        let said = self.ran(&self.copy, &["status", volume, "--json"])?.ok()?;
-        serde_json::from_str(&said).with_context(|| said.clone())
-    }
-
-    fn admit(&self, name: &str, selected: &[&str]) -> Result<PathBuf> {
-        let path = self.source.scratch().join(format!("{name}.invitation"));
-        let out = path.to_str().context("a path of text")?;
-        let words = [&["admit", "main", "--name", name, "--out", out], selected].concat();
-        self.ran(self.source, &words)?.ok()?;
-        Ok(path)
-    }
-
-    fn follow(&self, invitation: &Path, into: &str) -> Result<Ran> {
-        self.ran(&self.copy, &["follow", invitation.to_str().context("text")?, "--into", into])
-    }
 }
 
 fn with_pair(body: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
-    with_cluster(1, |source| {
-        let copy = source.beside(1)?;
-        let pair = Pair { source, copy };
-        let done = body(&pair).and_then(|()| pair.copy.no_panics());
-        if done.is_err() {
-            pair.copy.show_logs();
-        }
-        done?;
-        for mount in mounts::under(&pair.copy.dir().join("extra")) {
-            let path = mount.point.to_str().context("a path of text")?;
-            pair.copy.gavel().run(["umount", "--lazy", path])?.ok()?;
-        }
-        pair.copy.down()
-    })
+    with_two(1, 1, |source, copy| body(&Pair { source, copy }))
 }
 
 #[test]
@@ -173,7 +118,7 @@ fn a_stream_of_a_part_has_nothing_else() -> Result<()> {
         let whole = pair.send("whole", None, &ONLY)?;
         keeps_the_secret(&whole)?;
         pair.receive(&whole, &["--create"])?.ok()?;
-        let copy = pair.mounted("copy")?;
+        let copy = pair.copy.mounted(1, "copy")?;
         same(&tree, &copy)?;
         // What happens outside is no step.
         hide(&tree.join("more"))?;
@@ -220,10 +165,10 @@ fn a_stream_of_a_part_has_nothing_else() -> Result<()> {
         pair.receive(&other, &[])?.refused(&["--only /projects/atlas", "--exclude *.o", "--create"])?;
         let all = pair.send("all", Some(&from), &[])?;
         pair.receive(&all, &[])?.refused(&["the stream has everything", "--only /projects/atlas"])?;
-        let status = pair.status("copy")?;
+        let status = pair.copy.mirror_status(1, "copy")?;
         ensure!(status["selection"]["only"][0] == "/projects/atlas", "{status}");
-        pair.ran(pair.source, &["send", "main", "--only", "a/../b"])?.refused(&["no path of a volume"])?;
-        pair.ran(pair.source, &["send", "main", "--exclude", "a[b"])?.refused(&["no pattern"])?;
+        pair.source.mirror(1, &["send", "main", "--only", "a/../b"])?.refused(&["no path of a volume"])?;
+        pair.source.mirror(1, &["send", "main", "--exclude", "a[b"])?.refused(&["no pattern"])?;
         keeps_the_secret(&pair.copy.home(1))
     })
 }
@@ -233,7 +178,7 @@ fn a_follower_is_sent_what_it_was_admitted_to() -> Result<()> {
     with_pair(|pair| {
         let tree = pair.source.mount(1);
         make(&tree)?;
-        let invitation = pair.admit("atlas", &ONLY)?;
+        let invitation = pair.source.admit("main", "atlas", &ONLY)?;
         // Who changes what the invitation says gets nothing else by that.
         let text = std::fs::read_to_string(&invitation)?;
         let is_kept =
@@ -241,20 +186,23 @@ fn a_follower_is_sent_what_it_was_admitted_to() -> Result<()> {
         let forged = pair.source.scratch().join("forged");
         let lines: Vec<&str> = text.lines().filter(is_kept).collect();
         std::fs::write(&forged, lines.join("\n"))?;
-        pair.follow(&forged, "forged")?.ok()?;
+        pair.copy.follow(1, &forged, "forged")?.ok()?;
         let said = wait::for_some("it is told what is wrong", PATIENCE, || {
-            let status = pair.status("forged").ok()?;
+            let status = pair.copy.mirror_status(1, "forged").ok()?;
             status["follow"]["error"].as_str().filter(|error| error.contains("--only")).map(str::to_owned)
         })?;
-        ensure!(said.contains("the mirror has everything") && pair.status("forged")?["state"] == "0x0", "{said}");
-        pair.ran(&pair.copy, &["remove", "forged"])?.ok()?;
-        pair.follow(&invitation, "forged")?.refused(&["the invitation is to --only /projects/atlas"])?;
+        ensure!(
+            said.contains("the mirror has everything") && pair.copy.mirror_status(1, "forged")?["state"] == "0x0",
+            "{said}"
+        );
+        pair.copy.mirror(1, &["remove", "forged"])?.ok()?;
+        pair.copy.follow(1, &invitation, "forged")?.refused(&["the invitation is to --only /projects/atlas"])?;
         // As it was meant.
-        pair.follow(&invitation, "copy")?.ok()?;
+        pair.copy.follow(1, &invitation, "copy")?.ok()?;
         wait::until("the whole copy is there", PATIENCE, || {
-            pair.status("copy").is_ok_and(|status| status["state"] != "0x0")
+            pair.copy.mirror_status(1, "copy").is_ok_and(|status| status["state"] != "0x0")
         })?;
-        let copy = pair.mounted("copy")?;
+        let copy = pair.copy.mounted(1, "copy")?;
         let follows = |what: &str| wait::until(what, PATIENCE, || same(&tree, &copy).is_ok());
         follows("the part is there")?;
         std::fs::write(tree.join("projects/atlas/new"), trees::noise(7, 100_000))?;
@@ -274,9 +222,9 @@ fn a_follower_is_sent_what_it_was_admitted_to() -> Result<()> {
         hide(&tree.join("still more"))?;
         trees::settle(&tree)?;
         pair.copy.start()?;
-        let copy = pair.mounted("copy")?;
+        let copy = pair.copy.mounted(1, "copy")?;
         wait::until("it has gone on", PATIENCE, || same(&tree, &copy).is_ok())?;
-        let listed = pair.ran(pair.source, &["list"])?.ok()?;
+        let listed = pair.source.mirror(1, &["list"])?.ok()?;
         ensure!(listed.contains("--only /projects/atlas"), "{listed}");
         keeps_the_secret(&pair.copy.home(1))
     })

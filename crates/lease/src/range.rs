@@ -30,6 +30,11 @@ pub fn guarded(guard: &Guard) -> KeyRange {
     }
 }
 
+/// All of a volume. What is given up is so by the object: of a range that has none, a lease may be left that nobody gives back.
+pub fn every_object(volume: VolumeId) -> KeyRange {
+    KeyRange::objects(volume, ObjectId::VOLUME, ObjectId(u64::MAX))
+}
+
 /// The ranges that a plan writes, as far as other sessions' leases are concerned.
 pub fn written(plan: &Plan) -> Vec<KeyRange> {
     let mut ranges: Vec<KeyRange> = plan.mutations.iter().map(written_by).collect();

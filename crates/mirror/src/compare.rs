@@ -11,18 +11,15 @@
 //! The source reads a whole state for it, and sends what has changed, object by object, and nothing else but runs of ids.
 
 use crate::order::is_named;
+use crate::scan::{Scan, run_on};
 use crate::source::Read;
 use crate::stream::{RUNS_MAX, Row, row_bytes};
-use gavel_types::{At, Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Past;
-use gavel_wire::{Record, Version, ViewError};
+use gavel_wire::{Record, ViewError};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-
-/// Rows of a state that are read at a time.
-const PAGE_ROWS: usize = 256;
 
 /// What the source says of the state `to`, to a copy that is what it was as of `at`.
 #[derive(Debug)]
@@ -59,10 +56,8 @@ impl FromStr for Partial {
 
     fn from_str(text: &str) -> Result<Partial, ()> {
         let (since, before) = text.split_once('~').ok_or(())?;
-        match since.parse() {
-            Ok(At::Tid(since)) => Ok(Partial { since, before: ObjectId(before.parse().map_err(|_| ())?) }),
-            _ => Err(()),
-        }
+        let before = ObjectId(before.parse().map_err(|_| ())?);
+        Ok(Partial { since: since.parse().map_err(|_| ())?, before })
     }
 }
 
@@ -73,32 +68,6 @@ pub enum Piece {
     Same(Vec<(ObjectId, ObjectId)>),
     /// All that is there of some objects.
     Rows(Vec<Row>),
-}
-
-/// A walk over a range of keys of one state.
-#[derive(Debug)]
-struct Scan {
-    range: KeyRange,
-    scanned: VecDeque<(Key, Version)>,
-    over: bool,
-}
-
-impl Scan {
-    fn new(range: KeyRange) -> Scan {
-        Scan { range, scanned: VecDeque::new(), over: false }
-    }
-
-    fn next(&mut self, past: &dyn Past, at: Tid, read: &mut Read) -> Result<Option<(Key, Version)>, ViewError> {
-        if self.scanned.is_empty() && !self.over {
-            self.scanned = past.at(at).scan(&self.range, PAGE_ROWS)?.into();
-            read.rows += self.scanned.len() as u64;
-            match self.scanned.back() {
-                Some((last, _)) => self.range.start = KeyRange::one(last).end,
-                None => self.over = true,
-            }
-        }
-        Ok(self.scanned.pop_front())
-    }
 }
 
 impl Compared {
@@ -135,14 +104,11 @@ impl Compared {
             let is_row = self.object == Some(object);
             // Rows and runs take turns, in the order of ids.
             if is_same && !rows.is_empty() || is_row && !runs.is_empty() || is_same && runs.len() >= RUNS_MAX {
-                self.scan.scanned.push_front((key, version));
+                self.scan.put_back((key, version));
                 break;
             }
             if is_same {
-                match runs.last_mut() {
-                    Some((_, last)) if last.0 + 1 == object.0 => *last = object,
-                    _ => runs.push((object, object)),
-                }
+                run_on(&mut runs, object);
             }
             if is_row {
                 let row = Row { key, record: Some(version.record) };

@@ -6,7 +6,7 @@
 //! - [`stream`]: frames and their bytes; [`order`]: which frame may follow which
 //! - [`source`]: the steps from one state of a volume to a later one, and their rows
 //! - [`compare`]: a step from a state that the source has no more
-//! - [`part`]: the same, of copies that have a part of their source; [`changed`], [`work`]: what both do alike
+//! - [`part`]: the same, of copies that have a part of their source; `changed`, `scan`, `work`: what both do alike
 //! - [`receive`]: what is to be done about a frame, for a mirror that stands at a boundary
 //! - [`follow`]: what is said beside the stream, where a mirror follows its source by itself
 //! - [`parts`]: rows of a step, as requests to the mirror's log
@@ -24,6 +24,7 @@ pub mod order;
 pub mod part;
 pub mod parts;
 pub mod receive;
+mod scan;
 pub mod source;
 pub mod stream;
 mod work;

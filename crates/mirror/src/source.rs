@@ -5,16 +5,14 @@
 
 use crate::changed::{Changed, Gathered};
 use crate::order::is_named;
+use crate::scan::{Scan, named_attr};
 use crate::stream::Row;
 use crate::work::{Page, Queue};
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::Past;
-use gavel_wire::{Attr, Record, Version, View, ViewError};
+use gavel_wire::{Attr, Record, View, ViewError};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
 
-/// Rows of a state that are read at a time.
-const PAGE_ROWS: usize = 256;
 /// Rows of the change index that a look for the next step goes over, at most: they may all be other volumes'.
 pub const LOOKED_AT_MAX: usize = 65_536;
 
@@ -165,18 +163,11 @@ pub struct Rows {
     /// None: there was nothing before.
     changed: Option<Gathered>,
     queue: Queue,
-    whole: Whole,
+    /// Of a whole state: what was not given out, and the object of the last row, if it is part of the copy.
+    whole: Scan,
+    in_copy: Option<ObjectId>,
     /// What was read so far.
     pub read: Read,
-}
-
-/// How far a whole state has been read.
-#[derive(Debug)]
-struct Whole {
-    next: Box<[u8]>,
-    /// Rows that were read and not given out, and the object that they begin in, if it is part of the copy.
-    scanned: VecDeque<(Key, Version)>,
-    in_copy: Option<ObjectId>,
 }
 
 impl Rows {
@@ -191,10 +182,9 @@ impl Rows {
     }
 
     fn between(volume: VolumeId, (old, new): (Tid, Tid), changed: Option<Changed>) -> Rows {
-        let next = KeyRange::of_objects(volume).start;
-        let whole = Whole { next, scanned: VecDeque::new(), in_copy: None };
+        let (whole, queue) = (Scan::new(KeyRange::of_objects(volume)), Queue::new(volume, (old, new), None));
         let changed = changed.map(|changed| Gathered::new(volume, changed));
-        Rows { volume, old, new, changed, queue: Queue::new(volume, (old, new), None), whole, read: Read::default() }
+        Rows { volume, old, new, changed, queue, whole, in_copy: None, read: Read::default() }
     }
 
     /// The next rows: about `bytes_max` of them, one at least. None at the end.
@@ -220,29 +210,18 @@ impl Rows {
 
     /// The next row of the new state, in the order of keys. False if there is none.
     fn next_of_whole(&mut self, past: &dyn Past, page: &mut Page) -> Result<bool, ViewError> {
-        if self.whole.scanned.is_empty() {
-            let mut range = KeyRange::of_objects(self.volume);
-            range.start = self.whole.next.clone();
-            self.whole.scanned = past.at(self.new).scan(&range, PAGE_ROWS)?.into();
-            self.read.rows += self.whole.scanned.len() as u64;
-            if let Some((last, _)) = self.whole.scanned.back() {
-                self.whole.next = KeyRange::one(last).end;
-            }
-        }
-        let Some((key, version)) = self.whole.scanned.pop_front() else { return Ok(false) };
+        let Some((key, version)) = self.whole.next(past, self.new, &mut self.read)? else { return Ok(false) };
         if let Record::Attr(attr) = &version.record {
-            self.whole.in_copy = is_named(attr).then(|| key.object());
+            self.in_copy = is_named(attr).then(|| key.object());
         }
-        if self.whole.in_copy == Some(key.object()) {
+        if self.in_copy == Some(key.object()) {
             page.push(key, Some(version.record));
         }
         Ok(true)
     }
 
     fn attr(&mut self, state: &dyn View, object: ObjectId) -> Result<Option<Attr>, ViewError> {
-        self.read.records += 1;
-        let found = state.get(&Key::attr(self.volume, object))?;
-        Ok(found.and_then(named))
+        named_attr(state, (self.volume, object), &mut self.read)
     }
 
     /// What is to be done for the next object that has changed. False if there is none.
@@ -283,13 +262,5 @@ pub(crate) fn changed_by(step: Step) -> Option<Changed> {
         Step { from: Tid::ZERO, .. } => None,
         Step { single: true, to, .. } => Some(Changed::By(to)),
         Step { from, to, .. } => Some(Changed::Between(from, to)),
-    }
-}
-
-/// Attributes of what is part of a copy.
-fn named(version: Version) -> Option<Attr> {
-    match version.record {
-        Record::Attr(attr) => Some(attr).filter(is_named),
-        _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Rows that are to be given out, page by page.
 
 use crate::part::select::{Footing, Selector};
+use crate::scan::PAGE_ROWS;
 use crate::source::Read;
 use crate::stream::{Row, row_bytes};
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
@@ -8,9 +9,6 @@ use gavel_wire::past::Past;
 use gavel_wire::{Attr, Record, View, ViewError};
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Rows of a state that are read at a time.
-const PAGE_ROWS: usize = 256;
 
 /// What is to be given out next. Of a directory that shows a part of its records, where it stands says which.
 #[derive(Debug)]

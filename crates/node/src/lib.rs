@@ -17,7 +17,7 @@ use gavel_client::{
     LockAnswer, LostBecause, LostPlan, OfferEffect, Offers, Pending, Session, SessionEffect, ToForget, Token, Usable,
 };
 use gavel_lease::RangeSet;
-use gavel_lease::range::{guarded, whole_objects};
+use gavel_lease::range::{every_object, guarded, whole_objects};
 use gavel_quorum::{Persist, Recovered, Refused, RoleChange};
 use gavel_server::{Clock, Config, Effect, Failure, Server, StartError};
 use gavel_store::engine::Engine;
@@ -138,14 +138,10 @@ fn read_and_written(body: &RequestBody) -> (&[Guard], Option<Vec<KeyRange>>) {
             (guards, Some(gavel_lease::written(plan)))
         }
         RequestBody::Stage { plan, .. } => (&[], Some(gavel_lease::written(plan))),
-        // Nobody is to answer for anything of it any more. (Leases are given up by objects.)
-        RequestBody::DemoteMirror(demotion) => (&[], Some(vec![all_objects(demotion.volume)])),
+        // Nobody is to answer for anything of it any more.
+        RequestBody::DemoteMirror(demotion) => (&[], Some(vec![every_object(demotion.volume)])),
         _ => (&[], None),
     }
-}
-
-fn all_objects(volume: VolumeId) -> KeyRange {
-    KeyRange::objects(volume, ObjectId::VOLUME, ObjectId(u64::MAX))
 }
 
 /// More ranges than this are told by their objects, neighbours together.

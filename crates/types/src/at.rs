@@ -38,11 +38,27 @@ impl FromStr for At {
 
     fn from_str(text: &str) -> Result<At, AtError> {
         let parsed = match text.strip_prefix("0x") {
-            Some(digits) => tid(digits),
+            Some(digits) => tid(digits).map(At::Tid),
             None if is_snapshot_name(text) => Some(At::Snapshot(text.into())),
             None => age(text).or_else(|| time_of(text)),
         };
         parsed.ok_or_else(|| AtError { text: text.into() })
+    }
+}
+
+/// A text that is no transaction.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text:?} is no transaction (0x18c4...)")]
+pub struct TidError {
+    /// The text.
+    pub text: String,
+}
+
+impl FromStr for Tid {
+    type Err = TidError;
+
+    fn from_str(text: &str) -> Result<Tid, TidError> {
+        text.strip_prefix("0x").and_then(tid).ok_or_else(|| TidError { text: text.into() })
     }
 }
 
@@ -65,9 +81,9 @@ pub fn is_snapshot_name(name: &str) -> bool {
         && name.chars().all(|char| char.is_alphanumeric() || matches!(char, '-' | '_' | '.'))
 }
 
-fn tid(digits: &str) -> Option<At> {
+fn tid(digits: &str) -> Option<Tid> {
     let plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten().map(|tid| At::Tid(Tid(tid)))
+    plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten().map(Tid)
 }
 
 fn age(text: &str) -> Option<At> {

@@ -6,6 +6,7 @@
 use super::walk::{IDS_MAX, Ids};
 use super::{Part, names};
 use crate::compare::Piece;
+use crate::scan::run_on;
 use crate::source::Read;
 use crate::stream::RUNS_MAX;
 use crate::work::{Page, Queue};
@@ -63,10 +64,7 @@ impl PartCompared {
             }
             self.ids.take();
             if is_same {
-                match runs.last_mut() {
-                    Some((_, last)) if last.0 + 1 == object.0 => *last = object,
-                    _ => runs.push((object, object)),
-                }
+                run_on(&mut runs, object);
             } else if let Some(shown) = self.part.shown(past, self.to, object, &mut self.read)? {
                 self.queue.attr(object, Some(shown.attr));
                 self.queue.put_all(object, shown.footing);

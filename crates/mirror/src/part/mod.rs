@@ -15,7 +15,7 @@ pub mod rows;
 pub mod select;
 pub mod walk;
 
-use crate::order::is_named;
+use crate::scan::{Scan, named_attr};
 use crate::source::Read;
 use gavel_types::limits::DEPTH_MAX;
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
@@ -29,8 +29,6 @@ use std::sync::Arc;
 const FOOTINGS_MAX: usize = 65_536;
 /// Directories of which it is remembered how many names they show.
 const COUNTED_MAX: usize = 4096;
-/// Rows of a state that are read at a time.
-const PAGE_ROWS: usize = 256;
 
 /// What a selection shows of the states of a volume. It remembers what it has found out: that does not change.
 #[derive(Debug)]
@@ -93,11 +91,7 @@ impl Part {
     }
 
     fn attr(&self, state: &dyn View, object: ObjectId, read: &mut Read) -> Result<Option<Attr>, ViewError> {
-        read.records += 1;
-        Ok(state.get(&Key::attr(self.volume, object))?.and_then(|version| match version.record {
-            Record::Attr(attr) => Some(attr).filter(is_named),
-            _ => None,
-        }))
+        named_attr(state, (self.volume, object), read)
     }
 
     /// Where a directory stands, as of a state; none if it is not selected, or not there.
@@ -203,20 +197,12 @@ impl Part {
         {
             return Ok(counted.names);
         }
-        let mut range = KeyRange::dirents(self.volume, directory);
-        loop {
-            let page = state.scan(&range, PAGE_ROWS)?;
-            read.rows += page.len() as u64;
-            for (key, version) in &page {
-                if let Record::Dirent(dirent) = &version.record
-                    && self.selector.shows(Some(footing), key, &version.record)
-                {
-                    names.add(dirent);
-                }
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE_ROWS => range.start = KeyRange::one(last).end,
-                _ => break,
+        let mut scan = Scan::new(KeyRange::dirents(self.volume, directory));
+        while let Some((key, version)) = scan.next(past, tid, read)? {
+            if let Record::Dirent(dirent) = &version.record
+                && self.selector.shows(Some(footing), &key, &version.record)
+            {
+                names.add(dirent);
             }
         }
         self.remember(directory, Counted { at: tid, footing, names });

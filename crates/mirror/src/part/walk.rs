@@ -2,7 +2,8 @@
 //!
 //! Trees are walked in the order of names, and ids are wanted in theirs. So each walk gathers the next so many ids, and what has more of them is walked again.
 
-use super::{PAGE_ROWS, Part, name_of};
+use super::{Part, name_of};
+use crate::scan::PAGE_ROWS;
 use crate::source::Read;
 use gavel_types::{Key, KeyRange, ObjectId, Tid};
 use gavel_wire::past::Past;

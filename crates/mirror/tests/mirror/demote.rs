@@ -12,6 +12,16 @@ fn side(world: World) -> Mirror {
     Mirror { world, volume: V, boundaries: Vec::new(), part_rows: gavel_mirror::parts::PART_ROWS_MAX }
 }
 
+/// A source behind so many transactions, its mirror, and the stream that has made it what it is.
+fn two(dice: &mut Dice, transactions: usize) -> (Mirror, Mirror, Vec<u8>) {
+    let mut one = side(World::new(CLUSTER));
+    let mut other = Mirror::of(one.world.source());
+    play(dice, &mut one.world, transactions);
+    let (whole, _) = send(&one.world, Tid::ZERO, one.world.tid(), 300);
+    other.receive(&whole, 700, || false).unwrap();
+    (one, other, whole)
+}
+
 fn live(side: &Mirror) -> BTreeMap<Key, Record> {
     side.world.shown(side.volume, side.world.tid())
 }
@@ -86,11 +96,7 @@ fn catch_up(dice: &mut Dice, mirror: &mut Mirror, other: &Mirror) {
 fn they_take_turns_and_nothing_that_either_had_is_lost() {
     for seed in 1..16 {
         let mut dice = Dice(seed * 2 + 9);
-        let mut one = side(World::new(CLUSTER));
-        let mut other = Mirror::of(one.world.source());
-        play(&mut dice, &mut one.world, 12);
-        let (bytes, _) = send(&one.world, Tid::ZERO, one.world.tid(), 300);
-        other.receive(&bytes, 700, || false).unwrap();
+        let (mut one, mut other, _) = two(&mut dice, 12);
         let mut saved: Vec<(u32, VolumeId, BTreeMap<Key, Record>)> = Vec::new();
         for round in 0..4 {
             promote(&mut other);
@@ -119,11 +125,7 @@ fn they_take_turns_and_nothing_that_either_had_is_lost() {
 fn what_was_pruned_since_is_compared() {
     for seed in 1..8 {
         let mut dice = Dice(seed * 4 + 1);
-        let mut one = side(World::new(CLUSTER));
-        let mut other = Mirror::of(one.world.source());
-        play(&mut dice, &mut one.world, 20);
-        let (bytes, _) = send(&one.world, Tid::ZERO, one.world.tid(), 300);
-        other.receive(&bytes, 700, || false).unwrap();
+        let (mut one, mut other, _) = two(&mut dice, 20);
         promote(&mut other);
         part(&mut one, &mut other);
         play(&mut dice, &mut one.world, 10);
@@ -144,11 +146,7 @@ fn what_was_pruned_since_is_compared() {
 #[test]
 fn a_demoted_volume_can_be_promoted_at_once() {
     let mut dice = Dice(77);
-    let mut one = side(World::new(CLUSTER));
-    let mut other = Mirror::of(one.world.source());
-    play(&mut dice, &mut one.world, 20);
-    let (whole, _) = send(&one.world, Tid::ZERO, one.world.tid(), 300);
-    other.receive(&whole, 700, || false).unwrap();
+    let (mut one, mut other, whole) = two(&mut dice, 20);
     promote(&mut other);
     part(&mut one, &mut other);
     play(&mut dice, &mut one.world, 10);

@@ -4,7 +4,7 @@ use crate::world::*;
 use gavel_fs::Operation;
 use gavel_fs::operation::RenameMode;
 use gavel_mirror::{
-    Encoder, Frame, Header, NotTaken, Part, PartCompared, PartRows, Piece, Position, Read, Selector, StepHead, Totals,
+    Encoder, Frame, Header, NotTaken, Part, PartCompared, PartRows, Position, Read, Selector, StepHead, Totals,
 };
 use gavel_types::{BlobId, Key, KeyParts, ObjectId, Selection, Tid, VolumeId};
 use gavel_wire::{Attr, Content, Kind, Record, RequestBody};
@@ -156,23 +156,16 @@ impl Sender {
         Mirror::of_part(source.source(), self.selection.clone())
     }
 
-    fn header(&self, source: &World, from: Tid, to: Tid) -> Frame {
-        let selection = self.selection.clone();
-        Frame::Header(Header {
-            source: source.source(),
-            name: "v".into(),
-            from,
-            partial: None,
-            to: Some(to),
-            selection,
-        })
+    fn header(&self, source: &World, from: Tid, to: Tid) -> Header {
+        let (source, name, selection) = (source.source(), "v".into(), self.selection.clone());
+        Header { source, name, from, partial: None, to: Some(to), selection }
     }
 
     /// What `gavel mirror send --only ... --exclude ...` does.
     fn send(&mut self, source: &World, from: Tid, to: Tid) -> Vec<u8> {
         let (mut out, mut encoder) = (Vec::new(), Encoder::new());
         let (past, readable) = (source.past(), source.readable(V));
-        out.extend(encoder.write(&self.header(source, from, to)));
+        out.extend(encoder.write(&Frame::Header(self.header(source, from, to))));
         let (mut at, mut told) = (from, from);
         while at < to {
             let step = match Position::behind(&past, V, &readable, (at, to), &mut self.read).unwrap() {
@@ -221,30 +214,11 @@ impl Sender {
     }
 
     fn compare(&mut self, source: &World, from: Tid, to: Tid) -> (Vec<u8>, (usize, u64)) {
-        let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
-        out.extend(encoder.write(&self.header(source, from, to)));
-        out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
-        out.extend(encoder.write(&Frame::Same(Vec::new())));
-        let (mut anew, mut same) = (0, 0);
         let mut compared = PartCompared::new(self.part.take().unwrap(), from, to);
-        while let Some(piece) = compared.page(&source.past(), self.page).unwrap() {
-            let frame = match piece {
-                Piece::Same(runs) => {
-                    same += runs.iter().map(|(first, last)| last.0 - first.0 + 1).sum::<u64>();
-                    Frame::Same(runs)
-                }
-                Piece::Rows(rows) => {
-                    totals.rows += rows.len() as u64;
-                    anew += rows.iter().filter(|row| row.key.parts() == KeyParts::Attr).count();
-                    Frame::Rows(rows)
-                }
-            };
-            out.extend(encoder.write(&frame));
-        }
+        let header = self.header(source, from, to);
+        let stream = one_that_compares(header, || compared.page(&source.past(), self.page).unwrap());
         self.part = Some(compared.into_part());
-        out.extend(encoder.write(&Frame::StepEnd(totals)));
-        out.extend(encoder.write(&Frame::End(to)));
-        (out, (anew, same))
+        stream
     }
 
     /// All boundaries show what is selected of the source, and had the blobs that were not sent.
@@ -348,6 +322,12 @@ fn rearranged(dice: &mut Dice, world: &World) -> Operation {
     }
 }
 
+/// One of the selections, and what it is called.
+fn selection(seed: u64) -> (&'static [&'static str], &'static [&'static str], String) {
+    let (only, exclude) = SELECTIONS[seed as usize % SELECTIONS.len()];
+    (only, exclude, format!("seed {seed}, only {only:?}, without {exclude:?}"))
+}
+
 fn scene(seed: u64) -> (Dice, World) {
     let (mut dice, mut source) = (Dice(seed * 12 + 5), World::new(CLUSTER));
     rearrange(&mut dice, &mut source, 40);
@@ -358,8 +338,7 @@ fn scene(seed: u64) -> (Dice, World) {
 fn every_boundary_is_what_is_selected() {
     let (mut rows, mut relied_on) = (0, 0);
     for seed in 1..40 {
-        let (only, exclude) = SELECTIONS[seed as usize % SELECTIONS.len()];
-        let about = format!("seed {seed}, only {only:?}, without {exclude:?}");
+        let (only, exclude, about) = selection(seed);
         let (mut dice, mut source) = scene(seed);
         let mut sender = Sender::new(only, exclude);
         (sender.ids_max, sender.page) = ([1, 3, 1000][seed as usize % 3], [1, 200, 5000][seed as usize / 3 % 3]);
@@ -383,8 +362,7 @@ fn every_boundary_is_what_is_selected() {
 #[test]
 fn a_gap_is_crossed_by_what_is_selected_in_its_states() {
     for seed in 1..60 {
-        let (only, exclude) = SELECTIONS[seed as usize % SELECTIONS.len()];
-        let about = format!("seed {seed}, only {only:?}, without {exclude:?}");
+        let (only, exclude, about) = selection(seed);
         let (mut dice, mut source) = scene(seed + 500);
         let mut sender = Sender::new(only, exclude);
         sender.ids_max = [2, 1000][seed as usize % 2];
@@ -416,8 +394,7 @@ fn a_gap_is_crossed_by_what_is_selected_in_its_states() {
 fn a_part_is_what_is_selected_behind_a_state_that_was_pruned() {
     let (mut anew, mut same) = (0, 0);
     for seed in 1..80 {
-        let (only, exclude) = SELECTIONS[seed as usize % SELECTIONS.len()];
-        let about = format!("seed {seed}, only {only:?}, without {exclude:?}");
+        let (only, exclude, about) = selection(seed);
         let (mut dice, mut source) = scene(seed + 900);
         play(&mut dice, &mut source, 40);
         let mut sender = Sender::new(only, exclude);

@@ -234,18 +234,24 @@ pub fn go_on(world: &World, partial: Partial, to: Tid, page: usize) -> (Vec<u8>,
 }
 
 fn compared(world: &World, (from, partial): (Tid, Option<Partial>), to: Tid, page: usize) -> (Vec<u8>, (usize, u64)) {
-    let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
     let source = world.source_of(world.volume);
     let header = Header { source, name: "v".into(), from, partial, to: Some(to), selection: Selection::default() };
-    out.extend(encoder.write(&Frame::Header(header)));
-    out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
-    out.extend(encoder.write(&Frame::Same(Vec::new())));
-    let (mut anew, mut same) = (0, 0);
     let mut compared = match partial {
         Some(partial) => Compared::partial(world.volume, partial, to),
         None => Compared::new(world.volume, from, to),
     };
-    while let Some(piece) = compared.page(&world.past(), page).unwrap() {
+    one_that_compares(header, || compared.page(&world.past(), page).unwrap())
+}
+
+/// A stream of one step that compares; and how many objects it sends anew, and says are as they were.
+pub fn one_that_compares(header: Header, mut next: impl FnMut() -> Option<Piece>) -> (Vec<u8>, (usize, u64)) {
+    let (mut out, mut encoder, mut totals) = (Vec::new(), Encoder::new(), Totals::default());
+    let (from, to) = (header.from, header.to.unwrap());
+    out.extend(encoder.write(&Frame::Header(header)));
+    out.extend(encoder.write(&Frame::Step(StepHead { from, to, single: false, author: None })));
+    out.extend(encoder.write(&Frame::Same(Vec::new())));
+    let (mut anew, mut same) = (0, 0);
+    while let Some(piece) = next() {
         let frame = match piece {
             Piece::Same(runs) => {
                 same += runs.iter().map(|(first, last)| last.0 - first.0 + 1).sum::<u64>();

@@ -44,14 +44,9 @@ pub(super) fn made_at<S: Snapshot>(snapshot: &S, change: &Indexed) -> Result<Opt
         let ended = snapshot.get(&rows::history(key, *tid))?;
         return if ended.is_some() { Ok(None) } else { lost("ended") };
     }
-    if let Some(version) = live::get(snapshot, key)?
-        && version.create == *tid
-    {
-        return Ok(Some(version));
-    }
-    match past::ended_after(snapshot, key, *tid)? {
-        Some((_, version)) if version.create == *tid => Ok(Some(version)),
-        _ => lost("began"),
+    match past::made_by(snapshot, key, *tid)? {
+        Some(version) => Ok(Some(version)),
+        None => lost("began"),
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Records, RecordsError, live, names, past, places, rows};
 use crate::engine::{Engine, Snapshot};
 use gavel_types::{Key, ObjectId, Tid, VolumeId};
 use gavel_wire::Version;
+use std::fmt;
 
 /// Most problems that a check lists; it stops behind them.
 pub const CHECK_PROBLEMS_MAX: usize = 100;
@@ -62,8 +63,13 @@ impl<E: Engine> Records<E> {
         check_live(&snapshot, &mut report)?;
         check_history(&snapshot, &mut report)?;
         check_changes(&snapshot, &mut report)?;
-        check_names(&snapshot, &mut report)?;
-        check_places(&snapshot, &mut report)?;
+        let (blobs, objects) = ((rows::BLOB, "blob"), (rows::PLACE, "object"));
+        report.names = check_naming(&snapshot, &mut report, blobs, rows::parse_name, |blob, key, create| {
+            names::names(&snapshot, *blob, key, create)
+        })?;
+        report.places = check_naming(&snapshot, &mut report, objects, rows::parse_place, |object, key, create| {
+            places::is_place(&snapshot, *object, key, create)
+        })?;
         Ok(report)
     }
 }
@@ -193,40 +199,29 @@ fn check_changes<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<
     Ok(())
 }
 
-fn check_names<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(), RecordsError> {
-    let (start, end) = rows::table(rows::BLOB);
+/// The rows of a table that says which versions name what: how many there are.
+fn check_naming<S: Snapshot, T: fmt::Display>(
+    snapshot: &S,
+    report: &mut CheckReport,
+    (table, what): (u8, &str),
+    parse: impl Fn(&[u8]) -> Result<(T, Key, Tid), RecordsError>,
+    names: impl Fn(&T, &Key, Tid) -> Result<bool, RecordsError>,
+) -> Result<u64, RecordsError> {
+    let (start, end) = rows::table(table);
+    let mut count = 0;
     for row in snapshot.range(&start, &end) {
-        report.names += 1;
+        count += 1;
         let (row, value) = row?;
-        let Some((blob, key, create)) = report.note_damage(rows::parse_name(&row))? else { continue };
+        let Some((named, key, create)) = report.note_damage(parse(&row))? else { continue };
         if !value.is_empty() {
-            report.note(format!("the row that says that {key:?} of {create} names blob {blob} says more"));
+            report.note(format!("the row that says that {key:?} of {create} names {what} {named} says more"));
         }
-        if report.note_damage(names::names(snapshot, blob, &key, create))? == Some(false) {
-            report.note(format!("blob {blob} is said to be named by {key:?} of {create}, and is not"));
+        if report.note_damage(names(&named, &key, create))? == Some(false) {
+            report.note(format!("{what} {named} is said to be named by {key:?} of {create}, and is not"));
         }
         if report.is_full() {
             break;
         }
     }
-    Ok(())
-}
-
-fn check_places<S: Snapshot>(snapshot: &S, report: &mut CheckReport) -> Result<(), RecordsError> {
-    let (start, end) = rows::table(rows::PLACE);
-    for row in snapshot.range(&start, &end) {
-        report.places += 1;
-        let (row, value) = row?;
-        let Some((object, key, create)) = report.note_damage(rows::parse_place(&row))? else { continue };
-        if !value.is_empty() {
-            report.note(format!("the row that says that {key:?} of {create} is a name of object {object} says more"));
-        }
-        if report.note_damage(places::is_place(snapshot, object, &key, create))? == Some(false) {
-            report.note(format!("object {object} is said to be named by {key:?} of {create}, and is not"));
-        }
-        if report.is_full() {
-            break;
-        }
-    }
-    Ok(())
+    Ok(count)
 }

@@ -22,7 +22,7 @@ impl<E: Engine> Records<E> {
         // In this order: what goes is announced before it goes.
         let view = self.at(tid);
         match self.whole.read().keeping_less(tid) {
-            less if less.is_empty() => KeptView::new(view.map(|past| past.remembering(self.attributes.clone())), less),
+            less if less.is_empty() => KeptView::new(self.remembering(view), less),
             // What is remembered may have gone.
             less => KeptView::new(view, less),
         }

@@ -263,7 +263,11 @@ impl<E: Engine> Records<E> {
     /// The same, of a state of which nothing was taken away, nor is while the view is in use: one that is pinned, say. Attributes of then that
     /// were read before are remembered.
     pub fn whole_at(&self, tid: Tid) -> Inheriting<PastView<E::Snapshot>, E::Snapshot> {
-        self.at(tid).map(|past| past.remembering(self.attributes.clone()))
+        self.remembering(self.at(tid))
+    }
+
+    fn remembering<S: Snapshot>(&self, view: Inheriting<PastView<S>, S>) -> Inheriting<PastView<S>, S> {
+        view.map(|past| past.remembering(self.attributes.clone()))
     }
 
     /// What the engine occupies.

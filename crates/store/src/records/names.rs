@@ -18,11 +18,7 @@ pub(super) fn is_named<S: Snapshot>(snapshot: &S, blob: BlobId) -> Result<bool, 
 
 /// Does the version of `key` that `create` made name the blob?
 pub(super) fn names<S: Snapshot>(snapshot: &S, blob: BlobId, key: &Key, create: Tid) -> Result<bool, RecordsError> {
-    let is_it = |version: &gavel_wire::Version| version.create == create && version.blob() == Some(blob);
-    if live::get(snapshot, key)?.as_ref().is_some_and(is_it) {
-        return Ok(true);
-    }
-    Ok(past::ended_after(snapshot, key, create)?.is_some_and(|(_, version)| is_it(&version)))
+    Ok(past::made_by(snapshot, key, create)?.is_some_and(|version| version.blob() == Some(blob)))
 }
 
 impl<E: Engine> Records<E> {

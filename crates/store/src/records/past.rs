@@ -94,6 +94,15 @@ impl<S: Snapshot> PastView<S> {
     }
 }
 
+/// The version of `key` that transaction `create` made, live or ended, if there is one.
+pub(super) fn made_by<S: Snapshot>(snapshot: &S, key: &Key, create: Tid) -> Result<Option<Version>, RecordsError> {
+    let is_it = |version: &Version| version.create == create;
+    if let Some(version) = live::get(snapshot, key)?.filter(is_it) {
+        return Ok(Some(version));
+    }
+    Ok(ended_after(snapshot, key, create)?.map(|(_, version)| version).filter(is_it))
+}
+
 /// The first version of `key` that ended after `at`, and when it ended.
 pub(super) fn ended_after<S: Snapshot>(
     snapshot: &S,

@@ -3,7 +3,7 @@
 //! The rows follow from the versions of names: they come and go in the same batches. A row says that a version gives the object this name; whether a state
 //! shows that version, the state says.
 
-use super::{RecordsError, live, past, rows};
+use super::{RecordsError, past, rows};
 use crate::engine::Snapshot;
 use gavel_types::{Key, ObjectId, Tid, VolumeId};
 
@@ -14,11 +14,7 @@ pub(super) fn is_place<S: Snapshot>(
     key: &Key,
     create: Tid,
 ) -> Result<bool, RecordsError> {
-    let is_it = |version: &gavel_wire::Version| version.create == create && version.record.names() == Some(object);
-    if live::get(snapshot, key)?.as_ref().is_some_and(is_it) {
-        return Ok(true);
-    }
-    Ok(past::ended_after(snapshot, key, create)?.is_some_and(|(_, version)| is_it(&version)))
+    Ok(past::made_by(snapshot, key, create)?.is_some_and(|version| version.record.names() == Some(object)))
 }
 
 /// The keys of the names that versions give an object, live or ended, each once, in the order of keys.

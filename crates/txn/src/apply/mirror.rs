@@ -3,6 +3,7 @@
 use super::{Expanded, Run, done};
 use crate::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use crate::mirrors::{MIRRORED_IDS_END, PROMOTED_IDS_GAP};
+use gavel_lease::range::every_object;
 use gavel_types::limits::NOTE_BYTES_MAX;
 use gavel_types::{
     Class, Key, KeyParts, KeyRange, MirrorSource, NodeId, ObjectId, Selection, SessionId, Tid, VolumeId,
@@ -55,9 +56,8 @@ impl Run<'_> {
         if let Err(refusal) = self.state.past.check_demotion(tid, demotion) {
             return Ok(Err(refusal));
         }
-        // What others may have answered is not known here. (What is given up by objects may leave a range in which no key is.)
-        let objects = KeyRange::objects(volume, ObjectId::VOLUME, ObjectId(u64::MAX));
-        if !self.state.leases.is_free(session, &objects, Mode::Exclusive) {
+        // What others may have answered is not known here.
+        if !self.state.leases.is_free(session, &every_object(volume), Mode::Exclusive) {
             return Ok(Err(Refusal::Leased));
         }
         let Some(orphans) = super::orphans_of(&self.view, volume)? else { return Ok(Err(Refusal::Full)) };

@@ -3,9 +3,9 @@
 use crate::figures;
 use anyhow::{Context, Result, ensure};
 use gavel_conformance::cluster::{Cluster, PATIENCE};
-use gavel_conformance::command;
+use gavel_conformance::command::{self, Ran};
 use gavel_conformance::turn::Turn;
-use gavel_conformance::{mounts, trees, wait};
+use gavel_conformance::{trees, wait};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Command;
@@ -32,20 +32,15 @@ impl Pair {
 
     /// The mirror follows, and is mounted.
     pub(crate) fn follow(&mut self) -> Result<()> {
-        let path = self.source.scratch().join("copy.invitation");
-        let path = path.to_str().context("a path of text")?;
-        mirror(&self.source, &["admit", "main", "--name", "copy", "--out", path])?;
-        mirror(&self.copy, &["follow", path, "--into", "copy"])?;
+        let invitation = self.source.admit("main", "copy", &[])?;
+        self.copy.follow(1, &invitation, "copy")?.ok()?;
         self.mount_copy()?;
         self.caught_up().map(drop)
     }
 
     /// Mounts the mirror.
     pub(crate) fn mount_copy(&self) -> Result<()> {
-        std::fs::create_dir_all(self.mirror_root())?;
-        let mut mount = self.copy.gavel().command(["mount", "--volume", "copy", "--config"]);
-        mount.arg(self.copy.config(1)).arg(self.mirror_root());
-        command::run(mount, PATIENCE)?.ok().map(drop)
+        self.copy.mounted(1, "copy").map(drop)
     }
 
     /// Where the source is mounted.
@@ -55,7 +50,7 @@ impl Pair {
 
     /// Where the mirror is mounted.
     pub(crate) fn mirror_root(&self) -> PathBuf {
-        self.copy.dir().join("extra/copy")
+        self.copy.dir().join("extra/copy-1")
     }
 
     /// Waits until the mirror shows what is written now; how long that took.
@@ -73,28 +68,25 @@ impl Pair {
     /// The mirror stands still, or follows and has caught up.
     pub(crate) fn set_following(&mut self, follows: bool) -> Result<()> {
         if follows {
-            mirror(&self.copy, &["resume", "copy"])?;
+            self.copy.mirror(1, &["resume", "copy"])?.ok()?;
             return self.caught_up().map(drop);
         }
-        mirror(&self.copy, &["pause", "copy"])?;
+        self.copy.mirror(1, &["pause", "copy"])?.ok()?;
         wait::until("it is not connected", PATIENCE, || {
-            let said = mirror(&self.source, &["list", "--json"]).unwrap_or_default();
+            let said = self.source.mirror(1, &["list", "--json"]).and_then(Ran::ok).unwrap_or_default();
             serde_json::from_str(&said).is_ok_and(|listed: Value| listed["followers"][0]["connected"] == false)
         })
     }
 
     /// What is said of the mirror.
     pub(crate) fn status(&self) -> Result<Value> {
-        let said = mirror(&self.copy, &["status", "copy", "--json"])?;
-        serde_json::from_str(&said).with_context(|| said.clone())
+        self.copy.mirror_status(1, "copy")
     }
 
     /// A command of `gavel mirror` at the source, or in the mirror's cluster, to be run by the caller.
     pub(crate) fn command(&self, is_source: bool, words: &[&str]) -> Command {
         let cluster = if is_source { &self.source } else { &self.copy };
-        let mut command = cluster.gavel().command(["mirror"]);
-        command.args(words).arg("--config").arg(cluster.config(1));
-        command
+        cluster.mirror_command(1, words)
     }
 
     /// The source.
@@ -110,21 +102,12 @@ impl Pair {
 
     /// All is gone.
     pub(crate) fn down(self) -> Result<()> {
-        for mount in mounts::under(&self.copy.dir().join("extra")) {
-            let path = mount.point.to_str().context("a path of text")?;
-            self.copy.gavel().run(["umount", "--lazy", path])?.ok()?;
-        }
+        self.copy.unmount_extra()?;
         self.copy.no_panics()?;
         self.source.no_panics()?;
         self.copy.down()?;
         self.source.down()
     }
-}
-
-fn mirror(cluster: &Cluster, words: &[&str]) -> Result<String> {
-    let mut command = cluster.gavel().command(["mirror"]);
-    command.args(words).arg("--config").arg(cluster.config(1));
-    command::run(command, PATIENCE)?.ok()
 }
 
 /// What both clusters' daemons have used since.

@@ -69,19 +69,12 @@ impl Descent {
 
     fn read(self) -> Option<Lineage> {
         let source = source(&self.cluster, self.volume, &self.volume_made)?;
-        Some(Lineage { source, departed: tid(&self.departed)?, state: tid(&self.state)? })
-    }
-}
-
-fn tid(text: &str) -> Option<Tid> {
-    match text.parse() {
-        Ok(gavel_types::At::Tid(tid)) => Some(tid),
-        _ => None,
+        Some(Lineage { source, departed: self.departed.parse().ok()?, state: self.state.parse().ok()? })
     }
 }
 
 fn source(cluster: &str, volume: u32, made: &str) -> Option<MirrorSource> {
-    Some(MirrorSource { cluster: cluster.parse().ok()?, volume: VolumeId(volume), made: tid(made)? })
+    Some(MirrorSource { cluster: cluster.parse().ok()?, volume: VolumeId(volume), made: made.parse().ok()? })
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -182,7 +175,7 @@ pub(super) fn read(text: &str) -> Result<Invited, String> {
         return Err(bad(format!("it has version {}, and this program knows {INVITATION_VERSION}", read.version)));
     }
     let cluster: ClusterId = read.cluster.parse().map_err(|_| bad("its `cluster` is no cluster's id".into()))?;
-    let made = tid(&read.volume_made).ok_or_else(|| bad("its `volume_made` is no transaction".into()))?;
+    let made: Tid = read.volume_made.parse().map_err(|_| bad("its `volume_made` is no transaction".into()))?;
     let descends = read.lineage.is_some();
     let lineage = read.lineage.and_then(Descent::read);
     if descends && lineage.is_none() {

@@ -44,16 +44,21 @@ pub async fn mirrors(daemon: &Daemon, is_listed: impl Fn(VolumeId) -> bool) -> V
     let any = daemon.node.past.read().volumes().any(|(volume, past)| is_listed(volume) && follows(past));
     let (carrier, carried) = if any { carried_by_leader(daemon).await } else { (None, BTreeMap::new()) };
     let now = Tid(daemon.node.cluster_ns());
-    let past = daemon.node.past.read();
-    let mirrors = past.volumes().filter(|(number, past)| past.is_living() && is_listed(*number));
+    let known = daemon.node.past.read();
+    let mirrors = known.volumes().filter(|(number, past)| past.is_living() && is_listed(*number));
     let line = |(number, past): (VolumeId, &VolumePast)| {
         let mirror = past.mirror.as_ref()?;
         let mut line = line(number, past, mirror, now);
-        line.partial = receive::partial(daemon, number, mirror).map(|partial| partial.to_string());
         line.follow = follow_line(mirror, carrier, carried.get(&number), now);
         Some(line)
     };
-    mirrors.filter_map(line).collect()
+    let mut lines: Vec<MirrorLine> = mirrors.filter_map(line).collect();
+    drop(known);
+    for line in lines.iter_mut().filter(|line| line.step_to.is_some()) {
+        let (_, partial) = receive::place(daemon, VolumeId(line.number));
+        line.partial = partial.map(|partial| partial.to_string());
+    }
+    lines
 }
 
 fn line(number: VolumeId, past: &VolumePast, mirror: &Mirror, now: Tid) -> MirrorLine {

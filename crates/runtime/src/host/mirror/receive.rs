@@ -175,11 +175,12 @@ impl<'a> Receiving<'a> {
 
     /// What went wrong, and where to go on.
     fn failed(&self, cause: &str) -> String {
-        let (state, partial) = place(self.daemon, self.volume);
-        let from = partial.map_or_else(|| state.to_string(), |partial| partial.to_string());
+        let place = place(self.daemon, self.volume);
         format!(
             "{cause}\nHint: mirror {} shows state {} of its source, whole; go on with: gavel mirror send ... --from {} | gavel mirror receive {0}",
-            self.name, state, from
+            self.name,
+            place.0,
+            in_words(place)
         )
     }
 
@@ -467,35 +468,42 @@ pub(super) async fn create(
 }
 
 fn standing(daemon: &Daemon, volume: VolumeId) -> Result<Standing, String> {
-    let past = daemon.node.past.read();
-    let past = past.of(volume).ok_or("the volume is gone")?;
+    let known = daemon.node.past.read();
+    let past = known.of(volume).ok_or("the volume is gone")?;
     let mirror = past.mirror.as_ref().filter(|_| past.is_mirror());
     let mirror = mirror.ok_or_else(|| format!("volume {} is no mirror: receive into another one", past.name))?;
-    let step = mirror.step.map(|step| broken(daemon, volume, mirror, step));
+    let mirror = mirror.clone();
+    // What follows may read from the disk, and who tells of the past does not wait for that.
+    drop(known);
+    let step = mirror.step.map(|step| broken(daemon, volume, &mirror, step));
     let selection = mirror.selection.clone();
     Ok(Standing { volume, source: mirror.source, selection, at: mirror.state, step })
 }
 
 /// What there is of a step that was broken off.
 fn broken(daemon: &Daemon, volume: VolumeId, mirror: &Mirror, step: Step) -> Broken {
-    let past = daemon.node.records.past(daemon.node.tid());
-    let row = past.live_back(&KeyRange::of_objects(volume)).next();
-    // What can't be read is not gone on with.
-    let last = row.and_then(Result::ok).map(|(key, _)| key.object());
+    let last = || {
+        let past = daemon.node.records.past(daemon.node.tid());
+        let row = past.live_back(&KeyRange::of_objects(volume)).next();
+        // What can't be read is not gone on with.
+        row.and_then(Result::ok).map(|(key, _)| key.object()).filter(|last| *last > ObjectId::ROOT)
+    };
     let is_whole = mirror.state == Tid::ZERO && mirror.selection.is_all();
-    let last = last.filter(|last| is_whole && *last > ObjectId::ROOT);
-    Broken { at: step.at, since: step.since, last }
-}
-
-/// What is there of a whole copy that was broken off.
-pub(super) fn partial(daemon: &Daemon, volume: VolumeId, mirror: &Mirror) -> Option<Partial> {
-    mirror.step.and_then(|step| broken(daemon, volume, mirror, step).partial())
+    Broken { at: step.at, since: step.since, last: is_whole.then(last).flatten() }
 }
 
 /// What a mirror shows, and what is there of a whole copy that was broken off.
 pub(super) fn place(daemon: &Daemon, volume: VolumeId) -> (Tid, Option<Partial>) {
     let mirror = daemon.node.past.read().of(volume).and_then(|past| past.mirror.clone());
-    mirror.map_or((Tid::ZERO, None), |mirror| (mirror.state, partial(daemon, volume, &mirror)))
+    mirror.map_or((Tid::ZERO, None), |mirror| {
+        let broken = mirror.step.map(|step| broken(daemon, volume, &mirror, step));
+        (mirror.state, broken.and_then(|broken| broken.partial()))
+    })
+}
+
+/// The same, as `gavel mirror send --from` is told.
+pub(super) fn in_words((state, partial): (Tid, Option<Partial>)) -> String {
+    partial.map_or_else(|| state.to_string(), |partial| partial.to_string())
 }
 
 /// Why a stream is not taken, and what to do.

@@ -2,6 +2,7 @@
 //!
 //! No snapshot of the records is held while the asker is waited for: what is read lies between states that are pinned.
 
+use super::receive;
 use super::states::wait_for;
 use super::steps::{Comparing, Has, StepRows};
 use super::{MirrorAnswer, SendAsk, Sent, chunks};
@@ -15,7 +16,7 @@ use gavel_mirror::{
     Encoder, Frame, Header, Part, Partial, Piece as Compare, Position, Read, Row, Selector, Step, StepHead, Totals,
 };
 use gavel_txn::VolumePast;
-use gavel_types::{At, BlobId, Key, MirrorSource, Selection, Tid, VolumeId};
+use gavel_types::{BlobId, Key, MirrorSource, Selection, Tid, VolumeId};
 use gavel_wire::past::Past;
 use gavel_wire::{Author, Record, View, ViewError};
 use parking_lot::Mutex;
@@ -119,7 +120,7 @@ pub(super) async fn follow(
     selection: Selection,
     pieces: &mpsc::Sender<Piece>,
 ) -> Result<String, Gone> {
-    let from = partial.map_or_else(|| from.to_string(), |partial| partial.to_string());
+    let from = receive::in_words((from, partial));
     let ask = SendAsk { volume: volume.into(), from: Some(from), to: None, follow: true, at_once: false, selection };
     let ended = match Stream::begin(daemon, ask, Out::Follower(pieces)).await {
         Ok(stream) => stream.run().await,
@@ -206,7 +207,9 @@ impl<'a> Stream<'a> {
         let from = match &ask.from {
             Some(_) if partial.is_some() => Tid::ZERO,
             // That of a mirror that follows may be gone. The states of a mirror are called as its own mirrors call them.
-            Some(from) if compares || past.is_mirror() => tid_of(from)?,
+            Some(from) if compares || past.is_mirror() => {
+                from.parse().map_err(|_| format!("{from} is no transaction"))?
+            }
             Some(from) => state_of(daemon, volume, from).await?,
             None => Tid::ZERO,
         };
@@ -418,11 +421,8 @@ impl<'a> Stream<'a> {
                 self.frame(&Frame::Rows(page)).await?;
             }
         }
-        self.frame(&Frame::StepEnd(totals)).await?;
+        self.complete(totals).await?;
         self.end_step(rows, step.to);
-        self.sent.steps += 1;
-        self.sent.rows += totals.rows;
-        self.sent.blobs += totals.blobs;
         Ok(())
     }
 
@@ -457,10 +457,16 @@ impl<'a> Stream<'a> {
                 }
             }
         }
-        self.frame(&Frame::StepEnd(totals)).await?;
+        self.complete(totals).await?;
         self.read.add(compared.read());
         self.part = compared.into_part();
         self.at = to;
+        Ok(())
+    }
+
+    /// All of a step has been sent.
+    async fn complete(&mut self, totals: Totals) -> Result<(), Ended> {
+        self.frame(&Frame::StepEnd(totals)).await?;
         self.sent.steps += 1;
         self.sent.rows += totals.rows;
         self.sent.blobs += totals.blobs;
@@ -634,18 +640,10 @@ fn shown(node: &NodeHandle, volume: VolumeId) -> Result<Tid, String> {
     }
 }
 
-/// A transaction, as it is written.
-fn tid_of(text: &str) -> Result<Tid, Ended> {
-    match text.parse::<At>() {
-        Ok(At::Tid(tid)) => Ok(tid),
-        _ => Err(Ended::Failed(format!("{text} is no transaction"))),
-    }
-}
-
 /// What the mirror has, as it is written. A transaction need not be one that can be read: what can be sent is found out from there.
 async fn state_of(daemon: &Arc<Daemon>, volume: VolumeId, text: &str) -> Result<Tid, Ended> {
-    match text.parse::<At>() {
-        Ok(At::Tid(Tid::ZERO)) => Ok(Tid::ZERO),
+    match text.parse() {
+        Ok(Tid::ZERO) => Ok(Tid::ZERO),
         _ => Ok(daemon.tree(volume, false).state_named(text).await?),
     }
 }
