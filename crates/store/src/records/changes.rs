@@ -115,6 +115,7 @@ impl<E: Engine> Records<E> {
             newest.insert(&row.key, row.version.clone());
             made.push(Change { tid: row.tid, key: row.key.clone(), old, new: row.version.clone() });
         }
+        self.recent.forget();
         self.write(&made, &[])?;
         Ok(made)
     }

@@ -23,6 +23,7 @@
 //! - [`changes`]: the change scan, and installing its rows on a replica that lags
 //! - [`names`]: which versions name a blob
 //! - [`places`]: which names objects have
+//! - [`recent`]: what the last transactions changed, in memory
 //! - [`prune`]: what a sweep reads and removes, and which states are whole
 //! - [`check`]: fsck of the structure
 //! - [`rows`]: bytes of the rows
@@ -38,6 +39,7 @@ pub mod names;
 pub mod past;
 pub mod places;
 pub mod prune;
+pub mod recent;
 pub mod rows;
 
 use crate::engine::{Batch, Engine, EngineError, Snapshot, Stats};
@@ -54,6 +56,7 @@ pub use live::LiveView;
 pub use lived::WholePast;
 pub use past::PastView;
 pub use prune::{Whole, WholeFrom};
+pub use recent::{JustApplied, Recent, RecentReader};
 pub use rows::RECORDS_LAYOUT;
 
 /// Whose records these are.
@@ -133,6 +136,7 @@ pub struct Records<E> {
     origins: RwLock<clones::Origins>,
     /// Attributes of then that were read.
     attributes: Arc<past::Attributes>,
+    recent: Arc<Recent>,
 }
 
 /// The newest state, as it is read.
@@ -163,8 +167,8 @@ impl<E: Engine> Records<E> {
             }
         };
         let (whole, origins) = (RwLock::default(), RwLock::default());
-        let attributes = past::attributes();
-        Ok((Records { engine, identity, writing: Mutex::new(()), whole, origins, attributes }, state))
+        let (attributes, recent) = (past::attributes(), Arc::default());
+        Ok((Records { engine, identity, writing: Mutex::new(()), whole, origins, attributes, recent }, state))
     }
 
     /// Applies the changes of one log entry, in their order, and takes away what its sweep removes, in one batch.
@@ -176,7 +180,9 @@ impl<E: Engine> Records<E> {
     /// If a change makes a version whose create Tid is not the change's, or neither ends nor makes one.
     pub fn apply(&self, changes: &[Change], removals: &[Removal]) -> Result<(), RecordsError> {
         let _writing = self.writing.lock();
-        self.write(changes, removals)
+        self.write(changes, removals)?;
+        self.recent.applied(changes);
+        Ok(())
     }
 
     fn write(&self, changes: &[Change], removals: &[Removal]) -> Result<(), RecordsError> {
@@ -243,6 +249,7 @@ impl<E: Engine> Records<E> {
     pub fn clear_all(&self) -> Result<(), RecordsError> {
         let _writing = self.writing.lock();
         *self.whole.write() = Arc::new(prune::WholeStates::None);
+        self.recent.forget();
         self.engine.wipe()?;
         Ok(self.engine.write(birth_certificate(self.identity))?)
     }
@@ -268,6 +275,11 @@ impl<E: Engine> Records<E> {
 
     fn remembering<S: Snapshot>(&self, view: Inheriting<PastView<S>, S>) -> Inheriting<PastView<S>, S> {
         view.map(|past| past.remembering(self.attributes.clone()))
+    }
+
+    /// What was applied last.
+    pub fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// What the engine occupies.

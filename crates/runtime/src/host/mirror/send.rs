@@ -15,6 +15,8 @@ use gavel_mirror::stream::ROWS_BYTES_MAX;
 use gavel_mirror::{
     Encoder, Frame, Header, Part, Partial, Piece as Compare, Position, Read, Row, Selector, Step, StepHead, Totals,
 };
+use gavel_store::records::recent::Transaction;
+use gavel_store::records::{JustApplied, RecentReader};
 use gavel_txn::VolumePast;
 use gavel_types::{BlobId, Key, MirrorSource, Selection, Tid, VolumeId};
 use gavel_wire::past::Past;
@@ -33,6 +35,8 @@ const REACHED_EVERY: Duration = Duration::from_secs(1);
 const PIN_EVERY: Duration = Duration::from_secs(3);
 /// A stream that stands nearer to the horizon than this goes to its end at once.
 const NEAR_HORIZON_NS: u64 = 6_000_000_000;
+/// Frames are gathered up to so many bytes, as long as there is more to send at once.
+const GATHER_BYTES: usize = 64 * 1024;
 /// Blobs of a step that are remembered, so that they are sent once.
 const SENT_BLOBS_MAX: usize = 65_536;
 /// Objects that name a blob, of which it is asked whether one is in a copy.
@@ -154,6 +158,11 @@ struct Stream<'a> {
     volume: VolumeId,
     out: Out<'a>,
     encoder: Encoder,
+    /// What was not written yet, and the last state that it leads to, if it leads to one.
+    gathered: Vec<u8>,
+    leads_to: Option<Tid>,
+    /// Each transaction is read right behind its commit, as long as the stream keeps up.
+    recent: RecentReader,
     /// The state that the stream has led to.
     at: Tid,
     /// The one that it is to lead to first.
@@ -246,6 +255,9 @@ impl<'a> Stream<'a> {
             volume,
             out,
             encoder,
+            gathered: Vec::new(),
+            leads_to: None,
+            recent: daemon.node.records.recent().reader(),
             at: from,
             to,
             follow: ask.follow,
@@ -262,6 +274,7 @@ impl<'a> Stream<'a> {
             part: part_of(volume, ask.selection)?,
         };
         stream.frame(&Frame::Header(header)).await?;
+        stream.write().await?;
         Ok(stream)
     }
 
@@ -274,6 +287,7 @@ impl<'a> Stream<'a> {
         }
         let end = self.to;
         self.frame(&Frame::End(end)).await?;
+        self.write().await?;
         self.sent.to = end.to_string();
         self.sent.read = self.read;
         Ok(self.sent)
@@ -298,6 +312,9 @@ impl<'a> Stream<'a> {
                     return ended;
                 }
             }
+            if let Err(ended) = self.write().await {
+                return ended;
+            }
             if let Ok(Err(_)) = tokio::time::timeout(REACHED_EVERY, news.changed()).await {
                 return Ended::Failed("the node is shutting down".into());
             }
@@ -310,6 +327,9 @@ impl<'a> Stream<'a> {
     /// Sends all steps up to a state.
     async fn go_to(&mut self, upto: Tid) -> Result<(), Ended> {
         while self.at < upto {
+            if self.go_on_in_memory(upto).await? {
+                return Ok(());
+            }
             let readable = readable(&self.daemon.node, self.volume)?;
             match self.next(readable, upto).await? {
                 Position::Reached(tid) => self.at = tid,
@@ -318,7 +338,7 @@ impl<'a> Stream<'a> {
                         let compared = Comparing::partial(self.volume, partial, step.to);
                         self.compare(compared, step.to).await?;
                     }
-                    None => self.step(step).await?,
+                    None => self.step(step, None).await?,
                 },
                 Position::Gone if self.compares => {
                     tracing::info!(volume = %self.volume, from = %self.at, to = %upto, "a mirror's state was pruned: what is there is compared with it");
@@ -327,9 +347,38 @@ impl<'a> Stream<'a> {
                 }
                 Position::Gone => return Err(self.gone()),
             }
+            self.write().await?;
             self.hold().await?;
         }
         Ok(())
+    }
+
+    /// Sends the transactions up to a state that are in memory. False if what comes next is not.
+    async fn go_on_in_memory(&mut self, upto: Tid) -> Result<bool, Ended> {
+        let Some(transactions) = self.in_memory(upto)? else { return Ok(false) };
+        let volume = self.volume;
+        for transaction in transactions.iter().filter(|transaction| transaction.is_in(volume)) {
+            if !transaction.has_attributes(volume) {
+                return Ok(false);
+            }
+            let step = Step { from: self.at, to: transaction.tid(), single: true };
+            self.step(step, Some(transaction)).await?;
+            self.hold().await?;
+        }
+        self.at = upto;
+        Ok(true)
+    }
+
+    /// The transactions up to a state, if all are in memory, and nothing else is needed to send them.
+    fn in_memory(&self, upto: Tid) -> Result<Option<Vec<Arc<Transaction>>>, Ended> {
+        let Some(transactions) = self.recent.behind(self.at, upto) else { return Ok(None) };
+        let is_plain = {
+            let past = self.daemon.node.past.read();
+            let past = past.of(self.volume);
+            past.is_some_and(|past| !past.is_mirror() && past.origin.is_none()) && self.part.is_none()
+        };
+        let is_all = is_plain && self.at >= readable(&self.daemon.node, self.volume)?.horizon;
+        Ok(is_all.then_some(transactions))
     }
 
     async fn next(&mut self, mut readable: Readable, upto: Tid) -> Result<Position, Ended> {
@@ -386,17 +435,24 @@ impl<'a> Stream<'a> {
         ))
     }
 
-    async fn step(&mut self, step: Step) -> Result<(), Ended> {
+    /// Sends a step. If it is one transaction that is in memory, no disk is waited for.
+    async fn step(&mut self, step: Step, in_memory: Option<&Arc<Transaction>>) -> Result<(), Ended> {
         let rows = StepRows::new(self.volume, step, self.part.take());
         let (mut rows, mut totals, mut begun) = (rows, Totals::default(), false);
         let mut had = BTreeSet::new();
         loop {
-            let asked = self.ask(move |past| {
-                let page = rows.page(past, ROWS_BYTES_MAX)?;
-                Ok((rows, page))
-            });
-            let (left, page) = asked.await?;
-            rows = left;
+            let page = match in_memory {
+                Some(transaction) => self.look(step.from, transaction, |past| rows.page(past, ROWS_BYTES_MAX))?,
+                None => {
+                    let asked = self.ask(move |past| {
+                        let page = rows.page(past, ROWS_BYTES_MAX)?;
+                        Ok((rows, page))
+                    });
+                    let (left, page) = asked.await?;
+                    rows = left;
+                    page
+                }
+            };
             self.is_whole(step)?;
             let Some(page) = page.filter(|page| begun || !page.is_empty()) else {
                 if begun {
@@ -408,7 +464,7 @@ impl<'a> Stream<'a> {
             };
             if !begun {
                 begun = true;
-                let author = if step.single { self.author(step.to).await? } else { None };
+                let author = self.author(step, in_memory).await?;
                 // What was passed by in silence belongs to the step.
                 let from = self.told;
                 self.frame(&Frame::Step(StepHead { from, to: step.to, single: step.single, author })).await?;
@@ -480,9 +536,14 @@ impl<'a> Stream<'a> {
         if whole(step.from) && whole(step.to) { Ok(()) } else { Err(self.gone()) }
     }
 
-    async fn author(&self, tid: Tid) -> Result<Option<Author>, Ended> {
-        let key = Key::commit(self.volume, tid);
-        let found = self.ask(move |past| past.at(tid).get(&key)).await?;
+    /// Who is said to have made the one transaction of a step.
+    async fn author(&self, step: Step, in_memory: Option<&Arc<Transaction>>) -> Result<Option<Author>, Ended> {
+        let (key, at) = (Key::commit(self.volume, step.to), step.to);
+        let found = match in_memory {
+            Some(transaction) => self.look(step.from, transaction, |past| past.at(at).get(&key))?,
+            None if step.single => self.ask(move |past| past.at(at).get(&key)).await?,
+            None => None,
+        };
         Ok(found.and_then(|version| match version.record {
             Record::Commit(committed) => Some(Author { uid: committed.uid, note: committed.note }),
             _ => None,
@@ -554,13 +615,35 @@ impl<'a> Stream<'a> {
         self.told_at = Instant::now();
         let bytes = self.encoder.write(frame);
         self.sent.bytes += bytes.len() as u64;
+        self.gathered.extend_from_slice(&bytes);
+        if matches!(frame, Frame::StepEnd(_) | Frame::Reached(_)) {
+            self.leads_to = Some(self.told);
+        }
+        if self.gathered.len() >= GATHER_BYTES { self.write().await } else { Ok(()) }
+    }
+
+    /// Writes what was gathered.
+    async fn write(&mut self) -> Result<(), Ended> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let (bytes, state) = (std::mem::take(&mut self.gathered), self.leads_to.take());
         match &mut self.out {
             Out::Control(out) => Ok(chunks::write(out, &bytes).await?),
-            Out::Follower(pieces) => {
-                let state = matches!(frame, Frame::StepEnd(_) | Frame::Reached(_)).then_some(self.told);
-                pieces.send(Piece { bytes, state }).await.map_err(|_| Ended::Gone)
-            }
+            Out::Follower(pieces) => pieces.send(Piece { bytes, state }).await.map_err(|_| Ended::Gone),
         }
+    }
+
+    /// Reads the past beside a transaction that is in memory, at once: what is asked of it is not on a disk.
+    fn look<T>(
+        &self,
+        from: Tid,
+        transaction: &Transaction,
+        question: impl FnOnce(&dyn Past) -> Result<T, ViewError>,
+    ) -> Result<T, Ended> {
+        let past = self.daemon.node.records.past(self.daemon.node.tid());
+        let looked = question(&JustApplied::new(&past, self.volume, from, transaction));
+        Ok(looked.map_err(|error| error.to_string())?)
     }
 
     /// Reads the past on a thread that may wait for the disk.
