@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 const FOLLOWERS_SERVED_MAX: usize = 16;
 /// Greetings that are judged at a time.
 const GREETINGS_MAX: usize = 64;
-/// Frames of a stream that wait to be written to a mirror: each has 4 MiB at most, but most have 256 KiB.
+/// Pieces of a stream that wait to be written to a mirror: each has 4 MiB at most, but most have 64 KiB.
 const PIECES_QUEUED_MAX: usize = 2;
 /// A mirror hears at least so often that its source is there, and how far ahead.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
