@@ -285,6 +285,10 @@ impl Life {
         if ticket.is_some() {
             self.log.sync()?;
         }
+        // If it cannot be made, it is made when it is needed.
+        if let Some(order) = self.log.order_spare() {
+            self.log.take_spare(order.make().ok());
+        }
         Ok(ticket)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::host::node::{Inbox, Input};
 use gavel_quorum::{EntryKind, Persist};
-use gavel_store::log::{EntryId, HardState, Log, LogBatch, LogEntry, LogError};
+use gavel_store::log::{EntryId, HardState, Log, LogBatch, LogEntry, LogError, Spare};
 use gavel_types::LogIndex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -23,7 +23,9 @@ pub fn start(log: Log, inbox: Inbox) -> std::io::Result<(Sender<Order>, JoinHand
 }
 
 fn run(mut log: Log, orders: &Receiver<Order>, inbox: &Inbox) {
+    let mut ahead = None;
     while let Ok(first) = orders.recv() {
+        ahead = make_ahead(&mut log, ahead);
         let batch = std::iter::once(first).chain(orders.try_iter());
         match carry_out(&mut log, batch) {
             Ok(None) => {}
@@ -31,8 +33,39 @@ fn run(mut log: Log, orders: &Receiver<Order>, inbox: &Inbox) {
             Err(error) => {
                 let full = matches!(&error, LogError::Disk(error) if error.is_full());
                 inbox.push(Input::StorageFailed { cause: format!("the log: {error}"), full });
-                return;
+                break;
             }
+        }
+    }
+    if let Some(making) = ahead {
+        // Nobody needs it any more, but the directory is held until then.
+        let _ = making.join();
+    }
+}
+
+type Making = JoinHandle<Result<Spare, String>>;
+
+/// Has the next segment made beside the log, and takes what was made.
+fn make_ahead(log: &mut Log, making: Option<Making>) -> Option<Making> {
+    match making {
+        Some(making) if !making.is_finished() => return Some(making),
+        Some(making) => {
+            let made = making.join().unwrap_or_else(|_| Err("the thread has panicked".into()));
+            if let Err(cause) = &made {
+                tracing::warn!(%cause, "the log's next segment could not be made ahead");
+            }
+            log.take_spare(made.ok());
+        }
+        None => {}
+    }
+    let order = log.order_spare()?;
+    let make = move || order.make().map_err(|error| error.to_string());
+    match std::thread::Builder::new().name("gavel-segment".into()).spawn(make) {
+        Ok(making) => Some(making),
+        Err(error) => {
+            tracing::warn!(%error, "no thread to make the log's next segment ahead");
+            log.take_spare(None);
+            None
         }
     }
 }

@@ -63,7 +63,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// sectors of it may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
     /// Reserves space for the first `length` bytes and makes the file at least that long; what was not
-    /// written reads as zeros.
+    /// written reads as zeros. Where it
+    /// pays, zeros are written behind the file's end, so that later syncs of what is written there are quick.
     fn allocate(&self, length: u64) -> Result<(), DiskError>;
     /// Makes the file exactly `length` bytes long; what is added reads as zeros.
     fn truncate(&self, length: u64) -> Result<(), DiskError>;

@@ -1,9 +1,10 @@
 //! A directory of this machine.
 
 use super::{Disk, DiskError, DiskFile, DiskOp, LOCK_NAME, check_name};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,6 +111,39 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Bytes of zeros that are written at a time.
+const ZEROS_BYTES: usize = 256 * 1024;
+/// Direct writes begin, end and come from memory at multiples of this.
+const DIRECT_ALIGN: usize = 4096;
+
+/// Writes zeros past the page cache, as far as whole blocks go. What is only reserved is marked as such in the filesystem: a sync behind the first write to a
+/// block has to change that, through the filesystem's journal, and takes four times as long (ext4, 2 cores, medians of 300 syncs of 4 KiB: 0.45 and 0.1 ms; three
+/// files at once 0.5 and 0.2 ms).
+fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return Ok(());
+    }
+    let memory = vec![0; ZEROS_BYTES + DIRECT_ALIGN];
+    let zeros = &memory[memory.as_ptr().align_offset(DIRECT_ALIGN)..][..ZEROS_BYTES];
+    let mut offset = range.start.next_multiple_of(DIRECT_ALIGN as u64);
+    let written = loop {
+        let left = range.end.saturating_sub(offset).min(ZEROS_BYTES as u64) as usize;
+        let count = left / DIRECT_ALIGN * DIRECT_ALIGN;
+        if count == 0 {
+            break Ok(());
+        }
+        match file.write_all_at(&zeros[..count], offset) {
+            Ok(()) => offset += count as u64,
+            // Some filesystems take the flag and not the write.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    rustix::fs::fcntl_setfl(file, flags)?;
+    written
+}
+
 #[derive(Debug)]
 struct RealFile {
     file: File,
@@ -141,18 +175,18 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&self, length: u64) -> Result<(), DiskError> {
-        // Not by writing zeros: on ext4, 1 KiB writes with fdatasync then ran no faster (280 against 268-305 a second,
-        // November 2026), and making 16 MiB took 40-100 ms instead of 2-8.
+        let before = self.length()?;
         let reserved = rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length);
         match reserved {
             // A filesystem that cannot reserve says so; the length is still what callers rely on.
             Err(rustix::io::Errno::OPNOTSUPP) => {
-                if self.length()? < length {
+                if before < length {
                     self.truncate(length)?;
                 }
                 Ok(())
             }
-            other => other.map_err(|errno| self.failed(DiskOp::Allocate)(errno.into())),
+            Err(errno) => Err(self.failed(DiskOp::Allocate)(errno.into())),
+            Ok(()) => write_zeros(&self.file, before..length).map_err(self.failed(DiskOp::Allocate)),
         }
     }
 

@@ -42,6 +42,10 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 const BUFFER_BYTES: usize = 1024 * 1024;
 /// Space at the end of a segment that only compaction marks may use, so that a full disk can be compacted.
 const MARK_RESERVE_BYTES: u64 = 2048;
+/// Disks are written in blocks of so many bytes.
+const BLOCK_BYTES: u64 = 4096;
+/// The file of a segment that was made ahead.
+const SPARE_NAME: &str = "spare";
 
 const _: () = assert!(ENTRY_BYTES_MAX * 2 <= BATCH_BYTES_MAX);
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 2 <= SEGMENT_BYTES_MAX);
@@ -163,8 +167,49 @@ pub struct Log {
     /// Segments before the active one, oldest first.
     sealed: Vec<Sealed>,
     active: Active,
+    ahead: Ahead,
     /// The first failure; from then on nothing is done.
     stopped: Option<String>,
+}
+
+/// What is known of the next segment.
+#[derive(Debug, Default)]
+enum Ahead {
+    /// It was not ordered.
+    #[default]
+    Nothing,
+    /// Somebody makes it.
+    Ordered,
+    Made(Spare),
+    /// It could not be made; the one after it may be.
+    Failed,
+}
+
+/// A segment that was made ahead, in its file, and has not begun. To make one takes about as long as a dozen syncs.
+#[derive(Debug)]
+pub struct Spare {
+    length: u64,
+}
+
+/// An order to make a [`Spare`].
+#[derive(Debug)]
+pub struct SpareOrder {
+    disk: Arc<dyn Disk>,
+    length: u64,
+}
+
+impl SpareOrder {
+    /// Makes it. Does I/O; may run beside everything that is done to the log.
+    ///
+    /// # Errors
+    /// The disk's. It is no failure of the log: the segment is made when it is needed.
+    pub fn make(self) -> Result<Spare, DiskError> {
+        remove_spare(&self.disk)?;
+        let file = self.disk.create(SPARE_NAME)?;
+        file.allocate(self.length)?;
+        file.sync_data()?;
+        Ok(Spare { length: self.length })
+    }
 }
 
 /// A segment that gets no more records.
@@ -200,8 +245,12 @@ impl Active {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        let end = self.end();
+        // Zeros take the place of zeros up to the end of a block: what is behind need not be read to write the whole of it.
+        let whole_blocks = end.next_multiple_of(BLOCK_BYTES).min(self.length).max(end);
+        self.buffer.resize((whole_blocks - self.written_to) as usize, 0);
         self.file.write_at(self.written_to, &self.buffer)?;
-        self.written_to += self.buffer.len() as u64;
+        self.written_to = end;
         self.buffer.clear();
         Ok(())
     }
@@ -273,6 +322,21 @@ impl Log {
         self.stop_on_error(synced)
     }
 
+    /// An order for the next segment, if it will be needed soon, and no order is out. What comes of it, [`Log::take_spare`] is to be told.
+    pub fn order_spare(&mut self) -> Option<SpareOrder> {
+        let is_due = self.active.end() >= self.active.length / 2 && self.stopped.is_none();
+        if !is_due || !matches!(self.ahead, Ahead::Nothing) {
+            return None;
+        }
+        self.ahead = Ahead::Ordered;
+        Some(SpareOrder { disk: self.disk.clone(), length: self.options.segment_bytes })
+    }
+
+    /// What was ordered has been made; none: it could not be.
+    pub fn take_spare(&mut self, spare: Option<Spare>) {
+        self.ahead = spare.map_or(Ahead::Failed, Ahead::Made);
+    }
+
     /// The entries up to `up_to` are not needed any more. Syncs, then removes the segments that hold nothing else.
     /// Does nothing for what is compacted already.
     ///
@@ -329,7 +393,16 @@ impl Log {
 
     fn roll(&mut self, bytes: u64) -> Result<(), DiskError> {
         self.active.sync()?;
-        let next = start_segment(&self.disk, &self.options, &self.outline, Some(&self.active), bytes)?;
+        let spare = match std::mem::take(&mut self.ahead) {
+            Ahead::Made(spare) => Some(spare),
+            // It comes too late for this one.
+            Ahead::Ordered => {
+                self.ahead = Ahead::Ordered;
+                None
+            }
+            Ahead::Failed | Ahead::Nothing => None,
+        };
+        let next = start_segment(&self.disk, &self.options, &self.outline, Some((&self.active, spare)), bytes)?;
         self.sealed.push(Sealed { sequence: self.active.sequence, newest: self.active.newest });
         self.active = next;
         Ok(())
@@ -367,16 +440,29 @@ fn note_entries(sealed: &mut [Sealed], newest: &mut LogIndex, batch: &LogBatch) 
     }
 }
 
-/// Makes the segment after `previous` (or the first), durably, with room for a record of `bytes`.
+/// Makes the segment after `previous` (or the first), durably, with room for a record of `bytes`: out of the spare one, if that is there and long enough.
 fn start_segment(
     disk: &Arc<dyn Disk>,
     options: &LogOptions,
     outline: &Outline,
-    previous: Option<&Active>,
+    previous: Option<(&Active, Option<Spare>)>,
     bytes: u64,
 ) -> Result<Active, DiskError> {
+    let (previous, spare) = previous.map_or((None, None), |(previous, spare)| (Some(previous), spare));
     let sequence = previous.map_or(1, |segment| segment.sequence + 1);
-    let length = options.segment_bytes.max(HEADER_BYTES as u64 + bytes + MARK_RESERVE_BYTES);
+    let needed = HEADER_BYTES as u64 + bytes + MARK_RESERVE_BYTES;
+    let name = segment_name(sequence);
+    let (file, length) = match spare {
+        Some(Spare { length }) if length >= needed => {
+            disk.rename(SPARE_NAME, &name)?;
+            (disk.open(&name)?, length)
+        }
+        _ => {
+            let (file, length) = (disk.create(&name)?, options.segment_bytes.max(needed));
+            file.allocate(length)?;
+            (file, length)
+        }
+    };
     let (header, salt) = SegmentHeader {
         identity: options.identity,
         sequence,
@@ -388,8 +474,6 @@ fn start_segment(
         last: outline.last,
     }
     .encode();
-    let file = disk.create(&segment_name(sequence))?;
-    file.allocate(length)?;
     file.write_at(0, &header)?;
     file.sync_data()?;
     disk.sync_dir()?;
@@ -405,6 +489,14 @@ fn start_segment(
         written_to: start,
         buffer: Vec::new(),
     })
+}
+
+/// Removes a spare segment, if there is one.
+fn remove_spare(disk: &Arc<dyn Disk>) -> Result<(), DiskError> {
+    match disk.remove(SPARE_NAME) {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn segment_name(sequence: u64) -> String {

@@ -6,7 +6,7 @@
 
 use super::format::{self, HeaderFault, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader};
 use super::{Active, Cut, HEADER_BYTES, Log, LogEntry, LogError, LogOptions, Recovered, Sealed};
-use super::{SEGMENT_BYTES_MAX, note_entries, outline::Outline, segment_name, start_segment};
+use super::{Ahead, SEGMENT_BYTES_MAX, note_entries, outline::Outline, remove_spare, segment_name, start_segment};
 use crate::disk::{Disk, DiskFile, SECTOR_BYTES};
 use gavel_types::LogIndex;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Log, Rec
             return Err(LogError::NoLog { directory: disk.describe("") });
         }
         remove_blank(&disk, blank)?;
+        remove_spare(&disk)?;
         let outline = Outline::default();
         let active = start_segment(&disk, &options, &outline, None, 0)?;
-        let log = Log { disk, options, outline, sealed: Vec::new(), active, stopped: None };
+        let log = Log { disk, options, outline, sealed: Vec::new(), active, ahead: Ahead::Nothing, stopped: None };
         return Ok((log, Recovered::default()));
     };
     let mut replay = Replay::start(&headers[0].header);
@@ -32,11 +33,12 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Log, Rec
     replay.check_start(&disk, headers[0].header.sequence)?;
     // So far the disk was only read.
     remove_blank(&disk, blank)?;
+    remove_spare(&disk)?;
     let mut active = tail.settle(&disk, last)?;
     let mut cut = None;
     if tail.torn {
         cut = Some(Cut { file: disk.describe(&last.name), offset: active.end() });
-        let next = start_segment(&disk, &options, &replay.outline, Some(&active), 0)?;
+        let next = start_segment(&disk, &options, &replay.outline, Some((&active, None)), 0)?;
         sealed.push(Sealed { sequence: active.sequence, newest: active.newest });
         active = next;
     }
@@ -44,7 +46,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Log, Rec
     let mut hard_state = outline.hard_state;
     hard_state.commit = hard_state.commit.max(outline.compacted.index);
     let recovered = Recovered { hard_state, compacted: outline.compacted, entries: replay.entries, cut };
-    Ok((Log { disk, options, outline, sealed, active, stopped: None }, recovered))
+    Ok((Log { disk, options, outline, sealed, active, ahead: Ahead::Nothing, stopped: None }, recovered))
 }
 
 /// A segment that is there, with a good header.

@@ -213,6 +213,34 @@ fn what_is_read_after_a_failed_sync_is_made_durable_before_it_is_told() {
 }
 
 #[test]
+fn a_segment_that_was_made_ahead_is_the_next_one() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    assert!(log.order_spare().is_none(), "the first one is empty");
+    log.append(&entries(1..=3, 1, 1500)).unwrap();
+    log.sync().unwrap();
+    let order = log.order_spare().unwrap();
+    assert!(log.order_spare().is_none(), "one is enough");
+    log.take_spare(Some(order.make().unwrap()));
+    assert!(disk.names().contains(&SPARE_NAME.to_owned()));
+    log.append(&entries(4..=6, 1, 1500)).unwrap();
+    log.sync().unwrap();
+    assert_eq!(log.segments(), 2);
+    assert!(!disk.names().contains(&SPARE_NAME.to_owned()));
+    let (mut log, recovered) = reopen(&disk, log);
+    assert_eq!(recovered.entries, entries(1..=6, 1, 1500).entries);
+
+    // One that a batch does not fit into is left, and removed when the log is opened.
+    let order = log.order_spare().unwrap();
+    log.take_spare(Some(order.make().unwrap()));
+    log.append(&entries(7..=7, 1, 2 * SEGMENT_BYTES_MIN as usize)).unwrap();
+    log.sync().unwrap();
+    let (_, recovered) = reopen(&disk, log);
+    assert_eq!(recovered.entries.len(), 7);
+    assert!(!disk.names().contains(&SPARE_NAME.to_owned()));
+}
+
+#[test]
 fn a_full_disk_can_still_be_compacted() {
     let disk = SimDisk::new(1);
     let (mut log, _) = open(&disk).unwrap();

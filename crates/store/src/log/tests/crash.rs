@@ -109,7 +109,15 @@ fn open_at_last(disk: &SimDisk) -> (Log, Recovered) {
 
 /// Works until the disk fails or the life is long enough.
 fn live(log: &mut Log, model: &mut Model, chance: &mut Chance) -> Result<(), LogError> {
+    let mut order = None;
     for _ in 0..chance.below(30) {
+        order = order.or_else(|| log.order_spare());
+        // It takes a while, or until the end.
+        if chance.one_in(2)
+            && let Some(order) = order.take()
+        {
+            log.take_spare(order.make().ok());
+        }
         match chance.below(8) {
             0..5 => {
                 let batch = model.random_batch(chance);
@@ -155,9 +163,16 @@ fn run(seed: u64, lives: u32) -> (u64, u64) {
             log = again;
         }
         if chance.one_in(2) {
-            let ops =
-                [DiskOp::Write, DiskOp::SyncData, DiskOp::SyncDir, DiskOp::Create, DiskOp::Remove, DiskOp::Allocate];
-            disk.fail_after(chance.below(6), ops[chance.below(6) as usize], ErrorKind::Other);
+            let ops = [
+                DiskOp::Write,
+                DiskOp::SyncData,
+                DiskOp::SyncDir,
+                DiskOp::Create,
+                DiskOp::Remove,
+                DiskOp::Allocate,
+                DiskOp::Rename,
+            ];
+            disk.fail_after(chance.below(6), ops[chance.below(7) as usize], ErrorKind::Other);
         }
         match live(&mut log, &mut model, &mut chance) {
             Ok(()) => {}
