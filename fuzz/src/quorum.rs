@@ -5,7 +5,7 @@
 
 use crate::parts;
 use bytes::Bytes;
-use gavel_quorum::{Config, Quorum, Ready, Recovered, Role};
+use gavel_quorum::{Config, Confirmation, Quorum, Ready, Recovered, Role};
 use gavel_types::{LogIndex, Moment, NodeId};
 use std::collections::VecDeque;
 
@@ -87,7 +87,7 @@ pub fn run(bytes: &[u8]) -> bool {
             None | Some((&TICK, _)) => replica.tick(),
             Some((from, message)) => {
                 let from = NODES[1 + usize::from(*from % 2)];
-                accepted |= replica.quorum.on_message(from, message).is_ok();
+                accepted |= replica.quorum.on_message(Moment(replica.now), from, message).is_ok();
             }
         }
         drop(replica.settle());
@@ -140,7 +140,7 @@ impl Group {
                 replica.tick();
                 // Only a leader takes these.
                 let _ = replica.quorum.propose(Bytes::from(vec![tick as u8; 200]));
-                let _ = replica.quorum.confirm_read(tick);
+                let _ = replica.quorum.confirm_read(Moment(replica.now), tick, Confirmation::Round);
             }
             self.heard.push(vec![TICK]);
             self.deliver(away);
@@ -160,7 +160,7 @@ impl Group {
                 self.heard.push([&[if from == NODES[1] { 2 } else { 3 }], &bytes[..]].concat());
             }
             let Some(replica) = self.replicas.get_mut(to.0 as usize - 1) else { continue };
-            replica.quorum.on_message(from, &bytes).expect("an honest message");
+            replica.quorum.on_message(Moment(replica.now), from, &bytes).expect("an honest message");
             under_way.extend(replica.settle().into_iter().map(|(next, bytes)| (to, next, bytes)));
         }
     }

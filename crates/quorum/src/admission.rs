@@ -27,6 +27,8 @@ pub(crate) struct Facts {
     pub(crate) window_bytes_max: u64,
     /// raft-rs may be told to campaign.
     pub(crate) may_campaign: bool,
+    /// It has promised its leader to help nobody else.
+    pub(crate) is_bound: bool,
 }
 
 /// What to do with a message that is not refused.
@@ -64,6 +66,12 @@ pub(crate) fn judge(
         MessageType::MsgAppendResponse => judge_append_response(message, facts),
         MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
             Ok(judge_vote_response(message, facts, has_asked))
+        }
+        // A candidate that the leader hands over to says so.
+        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+            if facts.is_bound && message.context.is_empty() =>
+        {
+            Ok(Verdict::Drop)
         }
         MessageType::MsgTimeoutNow => {
             // raft-rs panics if it campaigns while its log starts after what it has applied; and only the
@@ -156,6 +164,7 @@ mod tests {
         window_bytes: 0,
         window_bytes_max: 100,
         may_campaign: true,
+        is_bound: false,
     };
 
     fn message(kind: MessageType) -> Message {

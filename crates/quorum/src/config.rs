@@ -3,6 +3,7 @@
 use crate::codec::MESSAGE_BYTES_MAX;
 use crate::entry::ENTRY_OVERHEAD_BYTES;
 use crate::error::StartError;
+use crate::pace::TICKS_AT_ONCE_MAX;
 use gavel_types::NodeId;
 use gavel_types::limits::ENTRY_BYTES_MAX;
 use std::collections::BTreeSet;
@@ -133,6 +134,13 @@ impl Config {
     /// Length of a tick, in ns.
     pub(crate) fn tick_ns(&self) -> u64 {
         self.heartbeat_ns / HEARTBEAT_TICKS as u64
+    }
+
+    /// For how long a replica that has heard its leader helps nobody else to lead, in ns of its clock; 0 if elections are too quick for that. It stands for
+    /// election itself no earlier: up to so many ticks may have passed before the heartbeat, and are counted behind it.
+    pub(crate) fn promise_ns(&self) -> u64 {
+        let uncertain = TICKS_AT_ONCE_MAX + 1;
+        (self.election_ticks() as u64).saturating_sub(uncertain) * self.tick_ns()
     }
 
     /// Base election timeout, in ticks.

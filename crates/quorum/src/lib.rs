@@ -26,6 +26,7 @@
 //! - `window`: the entries in memory, as raft-rs' storage
 //! - `outbox`: messages that wait for durability
 //! - `reads`: read tickets and the leadership rounds that confirm them
+//! - `leader_lease`: for how long a leader leads for certain, without a round
 //! - `pace`: ticks from injected time, election jitter from our own generator
 //! - `config`, `entry`, `ready`, `error`: the nouns of the interface
 
@@ -34,6 +35,7 @@ mod codec;
 mod config;
 mod entry;
 mod error;
+mod leader_lease;
 mod outbox;
 mod pace;
 mod quorum;
@@ -45,6 +47,6 @@ pub use codec::{CONTEXT_BYTES_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 pub use config::{Config, NODES_MAX};
 pub use entry::{EntryKind, HardState, LogEntry, LogMark, Recovered};
 pub use error::{OfferError, ProposeError, ReadError, Refused, StartError, TransferError};
-pub use quorum::Quorum;
 pub use quorum::status::{PeerState, PeerStatus, Status};
+pub use quorum::{Confirmation, Quorum};
 pub use ready::{PendingSnapshot, Persist, Ready, Role, RoleChange};

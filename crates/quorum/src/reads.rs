@@ -5,7 +5,7 @@
 //! answer to it closes all earlier ones, so lost messages delay a round by a heartbeat interval. What lasts
 //! longer than two election timeouts all the same is failed, and the end of the leadership fails everything.
 
-use gavel_types::LogIndex;
+use gavel_types::{LogIndex, Moment};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Most rounds under way; tickets that come meanwhile share the next.
@@ -19,11 +19,16 @@ struct Ticket {
     since: u64,
 }
 
+struct Round {
+    began: Moment,
+    tickets: Vec<Ticket>,
+}
+
 /// The tickets of the present leadership.
 #[derive(Default)]
 pub(crate) struct Reads {
     waiting: VecDeque<Ticket>,
-    rounds: BTreeMap<u64, Vec<Ticket>>,
+    rounds: BTreeMap<u64, Round>,
     started: u64,
     count: usize,
     confirmed: Vec<(u64, LogIndex)>,
@@ -45,19 +50,25 @@ impl Reads {
         !self.waiting.is_empty()
     }
 
+    /// This one needs no round.
+    pub(crate) fn confirm(&mut self, ticket: u64, index: LogIndex) {
+        self.confirmed.push((ticket, index));
+    }
+
     /// Starts a round for all that wait; gives the context that its heartbeats carry.
-    pub(crate) fn start_round(&mut self) -> [u8; 8] {
+    pub(crate) fn start_round(&mut self, began: Moment) -> [u8; 8] {
         self.started += 1;
-        self.rounds.insert(self.started, self.waiting.drain(..).collect());
+        self.rounds.insert(self.started, Round { began, tickets: self.waiting.drain(..).collect() });
         self.started.to_le_bytes()
     }
 
-    /// A majority followed the leader after the round with this context started.
-    pub(crate) fn on_confirmed(&mut self, context: &[u8], index: LogIndex) {
-        let round = context.try_into().ok().map(u64::from_le_bytes);
-        let tickets = round.and_then(|round| self.rounds.remove(&round)).unwrap_or_default();
+    /// A majority followed the leader after the round with this context started. Gives when that was.
+    pub(crate) fn on_confirmed(&mut self, context: &[u8], index: LogIndex) -> Option<Moment> {
+        let round = context.try_into().ok().map(u64::from_le_bytes)?;
+        let Round { began, tickets } = self.rounds.remove(&round)?;
         self.count -= tickets.len();
         self.confirmed.extend(tickets.into_iter().map(|ticket| (ticket.ticket, index)));
+        Some(began)
     }
 
     /// Fails what came before `oldest` ticks.
@@ -71,8 +82,8 @@ impl Reads {
             ticket.since >= oldest
         };
         waiting.retain(&mut keep);
-        rounds.values_mut().for_each(|tickets| tickets.retain(&mut keep));
-        rounds.retain(|_, tickets| !tickets.is_empty());
+        rounds.values_mut().for_each(|round| round.tickets.retain(&mut keep));
+        rounds.retain(|_, round| !round.tickets.is_empty());
     }
 
     /// Fails everything: the leadership that the tickets were given to has ended.
@@ -94,7 +105,7 @@ impl Reads {
 
     /// What is wrong with the tickets, if anything (invariant 8).
     pub(crate) fn broken(&self, leads: bool) -> Option<&'static str> {
-        let count = self.waiting.len() + self.rounds.values().map(Vec::len).sum::<usize>();
+        let count = self.waiting.len() + self.rounds.values().map(|round| round.tickets.len()).sum::<usize>();
         if count != self.count {
             return Some("tickets are miscounted");
         }
@@ -110,12 +121,12 @@ mod tests {
     fn a_ticket_is_never_confirmed_by_a_round_that_started_before_it() {
         let mut reads = Reads::default();
         reads.push(1, 0);
-        let first = reads.start_round();
+        let first = reads.start_round(Moment(7));
         reads.push(2, 0);
-        reads.on_confirmed(&first, LogIndex(5));
+        assert_eq!(reads.on_confirmed(&first, LogIndex(5)), Some(Moment(7)));
         assert_eq!(reads.take_confirmed(), [(1, LogIndex(5))]);
-        let second = reads.start_round();
-        reads.on_confirmed(&first, LogIndex(6));
+        let second = reads.start_round(Moment(8));
+        assert_eq!(reads.on_confirmed(&first, LogIndex(6)), None);
         assert!(reads.take_confirmed().is_empty(), "an answer to the first round is late");
         reads.on_confirmed(&second, LogIndex(7));
         assert_eq!(reads.take_confirmed(), [(2, LogIndex(7))]);
@@ -125,7 +136,7 @@ mod tests {
     fn every_ticket_has_exactly_one_end() {
         let mut reads = Reads::default();
         reads.push(1, 0);
-        let round = reads.start_round();
+        let round = reads.start_round(Moment(0));
         reads.push(2, 3);
         reads.push(3, 4);
         reads.expire(4);

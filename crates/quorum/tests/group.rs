@@ -4,7 +4,7 @@
 
 mod harness;
 
-use gavel_quorum::{Config, EntryKind, HardState, LogEntry, LogMark, Quorum, Recovered, Role};
+use gavel_quorum::{Config, Confirmation, EntryKind, HardState, LogEntry, LogMark, Quorum, Recovered, Role};
 use gavel_types::{LogIndex, Moment, NodeId, Term};
 use harness::{ELECTION_NS, MS, ROUGH, World};
 
@@ -132,6 +132,85 @@ fn a_leader_cut_off_confirms_no_read_and_commits_nothing() {
     assert_eq!(world.reads_confirmed, confirmed + 1, "the new leader confirms");
     world.heal();
     world.assert_recovers();
+}
+
+#[test]
+fn a_leader_that_was_confirmed_needs_no_round_until_others_may_lead() {
+    let mut last = 0;
+    for seed in 0..200 {
+        let (mut world, leader) = led(seed, 3);
+        world.ask_by(leader, Confirmation::Round);
+        world.run(20 * MS);
+        world.captured = Some(Vec::new());
+        let confirmed = world.reads_confirmed;
+        for _ in 0..20 {
+            assert!(world.ask_by(leader, Confirmation::Lease));
+        }
+        assert_eq!(world.reads_confirmed, confirmed + 20, "at once");
+        assert!(world.captured.take().expect("captured").is_empty(), "nobody was asked");
+
+        // Cut off, it goes on for a while. What it says meanwhile, the harness checks: it has all that anybody has committed.
+        world.isolate(leader);
+        let cut_off = world.now;
+        let other = |world: &World| world.leader().filter(|id| *id != leader);
+        while world.now < cut_off + 6 * ELECTION_NS {
+            let confirmed = world.reads_confirmed;
+            world.ask_by(leader, Confirmation::Lease);
+            if world.reads_confirmed > confirmed {
+                last = last.max(world.now - cut_off);
+                assert_eq!(other(&world), None);
+            }
+            if let Some(other) = other(&world) {
+                world.propose(other);
+            }
+            world.run(MS);
+        }
+        assert!(other(&world).is_some());
+    }
+    assert!(last > ELECTION_NS / 3, "{last}: there is something to check");
+}
+
+#[test]
+fn a_replica_that_starts_anew_keeps_what_it_may_have_promised() {
+    let (mut certain, mut deposed) = (0, 0);
+    for seed in 0..600 {
+        let (mut world, leader) = led(seed, 3);
+        let (follower, rival) = (1 + leader % 3, 1 + (leader + 1) % 3);
+        // The rival hears no leader, and asks to be elected again and again.
+        world.cuts.extend([(leader, rival), (rival, leader)]);
+        let wait = 3 * ELECTION_NS + world.rng.below(ELECTION_NS);
+        world.run(wait);
+        world.ask_by(leader, Confirmation::Round);
+        world.run(10 * MS);
+        // The one that has confirmed the leader forgets everything that is not on its disk, and hears the rival only.
+        world.crash(follower);
+        world.start(follower);
+        world.isolate(leader);
+        for _ in 0..3 * ELECTION_NS / MS {
+            let confirmed = world.reads_confirmed;
+            world.ask_by(leader, Confirmation::Lease);
+            certain += world.reads_confirmed - confirmed;
+            deposed += u64::from(world.propose(rival));
+            world.run(MS);
+        }
+    }
+    assert!(certain > 10_000 && deposed > 10_000, "{certain} confirmed, {deposed} proposed");
+}
+
+#[test]
+fn a_leadership_that_is_handed_over_has_no_lease_any_more() {
+    let (mut world, leader) = led(9, 3);
+    world.ask_by(leader, Confirmation::Round);
+    world.run(20 * MS);
+    let next = 1 + leader % 3;
+    // The call to take over is on its way, for as long as it likes.
+    world.cuts.insert((leader, next));
+    world.transfer(next);
+    let confirmed = world.reads_confirmed;
+    world.captured = Some(Vec::new());
+    world.ask_by(leader, Confirmation::Lease);
+    assert_eq!(world.reads_confirmed, confirmed);
+    assert!(!world.captured.take().expect("captured").is_empty(), "a round");
 }
 
 #[test]

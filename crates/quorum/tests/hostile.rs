@@ -4,7 +4,7 @@
 mod harness;
 
 use bytes::Bytes;
-use gavel_quorum::{Config, MESSAGE_BYTES_MAX, Quorum, Recovered, Refused, Role};
+use gavel_quorum::{Config, Confirmation, MESSAGE_BYTES_MAX, Quorum, Recovered, Refused, Role};
 use gavel_types::{LogIndex, Moment, NodeId};
 use harness::{MS, ROUGH, Rng, World};
 use proptest::prelude::*;
@@ -93,7 +93,10 @@ impl Victim {
                 self.quorum.on_tick(Moment(self.now));
             }
             2 => drop(self.quorum.propose(Bytes::from(vec![1; 1 + self.rng.below(3000) as usize]))),
-            3 => drop(self.quorum.confirm_read(self.rng.0)),
+            3 => {
+                let by = if self.rng.chance(50) { Confirmation::Lease } else { Confirmation::Round };
+                drop(self.quorum.confirm_read(Moment(self.now), self.rng.0, by));
+            }
             4 => self.persist(),
             5 => {
                 self.quorum.on_applied(LogIndex(self.rng.below(self.handed.0 + 1)));
@@ -123,7 +126,7 @@ impl Victim {
         let term = self.quorum.status().role.term.0 + u64::from(pre);
         let mut bytes = vec![1, if pre { 10 } else { 4 }, 0, 0];
         [ME, 2, term, 0, 0, 0, 0, 0, 0].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
-        let _ = self.quorum.on_message(NodeId(2), &bytes);
+        let _ = self.quorum.on_message(Moment(self.now), NodeId(2), &bytes);
         self.persist();
         self.follow_up();
     }
@@ -189,7 +192,7 @@ impl Victim {
         if self.rng.chance(3) {
             bytes.truncate(self.rng.below(bytes.len() as u64) as usize);
         }
-        let _ = self.quorum.on_message(NodeId(from), &bytes);
+        let _ = self.quorum.on_message(Moment(self.now), NodeId(from), &bytes);
     }
 }
 
@@ -205,7 +208,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), from in 0u64..5) {
         let mut victim = Victim::new(1);
-        prop_assert!(victim.quorum.on_message(NodeId(from), &bytes).is_err());
+        prop_assert!(victim.quorum.on_message(Moment(0), NodeId(from), &bytes).is_err());
         victim.follow_up();
     }
 }
@@ -214,7 +217,7 @@ proptest! {
 #[test]
 fn forgeries_reach_every_state() {
     let (mut led, mut installed, mut handed, mut accepted) = (0, 0, 0, 0);
-    for seed in 0..300 {
+    for seed in 0..400 {
         let mut victim = Victim::new(seed);
         for _ in 0..300 {
             let before = victim.quorum.status();
@@ -236,7 +239,7 @@ fn a_refused_message_changes_nothing_and_says_why() {
     victim.follow_up();
     let before = victim.quorum.status();
     let refuse = |victim: &mut Victim, from: u64, bytes: &[u8]| {
-        victim.quorum.on_message(NodeId(from), bytes).expect_err("refused")
+        victim.quorum.on_message(Moment(0), NodeId(from), bytes).expect_err("refused")
     };
     let good = captured()[0].clone();
     assert_eq!(refuse(&mut victim, 9, &good), Refused::Stranger(NodeId(9)));

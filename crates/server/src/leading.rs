@@ -7,7 +7,7 @@ use crate::clocks::Verdict;
 use crate::collecting::Collecting;
 use crate::line::Line;
 use crate::server::Server;
-use gavel_quorum::{PeerState, ProposeError};
+use gavel_quorum::{Confirmation, PeerState, ProposeError};
 use gavel_store::engine::Engine;
 use gavel_txn::{Applied, VolumePast};
 use gavel_types::limits::SESSION_WINDOW_MAX;
@@ -159,7 +159,12 @@ impl<E: Engine> Server<E> {
         let Some(leading) = &mut self.leading else { return };
         let ticket = leading.next_ticket;
         leading.next_ticket += 1;
-        if leading.waiters.len() >= READS_MAX || self.quorum.confirm_read(ticket).is_err() {
+        // A session's term begins anew only if a majority has been there since it asked.
+        let by = match &waiter {
+            Waiter::Read { .. } => Confirmation::Lease,
+            Waiter::Refresh { .. } => Confirmation::Round,
+        };
+        if leading.waiters.len() >= READS_MAX || self.quorum.confirm_read(self.clock.now, ticket, by).is_err() {
             return self.answer(from, Message::NotLeader { leader: None });
         }
         leading.waiters.insert(ticket, waiter);

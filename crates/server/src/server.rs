@@ -279,7 +279,7 @@ impl<E: Engine> Server<E> {
     }
 
     fn on_log_message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), Refused> {
-        let result = self.quorum.on_message(from, bytes);
+        let result = self.quorum.on_message(self.clock.now, from, bytes);
         if let Err(error @ Refused::LogLost { .. }) = &result {
             self.fail(Failure::LogLost { cause: error.to_string() });
         }

@@ -28,7 +28,7 @@ impl Quorum {
     pub fn take_ready(&mut self) -> Ready {
         let mut ready = Ready::default();
         if self.can_start_round() {
-            let context = self.reads.start_round();
+            let context = self.reads.start_round(self.lease.now);
             self.raft.read_index(context.to_vec());
         }
         ready.persist = self.opening.take();
@@ -62,7 +62,8 @@ impl Quorum {
         let mut raw = self.raft.ready();
         let (now, after) = (raw.take_messages(), raw.take_persisted_messages());
         for state in raw.take_read_states() {
-            self.reads.on_confirmed(&state.request_ctx, LogIndex(state.index));
+            let began = self.reads.on_confirmed(&state.request_ctx, LogIndex(state.index));
+            began.into_iter().for_each(|began| self.lease.on_round(began));
         }
         ready.persist = self.take_write(&mut raw);
         if let Some(last) = raw.take_committed_entries().last() {

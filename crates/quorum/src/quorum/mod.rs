@@ -11,6 +11,7 @@ use crate::codec;
 use crate::config::Config;
 use crate::entry::raft_bytes;
 use crate::error::{ProposeError, ReadError, Refused, TransferError};
+use crate::leader_lease::LeaderLease;
 use crate::outbox::Outbox;
 use crate::pace::{Jitter, Pace};
 use crate::reads::{Reads, TICKETS_MAX};
@@ -24,6 +25,15 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, RawNode, StateRole};
 use snapshots::{HeldSnapshot, Transfers};
 
+/// What a leader may confirm a read by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Confirmation {
+    /// That nobody else can have been elected since the last round; by a round if that may be.
+    Lease,
+    /// A round of heartbeats that begins after the question.
+    Round,
+}
+
 /// One replica's part in one group. Drive it with `on_*`, then take the effects until there are none:
 /// `while quorum.has_ready() { let ready = quorum.take_ready(); ... }`.
 pub struct Quorum {
@@ -32,6 +42,7 @@ pub struct Quorum {
     pace: Pace,
     jitter: Jitter,
     outbox: Outbox,
+    lease: LeaderLease,
     reads: Reads,
     transfers: Transfers,
     held: Option<HeldSnapshot>,
@@ -51,6 +62,7 @@ pub struct Quorum {
 impl Quorum {
     /// Lets time pass. More than a few ticks at once are forgotten: a replica that slept listens first.
     pub fn on_tick(&mut self, now: Moment) {
+        self.lease.pass(now);
         for _ in 0..self.pace.advance(now) {
             self.pace.ticks += 1;
             // Otherwise raft-rs may campaign, and panic (see `may_campaign`).
@@ -69,9 +81,10 @@ impl Quorum {
         self.pace.next()
     }
 
-    /// Takes a message that `from` sent (the transport vouches for who that is). An error means that it was
+    /// Takes a message that `from` sent (the transport vouches for who that is), and that was there at `now`. An error means that it was
     /// refused and nothing has changed; no bytes whatever make this panic.
-    pub fn on_message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), Refused> {
+    pub fn on_message(&mut self, now: Moment, from: NodeId, bytes: &[u8]) -> Result<(), Refused> {
+        self.lease.pass(now);
         let message = codec::decode(bytes)?;
         let facts = self.facts();
         let is_member = |id: NodeId| self.raft.raft.prs().get(id.0).is_some();
@@ -101,12 +114,17 @@ impl Quorum {
         proposed.map_err(|_| ProposeError::Busy)
     }
 
-    /// Asks for confirmation that this node leads now, so that a view as new as the index that comes back
-    /// with `ticket` has everything that was committed before this call. Ends in `Ready::reads` or
+    /// Asks for confirmation that this node leads at `now`, at which the question was there, so that a view as new as the index that comes back
+    /// with `ticket` has everything that was committed before. Ends in `Ready::reads` or
     /// `Ready::failed_reads`, within three election timeouts.
-    pub fn confirm_read(&mut self, ticket: u64) -> Result<(), ReadError> {
+    pub fn confirm_read(&mut self, now: Moment, ticket: u64, by: Confirmation) -> Result<(), ReadError> {
+        self.lease.pass(now);
         if !self.leads() {
             return Err(ReadError::NotLeader { leader: self.leader() });
+        }
+        if by == Confirmation::Lease && self.lease.leads() && self.core().commit_to_current_term() {
+            self.reads.confirm(ticket, LogIndex(self.core().raft_log.committed));
+            return Ok(());
         }
         if self.reads.count() >= TICKETS_MAX {
             return Err(ReadError::Busy { waiting: self.reads.count() });
@@ -156,6 +174,7 @@ impl Quorum {
         if target == self.config.id || !self.config.voters.contains(&target) {
             return Err(TransferError::NotAVoter(target));
         }
+        self.lease.give_up();
         self.raft.transfer_leader(target.0);
         self.settle();
         Ok(())
@@ -191,6 +210,7 @@ impl Quorum {
             window_bytes: self.raft.store().bytes(),
             window_bytes_max: self.config.window_bytes_max,
             may_campaign: self.may_campaign(),
+            is_bound: self.lease.is_bound(),
         }
     }
 
@@ -210,9 +230,13 @@ impl Quorum {
     fn step(&mut self, message: Message) {
         let confirms = message.get_msg_type() == MessageType::MsgHeartbeatResponse && !message.context.is_empty();
         self.raft.mut_store().set_frugal(confirms);
+        let heartbeat = (message.get_msg_type() == MessageType::MsgHeartbeat).then_some((message.from, message.term));
         // The errors that are left say that the message is of no consequence.
         let _ = self.raft.step(message);
         self.raft.mut_store().set_frugal(false);
+        if heartbeat == Some((self.core().leader_id, self.core().term)) {
+            self.lease.promise();
+        }
         self.settle();
     }
 
@@ -237,6 +261,7 @@ impl Quorum {
         let leadership = self.leads().then_some(self.core().term);
         if self.high.leadership() != leadership {
             self.reads.fail_all();
+            self.lease.end();
             self.transfers.clear();
         }
         let core = &self.raft.raft;

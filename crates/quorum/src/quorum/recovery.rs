@@ -7,6 +7,7 @@ use crate::codec::NUMBER_MAX;
 use crate::config::{Config, HEARTBEAT_TICKS};
 use crate::entry::{LogMark, Recovered};
 use crate::error::StartError;
+use crate::leader_lease::LeaderLease;
 use crate::pace::{Jitter, Pace};
 use crate::reads::Reads;
 use crate::ready::Persist;
@@ -60,6 +61,7 @@ impl Quorum {
             pace: Pace::new(config.tick_ns(), now),
             jitter: Jitter::new(config.seed, config.election_ticks()),
             outbox,
+            lease: LeaderLease::new(config.promise_ns(), now),
             reads: Reads::default(),
             transfers: Transfers::default(),
             held: None,

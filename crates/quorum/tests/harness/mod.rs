@@ -6,7 +6,7 @@
 mod node;
 
 use bytes::Bytes;
-use gavel_quorum::{LogEntry, Ready, Role};
+use gavel_quorum::{Confirmation, LogEntry, Ready, Role};
 use gavel_types::{LogIndex, Moment, NodeId, Term};
 pub use node::Node;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +83,8 @@ pub struct World {
     /// Messages as they were sent, if they are wanted.
     pub captured: Option<Vec<(u64, u64, Vec<u8>)>>,
     proposals: u64,
+    /// Which node has which clock.
+    clocks: usize,
 }
 
 impl World {
@@ -106,6 +108,7 @@ impl World {
             digest: 0,
             captured: None,
             proposals: 0,
+            clocks: seed as usize % 3,
         };
         for id in 1..=voters + learners {
             let mut config = gavel_quorum::Config::new(NodeId(id), (1..=voters).map(NodeId).collect(), seed ^ id);
@@ -123,7 +126,7 @@ impl World {
     }
 
     pub fn start(&mut self, id: u64) {
-        let now = Moment(self.now);
+        let now = self.clock(id);
         let node = self.node(id);
         if node.quorum.is_none() {
             node.start(now);
@@ -141,6 +144,11 @@ impl World {
 
     pub fn node(&mut self, id: u64) -> &mut Node {
         self.nodes.get_mut(&id).expect("a node of the world")
+    }
+
+    /// What a node's clock shows. Their rates differ by as much as they may: 5 percent this way and that.
+    fn clock(&self, id: u64) -> Moment {
+        Moment(self.now / 100 * [95, 100, 105][(id as usize + self.clocks) % 3])
     }
 
     pub fn ids(&self) -> Vec<u64> {
@@ -193,12 +201,12 @@ impl World {
     }
 
     fn handle(&mut self, id: u64, life: u64, event: Event) {
-        let now = Moment(self.now);
+        let now = self.clock(id);
         let node = self.node(id);
         if let Event::Message(from, bytes) = event {
             let cut = self.cuts.contains(&(from.0, id));
             if let Some(quorum) = self.node(id).quorum.as_mut().filter(|_| !cut) {
-                quorum.on_message(from, &bytes).expect("honest messages are not refused");
+                quorum.on_message(now, from, &bytes).expect("honest messages are not refused");
                 self.take_effects(id);
             }
             return;
@@ -333,11 +341,18 @@ impl World {
 
     /// Asks `id` to confirm a read; whether it leads, as far as it knows.
     pub fn ask(&mut self, id: u64) -> bool {
+        let by = if self.rng.chance(80) { Confirmation::Lease } else { Confirmation::Round };
+        self.ask_by(id, by)
+    }
+
+    /// The same, by a lease or by a round.
+    pub fn ask_by(&mut self, id: u64, by: Confirmation) -> bool {
         let committed = self.last_committed();
         self.tickets += 1;
         let ticket = self.tickets;
+        let now = self.clock(id);
         let Some(quorum) = self.node(id).quorum.as_mut() else { return false };
-        let taken = quorum.confirm_read(ticket).is_ok();
+        let taken = quorum.confirm_read(now, ticket, by).is_ok();
         if taken {
             self.asked.insert((id, ticket), (self.now, committed));
             self.take_effects(id);
