@@ -22,6 +22,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -112,7 +113,7 @@ impl Tree for VolumeTree {
         let Some((asked, answered)) = self.inner.answer_leased(asked, answered) else { return };
         let Some((asked, answered)) = self.inner.answer_behind(asked, answered, &self.tokio) else { return };
         let inner = self.inner.clone();
-        self.tokio.spawn(async move {
+        begin(&self.tokio, async move {
             let Some((asked, answered)) = inner.answer_when_there_is_room(asked, answered).await else { return };
             let mut pin = Pin::new(&inner.node.opens);
             let answer = inner.answer(asked, &mut pin).await;
@@ -128,6 +129,19 @@ impl Tree for VolumeTree {
 
     fn closed(&self, object: ObjectId) {
         self.inner.node.opens.closed(object);
+    }
+}
+
+/// Carries a task as far as it comes without waiting, on this thread, and has the runtime go on: nobody is waited for before the node has been asked.
+fn begin(tokio: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    let mut task = Box::pin(task);
+    let is_over = {
+        let _runtime = tokio.enter();
+        // Whatever wakes it before it was spawned is seen then: the runtime asks it at once.
+        task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    };
+    if !is_over {
+        tokio.spawn(task);
     }
 }
 
