@@ -87,7 +87,8 @@ pub fn run(bytes: &[u8]) -> bool {
             None | Some((&TICK, _)) => replica.tick(),
             Some((from, message)) => {
                 let from = NODES[1 + usize::from(*from % 2)];
-                accepted |= replica.quorum.on_message(Moment(replica.now), from, message).is_ok();
+                accepted |=
+                    replica.quorum.on_message(Moment(replica.now), from, &Bytes::copy_from_slice(message)).is_ok();
             }
         }
         drop(replica.settle());
@@ -160,7 +161,7 @@ impl Group {
                 self.heard.push([&[if from == NODES[1] { 2 } else { 3 }], &bytes[..]].concat());
             }
             let Some(replica) = self.replicas.get_mut(to.0 as usize - 1) else { continue };
-            replica.quorum.on_message(Moment(replica.now), from, &bytes).expect("an honest message");
+            replica.quorum.on_message(Moment(replica.now), from, &bytes.into()).expect("an honest message");
             under_way.extend(replica.settle().into_iter().map(|(next, bytes)| (to, next, bytes)));
         }
     }

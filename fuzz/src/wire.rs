@@ -138,7 +138,7 @@ fn messages() -> Vec<Message> {
     let made = row(Key::attr(VOLUME, OBJECT), Some(version(Record::Attr(attr()))));
     let session = SessionId(7);
     vec![
-        Message::Log(vec![1, 2, 3]),
+        Message::Log(vec![1, 2, 3].into()),
         Message::Clock { wall_ns: 1 << 60 },
         Message::Submit(requests()),
         Message::SubmitGap { session, expected: Seq(9) },

@@ -15,8 +15,8 @@ use gavel_lease::range::written;
 use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{FILE_BYTES_MAX, OBJECT_BLOCK, REQUEST_BYTES_MAX};
-use gavel_types::{BlobId, Key, KeyRange, ObjectId, SessionId, Tid, VolumeId};
-use gavel_wire::{AttrDelta, Author, Content, Guard, Mutation, Plan, Record, View};
+use gavel_types::{BlobId, Key, KeyParts, KeyRange, ObjectId, SessionId, Tid, VolumeId};
+use gavel_wire::{AttrDelta, Author, Change, Content, Guard, Mutation, Plan, Record, View, ViewError};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
@@ -247,11 +247,13 @@ impl Pending {
         }
         expansion.check_plan()?;
         let (changes, _) = expansion.finish()?;
+        let made = made_by(&changes, &view)?;
         // It shares the layer, which would be copied where it is laid, with what is in it.
         drop(view);
         let keys = changes.iter().map(|change| change.key.clone()).collect();
         let number = self.accepted() + 1;
         self.layer.lay(number, changes);
+        made.into_iter().for_each(|(volume, object)| self.layer.made(number, volume, object));
         let bytes = weight(&plan) + blob.as_ref().map_or(0, |(_, bytes)| bytes.len());
         self.bytes += bytes;
         let blob = blob.map(|(id, bytes)| {
@@ -384,6 +386,19 @@ impl Pending {
         let shipped = (self.shipped - self.landed) as usize;
         assert!(self.queue.range(..shipped).all(|accepted| accepted.blob.is_none_or(|(_, stored)| stored.is_some())));
     }
+}
+
+/// The objects that changes of a plan made over `view`. One whose mark is there has ended, though some of its records may not have.
+fn made_by(changes: &[Change], view: &dyn View) -> Result<Vec<(VolumeId, ObjectId)>, ViewError> {
+    let mut made = Vec::new();
+    for Change { key, old, new, .. } in changes {
+        let (volume, object) = (key.volume(), key.object());
+        let is_made = old.is_none() && new.is_some() && key.parts() == KeyParts::Attr;
+        if is_made && view.get(&Key::orphan(volume, object))?.is_none() {
+            made.push((volume, object));
+        }
+    }
+    Ok(made)
 }
 
 /// What a plan weighs, roughly.

@@ -27,6 +27,10 @@ pub const CONTEXT_BYTES_MAX: usize = 16;
 /// one a nanosecond after 146 years.
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
+/// Data of an entry shares the buffer of the message that brought it, if it is as long as this, and half of the message or more; otherwise it is copied.
+/// So what is kept in memory keeps twice its length there, or a buffer of 64 KiB that several messages were read into.
+const SHARED_BYTES_MIN: usize = 32 * 1024;
+
 const HEADER_BYTES: usize = 4 + 9 * 8;
 const ENTRY_HEADER_BYTES: usize = 1 + 8 + 4;
 const FLAG_REJECT: u8 = 1;
@@ -152,11 +156,13 @@ fn encode_snapshot(snapshot: &Snapshot, out: &mut Vec<u8>) {
 /// Decodes a message, or says why it is none. What comes back satisfies:
 /// numbers are at most 2^62, the term is at least 1, entries continue `index` with terms that do not fall
 /// and do not exceed the message's, and only the parts that belong to its type are filled.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Message, Refused> {
+///
+/// The data of entries that make up most of the message is not copied: it shares `bytes`.
+pub(crate) fn decode(bytes: &Bytes) -> Result<Message, Refused> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(Refused::TooLarge { bytes: bytes.len(), max: MESSAGE_BYTES_MAX });
     }
-    let mut input = Input(bytes);
+    let mut input = Input { rest: bytes, whole: bytes };
     let [version, code, flags, zero] = input.array()?;
     if version != VERSION {
         return Err(Refused::Version(version));
@@ -189,7 +195,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Message, Refused> {
         MessageType::MsgSnapshot => decode_snapshot(&mut input, &mut message)?,
         _ => {}
     }
-    if input.0.is_empty() { Ok(message) } else { Err(Refused::Malformed("bytes after the end")) }
+    if input.rest.is_empty() { Ok(message) } else { Err(Refused::Malformed("bytes after the end")) }
 }
 
 fn decode_numbers(input: &mut Input<'_>, message: &mut Message) -> Result<(), Refused> {
@@ -212,7 +218,7 @@ fn decode_entries(input: &mut Input<'_>, message: &mut Message) -> Result<(), Re
         return Err(Refused::Malformed("append to a position without a term"));
     }
     let count = input.u32()? as usize;
-    if count > APPEND_ENTRIES_MAX || count > input.0.len() / ENTRY_HEADER_BYTES {
+    if count > APPEND_ENTRIES_MAX || count > input.rest.len() / ENTRY_HEADER_BYTES {
         return Err(Refused::Malformed("more entries than there can be"));
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
@@ -264,18 +270,21 @@ pub(crate) fn sender(message: &Message) -> NodeId {
 }
 
 /// What is left to read.
-struct Input<'a>(&'a [u8]);
+struct Input<'a> {
+    rest: &'a [u8],
+    whole: &'a Bytes,
+}
 
 impl<'a> Input<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], Refused> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Refused::Malformed("ends too early"))?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Refused::Malformed("ends too early"))?;
+        self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Refused> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(Refused::Malformed("ends too early"))?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(Refused::Malformed("ends too early"))?;
+        self.rest = rest;
         Ok(*taken)
     }
 
@@ -302,7 +311,10 @@ impl<'a> Input<'a> {
         if length > max {
             return Err(Refused::TooLarge { bytes: length, max });
         }
-        Ok(Bytes::copy_from_slice(self.take(length)?))
+        let taken = self.take(length)?;
+        // A few bytes that are kept must not keep a large message in memory.
+        let is_most = length >= self.whole.len() / 2 && length >= SHARED_BYTES_MIN;
+        Ok(if is_most { self.whole.slice_ref(taken) } else { Bytes::copy_from_slice(taken) })
     }
 
     fn members(&mut self) -> Result<Vec<u64>, Refused> {

@@ -126,7 +126,7 @@ impl Victim {
         let term = self.quorum.status().role.term.0 + u64::from(pre);
         let mut bytes = vec![1, if pre { 10 } else { 4 }, 0, 0];
         [ME, 2, term, 0, 0, 0, 0, 0, 0].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
-        let _ = self.quorum.on_message(Moment(self.now), NodeId(2), &bytes);
+        let _ = self.quorum.on_message(Moment(self.now), NodeId(2), &bytes.into());
         self.persist();
         self.follow_up();
     }
@@ -192,7 +192,7 @@ impl Victim {
         if self.rng.chance(3) {
             bytes.truncate(self.rng.below(bytes.len() as u64) as usize);
         }
-        let _ = self.quorum.on_message(Moment(self.now), NodeId(from), &bytes);
+        let _ = self.quorum.on_message(Moment(self.now), NodeId(from), &bytes.into());
     }
 }
 
@@ -208,7 +208,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), from in 0u64..5) {
         let mut victim = Victim::new(1);
-        prop_assert!(victim.quorum.on_message(Moment(0), NodeId(from), &bytes).is_err());
+        prop_assert!(victim.quorum.on_message(Moment(0), NodeId(from), &bytes.into()).is_err());
         victim.follow_up();
     }
 }
@@ -239,7 +239,7 @@ fn a_refused_message_changes_nothing_and_says_why() {
     victim.follow_up();
     let before = victim.quorum.status();
     let refuse = |victim: &mut Victim, from: u64, bytes: &[u8]| {
-        victim.quorum.on_message(Moment(0), NodeId(from), bytes).expect_err("refused")
+        victim.quorum.on_message(Moment(0), NodeId(from), &Bytes::copy_from_slice(bytes)).expect_err("refused")
     };
     let good = captured()[0].clone();
     assert_eq!(refuse(&mut victim, 9, &good), Refused::Stranger(NodeId(9)));

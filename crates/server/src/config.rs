@@ -13,6 +13,11 @@ pub const SEALED_FORMAT: u8 = 8;
 const _: () = assert!(STATE_BYTES_MAX <= gavel_quorum::SNAPSHOT_BYTES_MAX);
 const _: () = assert!(gavel_quorum::MESSAGE_BYTES_MAX < codec::MESSAGE_BYTES_MAX);
 
+/// So much of the log is applied between two flushes of the records. What is flushed at a time is what compaction later merges with the records that it meets: with
+/// twice as much at a time it writes half as often over the same ones. Unpacking 100,000 small files wrote 3.4 times the log with 16 MiB, 2.2 times with this.
+/// As much is applied again when a node starts after a crash, which takes a quarter of a second, and the rows of two such pieces are in memory.
+const FLUSH_LOG_BYTES: u64 = 32 << 20;
+
 /// How a server behaves. Times are in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,7 +51,7 @@ impl Config {
         Config {
             quorum,
             drift_ns: 250_000_000,
-            flush_log_bytes: 16 << 20,
+            flush_log_bytes: FLUSH_LOG_BYTES,
             flush_interval_ns: 30_000_000_000,
             clock_skew_max_ns: 5_000_000_000,
             scan_bytes_max: 1024 * 1024,

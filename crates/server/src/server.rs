@@ -5,6 +5,7 @@ use crate::clocks::Clocks;
 use crate::config::{Config, Sealed};
 use crate::effect::{Effect, Failure};
 use crate::leading::Leading;
+use bytes::Bytes;
 use gavel_quorum::{EntryKind, LogEntry, LogMark, Quorum, Recovered, Refused, Role};
 use gavel_store::engine::Engine;
 use gavel_store::records::{Records, Whole, WholeFrom};
@@ -278,7 +279,7 @@ impl<E: Engine> Server<E> {
         self.effects.drain(..).collect()
     }
 
-    fn on_log_message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), Refused> {
+    fn on_log_message(&mut self, from: NodeId, bytes: &Bytes) -> Result<(), Refused> {
         let result = self.quorum.on_message(self.clock.now, from, bytes);
         if let Err(error @ Refused::LogLost { .. }) = &result {
             self.fail(Failure::LogLost { cause: error.to_string() });
@@ -291,7 +292,7 @@ impl<E: Engine> Server<E> {
             self.on_role(role.role, role.leader, role.term);
             self.effects.push_back(Effect::Role(role));
         }
-        let sends = ready.send.into_iter().map(|(to, bytes)| Effect::Send { to, message: Message::Log(bytes) });
+        let sends = ready.send.into_iter().map(|(to, bytes)| Effect::Send { to, message: Message::Log(bytes.into()) });
         self.effects.extend(sends);
         if let Some(persist) = ready.persist {
             self.effects.push_back(Effect::Persist(persist));

@@ -21,18 +21,18 @@ fn build(dir: &Path) -> Rows {
         let mut batch = Batch::new();
         for i in 0..60u8 {
             let key = vec![b'k', i, dice.below(3) as u8];
-            if dice.below(5) == 0 { batch.delete(key) } else { batch.put(key, vec![round; dice.below(60)]) }
+            if dice.below(5) == 0 { batch.delete(&key) } else { batch.put(&key, &vec![round; dice.below(60)]) }
         }
-        batch.put(b"big".to_vec(), vec![round; 6000]);
-        engine.write(batch).unwrap();
+        batch.put(b"big", &[round; 6000]);
+        engine.write(&batch).unwrap();
         engine.seal().unwrap();
         engine.flush().unwrap();
         while round < 6 && engine.maintain().unwrap() {}
         durable = dump(&engine.snapshot());
     }
     let mut lost = Batch::new();
-    lost.put(b"lost".to_vec(), vec![1]);
-    engine.write(lost).unwrap();
+    lost.put(b"lost", &[1]);
+    engine.write(&lost).unwrap();
     assert!(engine.stats().tables >= 2);
     durable
 }

@@ -57,8 +57,8 @@ fn measure() {
     timed("load, flush, compact", KEYS, || {
         for batch in 0..KEYS / BATCH {
             let mut rows = Batch::new();
-            (batch * BATCH..(batch + 1) * BATCH).map(|i| mix(i) % KEYS).for_each(|i| rows.put(key(i), value(i)));
-            engine.write(rows).unwrap();
+            (batch * BATCH..(batch + 1) * BATCH).map(|i| mix(i) % KEYS).for_each(|i| rows.put(&key(i), &value(i)));
+            engine.write(&rows).unwrap();
             if batch % CUT == CUT - 1 {
                 cut();
             }

@@ -375,10 +375,10 @@ fn other_owners_and_layouts_are_refused() {
     let tamper = |key: &[u8], value: Option<Vec<u8>>| {
         let mut batch = Batch::new();
         match value {
-            Some(value) => batch.put(key.to_vec(), value),
-            None => batch.delete(key.to_vec()),
+            Some(value) => batch.put(key, &value),
+            None => batch.delete(key),
         }
-        engine.write(batch).unwrap();
+        engine.write(&batch).unwrap();
         Records::open(engine.clone(), WHO).unwrap_err()
     };
     assert_eq!(tamper(b"M\x00", Some(vec![0, 0, 0, 9])), RecordsError::UnknownLayout { found: 9, known: 3 });
@@ -470,10 +470,10 @@ fn damaged_rows_are_named_and_found_by_the_check() {
         for change in 0..2 {
             let mut batch = Batch::new();
             match (change, row[0]) {
-                (0, b'C') | (1, _) => batch.delete(row.clone()),
-                _ => batch.put(row.clone(), [&value[..], b"x"].concat()),
+                (0, b'C') | (1, _) => batch.delete(row),
+                _ => batch.put(row, &[&value[..], b"x"].concat()),
             }
-            engine.write(batch).unwrap();
+            engine.write(&batch).unwrap();
             let report = records.check().unwrap();
             assert!(!report.problems.is_empty(), "row {index} {}", row.escape_ascii());
             if change == 0 && row[0] == b'L' {
@@ -482,8 +482,8 @@ fn damaged_rows_are_named_and_found_by_the_check() {
                 assert!(what.contains(&format!("{key:?}")), "{what}");
             }
             let mut batch = Batch::new();
-            batch.put(row.clone(), original.get(row).unwrap().unwrap().to_vec());
-            engine.write(batch).unwrap();
+            batch.put(row, &original.get(row).unwrap().unwrap());
+            engine.write(&batch).unwrap();
         }
     }
     assert_eq!(records.check().unwrap().problems, Vec::<String>::new());

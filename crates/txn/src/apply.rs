@@ -16,7 +16,7 @@ pub use staging::REAP_STAGED_MAX;
 
 use crate::clones::Found;
 use crate::collect::COLLECT_BLOBS_MAX;
-use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, volume_of, volumes_of};
+use crate::expand::{Counted, ExpandError, Expansion, PLAN_MUTATIONS_MAX, object_of, volume_of, volumes_of};
 use crate::overlay::Overlay;
 use crate::past::VolumePast;
 use crate::prune_step::{self, Pass};
@@ -463,8 +463,10 @@ impl Run<'_> {
     /// Rule 2. What another session holds exclusively it may have changed already, and commit later: what was read there, nobody can judge.
     fn is_free(&self, session: SessionId, guards: &[Guard], plan: &Plan) -> bool {
         let leases = &self.state.leases;
+        let is_free = |range: &KeyRange| leases.is_free(session, range, Mode::Exclusive);
         leases.is_empty()
-            || (gavel_lease::written(plan).iter().all(|range| leases.is_free(session, range, Mode::Exclusive))
+            || ((written_objects(plan).all(|object| is_free(&object))
+                || gavel_lease::written(plan).iter().all(is_free))
                 && guards.iter().all(|guard| leases.is_free(session, &guarded(guard), Mode::Shared)))
     }
 
@@ -781,6 +783,16 @@ fn orphans_of(view: &dyn View, volume: VolumeId) -> Result<Option<Vec<ObjectId>>
         _ => None,
     });
     Ok(Some(orphans.collect()).filter(|_| found.len() <= CLONE_ORPHANS_MAX))
+}
+
+/// The objects that a plan writes to, some more than once: what it writes lies within them, as far as leases are concerned. They are fewer than the
+/// ranges that it writes, and nobody else holds anything of most.
+fn written_objects(plan: &Plan) -> impl Iterator<Item = KeyRange> {
+    let mut last = None;
+    plan.mutations.iter().filter_map(move |mutation| {
+        let object = (volume_of(mutation), object_of(mutation));
+        (last.replace(object) != Some(object)).then(|| KeyRange::object(object.0, object.1))
+    })
 }
 
 /// The volume in which a guard's range begins.

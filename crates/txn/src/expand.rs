@@ -56,6 +56,8 @@ pub struct Expansion<'v> {
     allocated: BTreeMap<(VolumeId, ObjectId), i64>,
     /// The last carve: every extent of the base that ends in it has been touched.
     carved: Option<(VolumeId, ObjectId, u64, u64)>,
+    /// The last object that [`Expansion::is_new`] found to be: it stays so.
+    known_new: Cell<Option<(VolumeId, ObjectId)>>,
     read_bytes: Cell<usize>,
 }
 
@@ -63,7 +65,16 @@ impl<'v> Expansion<'v> {
     /// A transaction at `tid` over `base`.
     pub fn new(base: &'v dyn View, tid: Tid) -> Expansion<'v> {
         let (steps, extents, allocated) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Expansion { base, tid, steps, extents, allocated, carved: None, read_bytes: Cell::new(0) }
+        Expansion {
+            base,
+            tid,
+            steps,
+            extents,
+            allocated,
+            carved: None,
+            known_new: Cell::new(None),
+            read_bytes: Cell::new(0),
+        }
     }
 
     /// Takes one mutation of a plan in. `sessions` are those open now.
@@ -362,8 +373,15 @@ impl<'v> Expansion<'v> {
     /// Did the transaction make this object? Then the base has no extent of it: only an orphan's attributes end before its extents, and that has its mark
     /// until the last one has ended. To ask for the mark costs a fraction of what looking for extents does.
     fn is_new(&self, volume: VolumeId, object: ObjectId) -> Result<bool, ViewError> {
+        if self.known_new.get() == Some((volume, object)) {
+            return Ok(true);
+        }
         let made = matches!(self.steps.get(&Key::attr(volume, object)), Some((None, _)));
-        Ok(made && self.base.get(&Key::orphan(volume, object))?.is_none())
+        let is_new = made && self.base.get(&Key::orphan(volume, object))?.is_none();
+        if is_new {
+            self.known_new.set(Some((volume, object)));
+        }
+        Ok(is_new)
     }
 
     /// Extents as the transaction has left them so far.

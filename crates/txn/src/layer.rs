@@ -3,7 +3,7 @@
 //! As [`crate::Overlay`], but it outlives its base, is copied at no cost, and forgets key by key.
 
 use crate::overlay::scan_over;
-use gavel_types::{Key, KeyRange, Tid};
+use gavel_types::{Key, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::{Change, Version, View, ViewError};
 use imbl::OrdMap;
 use std::ops::Bound;
@@ -19,6 +19,9 @@ struct Laid {
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
     laid: OrdMap<Key, Laid>,
+    /// Objects that one of the transactions made which are laid, and which one: all of such an object is here, and nothing of it has to be looked for in
+    /// the base. What the base has of it, once it has the transaction, is here too until that is lifted.
+    made: OrdMap<(VolumeId, ObjectId), u64>,
 }
 
 impl Layer {
@@ -29,18 +32,32 @@ impl Layer {
         }
     }
 
+    /// Transaction `number`, which was laid last, made the object: no record of it was in the base or laid before.
+    pub fn made(&mut self, number: u64, volume: VolumeId, object: ObjectId) {
+        self.made.insert((volume, object), number);
+    }
+
+    /// Is all of the object here?
+    fn has_all(&self, volume: VolumeId, object: ObjectId) -> bool {
+        !self.made.is_empty() && self.made.contains_key(&(volume, object))
+    }
+
     /// The transactions up to and with `number` are in the base now: of these keys, what is not newer is taken off.
     pub fn lift<'k>(&mut self, number: u64, keys: impl IntoIterator<Item = &'k Key>) {
         for key in keys {
             if self.laid.get(key).is_some_and(|laid| laid.number <= number) {
                 self.laid.remove(key);
             }
+            let object = (key.volume(), key.object());
+            if self.made.get(&object).is_some_and(|made| *made <= number) {
+                self.made.remove(&object);
+            }
         }
     }
 
     /// Is nothing laid?
     pub fn is_empty(&self) -> bool {
-        self.laid.is_empty()
+        self.laid.is_empty() && self.made.is_empty()
     }
 
     /// Is anything laid in the range?
@@ -87,15 +104,96 @@ impl<V: View> View for Layered<V> {
     fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
         match self.layer.laid.get(key) {
             Some(laid) => Ok(laid.version.clone()),
+            None if self.layer.has_all(key.volume(), key.object()) => Ok(None),
             None => self.base.get(key),
         }
     }
 
     fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+        let own = self.layer.within(range).filter_map(|(key, laid)| Some((key, laid.version.as_ref()?)));
+        let has_all = |(volume, object)| self.layer.has_all(volume, object);
+        if !self.layer.made.is_empty() && range.of_object().is_some_and(has_all) {
+            return Ok(own.take(limit).map(|(key, version)| (key.clone(), version.clone())).collect());
+        }
         if !self.layer.touches(range) {
             return self.base.scan(range, limit);
         }
-        let own = self.layer.within(range).filter_map(|(key, laid)| Some((key, laid.version.as_ref()?)));
         scan_over(&self.base, range, limit, |key, _| !self.layer.laid.contains_key(key), own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_wire::Record;
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    const V: VolumeId = VolumeId(1);
+    const MADE: ObjectId = ObjectId(7);
+
+    /// Counts what it is asked.
+    #[derive(Default)]
+    struct Base {
+        rows: BTreeMap<Key, Version>,
+        asked: Cell<u32>,
+    }
+
+    impl View for Base {
+        fn tid(&self) -> Tid {
+            Tid(1)
+        }
+
+        fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
+            self.asked.set(self.asked.get() + 1);
+            Ok(self.rows.get(key).cloned())
+        }
+
+        fn scan(&self, range: &KeyRange, limit: usize) -> Result<Vec<(Key, Version)>, ViewError> {
+            self.asked.set(self.asked.get() + 1);
+            let rows = self.rows.iter().filter(|(key, _)| range.contains(key)).take(limit);
+            Ok(rows.map(|(key, version)| (key.clone(), version.clone())).collect())
+        }
+    }
+
+    fn version(value: u8) -> Version {
+        Version { create: Tid(1), firm: Tid(1), record: Record::Xattr([value].into()) }
+    }
+
+    fn change(name: &[u8], value: u8) -> Change {
+        Change { tid: Tid(1), key: Key::xattr(V, MADE, name), old: None, new: Some(version(value)) }
+    }
+
+    #[test]
+    fn of_what_was_made_the_base_is_asked_when_it_has_landed_and_not_before() {
+        let (mut layer, mut base) = (Layer::default(), Base::default());
+        let (first, second) = (change(b"a", 1), change(b"b", 2));
+        let all = KeyRange::object(V, MADE);
+        layer.lay(1, vec![first.clone()]);
+        layer.made(1, V, MADE);
+        layer.lay(2, vec![second.clone()]);
+        let shown = |base: &Base, layer: &Layer| {
+            let view = Layered::new(base, layer.clone());
+            let rows = view.scan(&all, 10).unwrap();
+            let got = [&first, &second].map(|change| view.get(&change.key).unwrap());
+            assert!(rows.iter().map(|(_, version)| version).eq(got.iter().flatten()), "a scan shows other rows");
+            assert_eq!(view.get(&Key::attr(V, MADE)), Ok(None));
+            got
+        };
+        let both = [Some(version(1)), Some(version(2))];
+        assert_eq!((shown(&base, &layer), base.asked.get()), (both.clone(), 0));
+        let elsewhere = Key::attr(V, ObjectId(8));
+        assert_eq!(Layered::new(&base, layer.clone()).get(&elsewhere), Ok(None));
+        assert_eq!(base.asked.get(), 1, "of another object");
+
+        // The first one lands; others may write there from now on.
+        base.rows.insert(first.key.clone(), version(1));
+        assert_eq!(shown(&base, &layer), both, "it is in both for a moment");
+        layer.lift(1, [&first.key]);
+        base.rows.insert(first.key.clone(), version(3));
+        assert_eq!(shown(&base, &layer), [Some(version(3)), Some(version(2))]);
+        layer.lift(2, [&second.key]);
+        assert!(layer.is_empty());
+        assert_eq!(shown(&base, &layer), [Some(version(3)), None]);
     }
 }

@@ -9,10 +9,14 @@
 //! | 1 | domain |
 //! | n | sub: nothing (attr, target); cookie (8, big endian), name, NUL (dirent); end offset (8, big endian; extent); name, NUL (xattr); object (8, big endian; orphan); Tid (8, big endian; commit); nothing (boundary) |
 
+use crate::as_bytes;
 use crate::limits::{NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX};
 use crate::{ObjectId, Tid, VolumeId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 /// What kind of fact about an object a record holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -53,6 +57,8 @@ impl Domain {
 }
 
 const PREFIX_BYTES: usize = 13;
+/// Most parts behind these: a cookie, a name and a NUL.
+const SUB_PARTS_MAX: usize = 3;
 /// Longest encoded key.
 pub const KEY_BYTES_MAX: usize = PREFIX_BYTES + 8 + NAME_BYTES_MAX + 1;
 const _: () = assert!(XATTR_NAME_BYTES_MAX <= NAME_BYTES_MAX);
@@ -76,17 +82,78 @@ impl Cookie {
     }
 }
 
-/// A record's key, encoded. See the module's table.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Box<[u8]>")]
-pub struct Key(Box<[u8]>);
+/// Longest key that lies within a [`Key`] itself, without an allocation: all but names and extended attributes do, and names of up to eight bytes. Keys are
+/// copied from map to map while a commit is worked out; a longer one is shared.
+const SHORT_BYTES_MAX: usize = 30;
+const _: () = assert!(size_of::<Key>() == 32);
 
-impl TryFrom<Box<[u8]>> for Key {
-    type Error = KeyError;
+/// A record's key, encoded. See the module's table. Cheap to copy.
+#[derive(Clone)]
+pub struct Key(Encoded);
 
-    fn try_from(bytes: Box<[u8]>) -> Result<Key, KeyError> {
-        check(&bytes)?;
-        Ok(Key(bytes))
+#[derive(Clone)]
+enum Encoded {
+    Short { len: u8, bytes: [u8; SHORT_BYTES_MAX] },
+    Long(Arc<[u8]>),
+}
+
+impl Encoded {
+    fn of(parts: &[&[u8]]) -> Encoded {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        if len > SHORT_BYTES_MAX {
+            return Encoded::Long(parts.concat().into());
+        }
+        let (mut bytes, mut at) = ([0; SHORT_BYTES_MAX], 0);
+        for part in parts {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Encoded::Short { len: len as u8, bytes }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Encoded::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Encoded::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Key) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Key) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        as_bytes::serialize(&self.as_bytes(), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+        as_bytes::parse(deserializer, Key::from_bytes)
     }
 }
 
@@ -131,18 +198,17 @@ pub enum KeyParts<'a> {
 /// Keys are compared as their bytes, so a map of keys can be searched with the ends of a [`KeyRange`].
 impl std::borrow::Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self.as_bytes()
     }
 }
 
 impl Key {
     fn build(volume: VolumeId, object: ObjectId, domain: Domain, sub: &[&[u8]]) -> Key {
-        let mut bytes = Vec::with_capacity(PREFIX_BYTES + sub.iter().map(|s| s.len()).sum::<usize>());
-        bytes.extend_from_slice(&volume.0.to_be_bytes());
-        bytes.extend_from_slice(&object.0.to_be_bytes());
-        bytes.push(domain as u8);
-        sub.iter().for_each(|part| bytes.extend_from_slice(part));
-        Key(bytes.into_boxed_slice())
+        let (volume, object) = (volume.0.to_be_bytes(), object.0.to_be_bytes());
+        let domain = [domain as u8];
+        let mut parts: [&[u8]; 3 + SUB_PARTS_MAX] = [&volume, &object, &domain, &[], &[], &[]];
+        parts[3..3 + sub.len()].copy_from_slice(sub);
+        Key(Encoded::of(&parts))
     }
 
     /// The attributes of an object.
@@ -189,7 +255,7 @@ impl Key {
 
     /// The encoded key.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_bytes()
     }
 
     /// Takes a key from disk or network.
@@ -198,29 +264,27 @@ impl Key {
     /// [`KeyError`] if the bytes are not what one of the constructors above makes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Key, KeyError> {
         check(bytes)?;
-        Ok(Key(bytes.into()))
+        Ok(Key(Encoded::of(&[bytes])))
     }
 
     /// The same key of another volume.
     pub fn in_volume(&self, volume: VolumeId) -> Key {
-        let mut bytes = self.0.clone();
-        bytes[..4].copy_from_slice(&volume.0.to_be_bytes());
-        Key(bytes)
+        Key(Encoded::of(&[&volume.0.to_be_bytes(), &self.as_bytes()[4..]]))
     }
 
     /// The volume.
     pub fn volume(&self) -> VolumeId {
-        VolumeId(u32::from_be_bytes(self.0[..4].try_into().expect("a key has 13 bytes or more")))
+        VolumeId(u32::from_be_bytes(self.as_bytes()[..4].try_into().expect("a key has 13 bytes or more")))
     }
 
     /// The object under which the record is filed.
     pub fn object(&self) -> ObjectId {
-        ObjectId(u64::from_be_bytes(self.0[4..12].try_into().expect("a key has 13 bytes or more")))
+        ObjectId(u64::from_be_bytes(self.as_bytes()[4..12].try_into().expect("a key has 13 bytes or more")))
     }
 
     /// The rest of the key.
     pub fn parts(&self) -> KeyParts<'_> {
-        decode(&self.0).expect("a Key is only made by constructors or from_bytes, which decoded it")
+        decode(self.as_bytes()).expect("a Key is only made by constructors or from_bytes, which decoded it")
     }
 }
 
@@ -288,18 +352,21 @@ pub struct KeyError;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyRange {
     /// First bytes of the range.
+    #[serde(with = "as_bytes")]
     pub start: Box<[u8]>,
     /// First bytes behind the range.
+    #[serde(with = "as_bytes")]
     pub end: Box<[u8]>,
 }
 
 impl KeyRange {
     fn domain(volume: VolumeId, object: ObjectId, domain: Domain, from: &[u8], to: Option<&[u8]>) -> KeyRange {
-        let start = Key::build(volume, object, domain, &[from]).0;
+        let bound = |sub: &[u8]| -> Box<[u8]> { Key::build(volume, object, domain, &[sub]).as_bytes().into() };
+        let start = bound(from);
         let end = match to {
-            Some(to) => Key::build(volume, object, domain, &[to]).0,
+            Some(to) => bound(to),
             None => {
-                let mut end = Key::build(volume, object, domain, &[]).0;
+                let mut end = bound(&[]);
                 end[12] += 1;
                 end
             }
@@ -309,9 +376,8 @@ impl KeyRange {
 
     /// Just this key.
     pub fn one(key: &Key) -> KeyRange {
-        let mut end = key.as_bytes().to_vec();
-        end.push(0);
-        KeyRange { start: key.0.clone(), end: end.into_boxed_slice() }
+        let start = key.as_bytes();
+        KeyRange { start: start.into(), end: [start, &[0]].concat().into() }
     }
 
     /// Everything of a volume.
@@ -419,7 +485,7 @@ impl KeyRange {
 
     /// Is `key` in the range?
     pub fn contains(&self, key: &Key) -> bool {
-        *self.start <= *key.0 && *key.0 < *self.end
+        *self.start <= *key.as_bytes() && *key.as_bytes() < *self.end
     }
 
     /// Is there nothing that the range could hold?

@@ -2,6 +2,7 @@
 //!
 //! This room holds plain values and their order. It knows no record, no message and no I/O.
 //!
+//! - [`as_bytes`]: how bytes are encoded
 //! - [`at`]: names for states of the past
 //! - [`ids`]: transaction ids, object ids, node ids, ... each its own type, none reused in the life of a cluster
 //! - [`key`]: the one ordered key space of records, as order-preserving bytes
@@ -15,6 +16,7 @@
 //! 1. The byte order of [`Key`] is the order of `(volume, object, domain, sub)`.
 //! 2. No key is a prefix of another key.
 
+pub mod as_bytes;
 pub mod at;
 pub mod ids;
 pub mod key;

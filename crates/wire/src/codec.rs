@@ -4,9 +4,13 @@
 use crate::entry::Entry;
 use crate::message::Message;
 use crate::record::Version;
+use bytes::Bytes;
 use gavel_types::limits::{ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX};
+use postcard::ser_flavors::{Flavor, Size};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned};
+
+pub use gavel_types::as_bytes;
 
 /// Format of log entries.
 pub const ENTRY_FORMAT: u8 = 8;
@@ -17,6 +21,8 @@ pub const MESSAGE_FORMAT: u8 = 8;
 /// Largest encoded message: a log message with one entry and its envelope, or a part of a change scan.
 pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX * 2 + 128 * 1024;
 
+/// How [`Message::Log`] begins behind the format.
+const LOG_VARIANT: u8 = 0;
 /// Room that is made for what is encoded: most versions need less, and a buffer that grows to this is copied seven times.
 const ENCODED_BYTES: usize = 128;
 
@@ -54,8 +60,44 @@ pub enum DecodeError {
 /// Encodes `value` behind a format byte.
 pub fn encode<T: Serialize>(format: u8, value: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ENCODED_BYTES);
+    encode_to(&mut bytes, format, value);
+    bytes
+}
+
+/// The same of what may be large: its length is counted first. A buffer that grows to a quarter of a megabyte costs more, most of all in fresh pages.
+pub fn encode_large<T: Serialize>(format: u8, value: &T) -> Vec<u8> {
+    let counted = postcard::serialize_with_flavor(value, Size::default());
+    let mut bytes = Vec::with_capacity(1 + counted.expect("postcard counts every value of our types"));
+    encode_to(&mut bytes, format, value);
+    bytes
+}
+
+/// The same, behind what is in `bytes`.
+pub fn encode_to<T: Serialize>(bytes: &mut Vec<u8>, format: u8, value: &T) {
     bytes.push(format);
-    postcard::to_extend(value, bytes).expect("postcard writes every value of our types to a growing buffer")
+    let written = postcard::serialize_with_flavor(value, Behind(bytes));
+    written.expect("postcard writes every value of our types to a growing buffer");
+}
+
+/// Writes behind what is in a buffer. (The crate's own way to extend one goes byte by byte.)
+struct Behind<'b>(&'b mut Vec<u8>);
+
+impl Flavor for Behind<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Decodes what [`encode`] made; all bytes must be used up.
@@ -70,6 +112,10 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, known: u8, max: usize, by
     if found != known {
         return Err(DecodeError::UnknownFormat { what, found, known });
     }
+    decode_rest(what, rest)
+}
+
+fn decode_rest<'b, T: Deserialize<'b>>(what: &'static str, rest: &'b [u8]) -> Result<T, DecodeError> {
     match postcard::take_from_bytes(rest) {
         Ok((value, [])) => Ok(value),
         _ => Err(DecodeError::Malformed { what }),
@@ -79,7 +125,7 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, known: u8, max: usize, by
 impl Entry {
     /// The entry's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode(ENTRY_FORMAT, self)
+        encode_large(ENTRY_FORMAT, self)
     }
 
     /// # Errors
@@ -96,7 +142,7 @@ impl Entry {
 impl Message {
     /// The message's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode(MESSAGE_FORMAT, self)
+        encode_large(MESSAGE_FORMAT, self)
     }
 
     /// # Errors
@@ -104,71 +150,43 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         decode("message", MESSAGE_FORMAT, MESSAGE_BYTES_MAX, bytes)
     }
+
+    /// The same; the bytes of a message of the log stay where they are: there may be a megabyte of them.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the bytes are not a message within its bounds.
+    pub fn decode_shared(bytes: &Bytes) -> Result<Message, DecodeError> {
+        match bytes.as_ref() {
+            [MESSAGE_FORMAT, LOG_VARIANT, ..] if bytes.len() <= MESSAGE_BYTES_MAX => {
+                let log: &[u8] = decode_rest("message", &bytes[2..])?;
+                Ok(Message::Log(bytes.slice_ref(log)))
+            }
+            _ => Message::decode(bytes),
+        }
+    }
 }
 
 impl Version {
     /// The version's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode(VERSION_FORMAT, self)
+        let mut bytes = Vec::with_capacity(self.encoded_bytes());
+        self.encode_to(&mut bytes);
+        bytes
+    }
+
+    /// The same, behind what is in `bytes`.
+    pub fn encode_to(&self, bytes: &mut Vec<u8>) {
+        encode_to(bytes, VERSION_FORMAT, self);
+    }
+
+    /// How many bytes that takes, about.
+    pub fn encoded_bytes(&self) -> usize {
+        ENCODED_BYTES + self.record.carried_bytes()
     }
 
     /// # Errors
     /// [`DecodeError`] if the bytes are not a record version.
     pub fn decode(bytes: &[u8]) -> Result<Version, DecodeError> {
         decode("record", VERSION_FORMAT, ENTRY_BYTES_MAX, bytes)
-    }
-}
-
-/// Bytes as one run instead of a sequence of numbers: the same encoding, without a step for each byte.
-pub mod as_bytes {
-    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-    use serde::ser::Serializer;
-    use std::fmt;
-    use std::marker::PhantomData;
-
-    /// For `#[serde(with = ...)]`.
-    ///
-    /// # Errors
-    /// As the serializer's.
-    pub fn serialize<T: AsRef<[u8]>, S: Serializer>(bytes: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(bytes.as_ref())
-    }
-
-    /// For `#[serde(with = ...)]`.
-    ///
-    /// # Errors
-    /// As the deserializer's.
-    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-    where
-        T: From<Vec<u8>> + for<'a> From<&'a [u8]>,
-        D: Deserializer<'de>,
-    {
-        deserializer.deserialize_byte_buf(Bytes(PhantomData))
-    }
-
-    struct Bytes<T>(PhantomData<T>);
-
-    impl<'de, T: From<Vec<u8>> + for<'a> From<&'a [u8]>> Visitor<'de> for Bytes<T> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("bytes")
-        }
-
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<T, E> {
-            Ok(bytes.into())
-        }
-
-        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<T, E> {
-            Ok(bytes.into())
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<T, A::Error> {
-            let mut bytes = Vec::new();
-            while let Some(byte) = sequence.next_element()? {
-                bytes.push(byte);
-            }
-            Ok(bytes.into())
-        }
     }
 }

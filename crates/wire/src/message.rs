@@ -3,6 +3,7 @@
 use crate::entry::Request;
 use crate::lease::Mode;
 use crate::record::Version;
+use bytes::Bytes;
 use gavel_types::{BlobId, Key, KeyRange, LogIndex, NodeId, Seq, SessionId, Term, Tid};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// A message of the replicated log, in the log's own encoding.
-    Log(#[serde(with = "crate::codec::as_bytes")] Vec<u8>),
+    Log(#[serde(with = "log_bytes")] Bytes),
     /// To everybody, about once a second: what the sender's wall clock shows, in nanoseconds since the epoch. A leader
     /// whose clock is far from a majority's does not lead.
     Clock {
@@ -139,6 +140,20 @@ pub enum Message {
         /// Up to this entry.
         index: LogIndex,
     },
+}
+
+mod log_bytes {
+    use bytes::Bytes;
+    use gavel_types::as_bytes;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        as_bytes::serialize(bytes, serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        as_bytes::parse(deserializer, |bytes| Ok::<Bytes, &str>(Bytes::copy_from_slice(bytes)))
+    }
 }
 
 /// One change of the change index with the version that it made.

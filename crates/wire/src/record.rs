@@ -207,6 +207,15 @@ impl Record {
         }
     }
 
+    /// The bytes of a file or of a program that it carries itself.
+    pub fn carried_bytes(&self) -> usize {
+        match self {
+            Record::Extent(Extent { content: Content::Inline(bytes), .. }) => bytes.len(),
+            Record::Xattr(bytes) | Record::Target(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// The object that it names, if it is a name.
     pub fn names(&self) -> Option<ObjectId> {
         match self {

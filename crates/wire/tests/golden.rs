@@ -194,7 +194,7 @@ fn follow() -> Follow {
 fn messages() -> Vec<Message> {
     let change = ChangeRow { tid: Tid(4), key: Key::target(V, O), version: None };
     vec![
-        Message::Log(vec![1, 2, 3]),
+        Message::Log(vec![1, 2, 3].into()),
         Message::Submit(vec![request(RequestBody::AllocateObjects)]),
         Message::SubmitGap { session: SessionId(7), expected: Seq(9) },
         Message::OpenSession { node: NodeId(2), incarnation: 300, term_ms: 5_000, instead_of: None },

@@ -83,7 +83,7 @@ fn a_length_that_nothing_backs_is_refused() {
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f];
     let submit = Message::Submit(Vec::new()).encode();
     assert!(Message::decode(&[&submit[..submit.len() - 1], &huge].concat()).is_err());
-    let log = Message::Log(Vec::new()).encode();
+    let log = Message::Log(Vec::new().into()).encode();
     assert!(Message::decode(&[&log[..log.len() - 1], &huge].concat()).is_err());
     let entry = Entry { tid: Tid(1), items: Vec::new() }.encode();
     assert!(Entry::decode(&[&entry[..entry.len() - 1], &huge].concat()).is_err());
@@ -136,5 +136,24 @@ proptest! {
         let value = (Tid(tid), items);
         let bytes = encode(3, &value);
         prop_assert_eq!(decode("value", 3, 1000, &bytes), Ok(value));
+    }
+}
+
+#[test]
+fn a_message_of_the_log_is_read_where_it_lies() {
+    let log = Message::Log(vec![7; 100_000].into());
+    let bytes = bytes::Bytes::from(log.encode());
+    let read = Message::decode_shared(&bytes).unwrap();
+    assert_eq!(read, log);
+    let Message::Log(inner) = read else { panic!("another message") };
+    assert!(bytes.as_ptr_range().contains(&inner.as_ptr()), "it was copied");
+    // Of all else it says what the other way says.
+    let clock = Message::Clock { wall_ns: 5 }.encode();
+    let longer = [&bytes[..], &[0]].concat();
+    let too_large = [&bytes[..2], &vec![0; MESSAGE_BYTES_MAX]].concat();
+    let cut = (0..40).map(|len| bytes[..len].to_vec());
+    for bytes in [clock, longer, too_large].into_iter().chain(cut) {
+        let other = Message::decode(&bytes);
+        assert_eq!(Message::decode_shared(&bytes.into()), other);
     }
 }

@@ -1,6 +1,10 @@
 use super::*;
 use proptest::prelude::*;
 
+fn decode(bytes: &[u8]) -> Result<Message, Refused> {
+    super::decode(&Bytes::copy_from_slice(bytes))
+}
+
 fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
     let data = Bytes::copy_from_slice(data);
     LogEntry { index: LogIndex(index), term: Term(term), kind: EntryKind::Data, data }.to_raft()
@@ -85,6 +89,26 @@ fn a_large_append_becomes_several_that_continue_each_other() {
         base = seen.last().map(|entry: &Entry| (entry.index, entry.term)).unwrap();
     }
     assert_eq!(seen, entries);
+}
+
+#[test]
+fn what_makes_up_most_of_a_message_shares_its_memory() {
+    let shared = |lens: &[usize]| -> Vec<bool> {
+        let mut sent = append();
+        let entries: Vec<Entry> = lens.iter().zip(4..).map(|(len, index)| entry(index, 6, &vec![7; *len])).collect();
+        sent.set_entries(entries.clone().into());
+        let packet = Bytes::from(encode(sent, 1 << 20).remove(0));
+        let read: Vec<Entry> = super::decode(&packet).unwrap().take_entries().into_iter().collect();
+        assert_eq!(read, entries);
+        read.iter().map(|entry| packet.as_ptr_range().contains(&entry.get_data().as_ptr())).collect()
+    };
+    assert_eq!(shared(&[SHARED_BYTES_MIN, 100]), [true, false]);
+    assert_eq!(shared(&[SHARED_BYTES_MIN - 1, 100]), [false, false], "it is small");
+    assert_eq!(
+        shared(&[SHARED_BYTES_MIN, 2 * SHARED_BYTES_MIN]),
+        [false, true],
+        "more than as much again would stay with it"
+    );
 }
 
 #[test]

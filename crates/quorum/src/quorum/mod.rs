@@ -82,8 +82,8 @@ impl Quorum {
     }
 
     /// Takes a message that `from` sent (the transport vouches for who that is), and that was there at `now`. An error means that it was
-    /// refused and nothing has changed; no bytes whatever make this panic.
-    pub fn on_message(&mut self, now: Moment, from: NodeId, bytes: &[u8]) -> Result<(), Refused> {
+    /// refused and nothing has changed; no bytes whatever make this panic. Large entries go on sharing `bytes`.
+    pub fn on_message(&mut self, now: Moment, from: NodeId, bytes: &Bytes) -> Result<(), Refused> {
         self.lease.pass(now);
         let message = codec::decode(bytes)?;
         let facts = self.facts();

@@ -206,7 +206,7 @@ impl World {
         if let Event::Message(from, bytes) = event {
             let cut = self.cuts.contains(&(from.0, id));
             if let Some(quorum) = self.node(id).quorum.as_mut().filter(|_| !cut) {
-                quorum.on_message(now, from, &bytes).expect("honest messages are not refused");
+                quorum.on_message(now, from, &bytes.into()).expect("honest messages are not refused");
                 self.take_effects(id);
             }
             return;

@@ -710,8 +710,8 @@ impl NodeThread {
         Ok(())
     }
 
-    fn take_message(&mut self, clock: Clock, from: NodeId, payload: &[u8]) {
-        let result = match Message::decode(payload) {
+    fn take_message(&mut self, clock: Clock, from: NodeId, payload: &bytes::Bytes) {
+        let result = match Message::decode_shared(payload) {
             Ok(message) => self.node.on_message(clock, from, message).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };

@@ -1,7 +1,7 @@
 //! The engine in memory: for the simulator and for tests. It keeps the promises of the real one, and can crash and
 //! fail on demand.
 
-use super::{Batch, Engine, EngineError, Snapshot, Stats};
+use super::{Batch, Engine, EngineError, Row, Snapshot, Stats};
 use imbl::OrdMap;
 use parking_lot::Mutex;
 use std::ops::Bound;
@@ -78,14 +78,14 @@ impl MemEngine {
 impl Engine for MemEngine {
     type Snapshot = MemSnapshot;
 
-    fn write(&self, batch: Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         let mut state = self.state.lock();
         state.check_running()?;
-        for (key, value) in batch.into_rows() {
-            state.unflushed_bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
+        for Row { key, value, .. } in batch.rows() {
+            state.unflushed_bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
             match value {
                 Some(value) => state.rows.insert(key.into(), value.into()),
-                None => state.rows.remove(&key[..]),
+                None => state.rows.remove(key),
             };
         }
         Ok(())

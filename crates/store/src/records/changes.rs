@@ -1,7 +1,7 @@
 //! The change scan: what transactions after a Tid changed, in their order; and installing it on a replica that lags.
 
 use super::rows::Indexed;
-use super::{Records, RecordsError, live, past, rows};
+use super::{Records, RecordsError, Rows, live, past, put, rows};
 use crate::engine::{Engine, Snapshot};
 use gavel_types::{Domain, Key, KeyParts, KeyRange, Tid};
 use gavel_wire::{Change, ChangeRow, Record, Version};
@@ -93,7 +93,7 @@ impl<E: Engine> Records<E> {
     /// # Errors
     /// [`RecordsError::Unfit`] if a row contradicts itself or what is here; the engine's. Nothing was installed then.
     pub fn install(&self, change_rows: &[ChangeRow]) -> Result<Vec<Change>, RecordsError> {
-        let _writing = self.writing.lock();
+        let mut batch = self.writing.lock();
         let snapshot = self.engine.snapshot();
         let mut newest: BTreeMap<&Key, Option<Version>> = BTreeMap::new();
         let mut last = None;
@@ -116,7 +116,8 @@ impl<E: Engine> Records<E> {
             made.push(Change { tid: row.tid, key: row.key.clone(), old, new: row.version.clone() });
         }
         self.recent.forget();
-        self.write(&made, &[])?;
+        made.iter().for_each(|change| put(change, Rows::Any, &mut batch));
+        self.write(&mut batch)?;
         Ok(made)
     }
 }

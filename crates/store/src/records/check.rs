@@ -180,7 +180,7 @@ fn check_version<S: Snapshot>(
     if !fits(key, &version.record) {
         report.note(format!("{key:?} of {create} holds a record of another kind"));
     }
-    if snapshot.get(&rows::change(create, key))?.as_deref() != Some(&rows::change_value(true)) {
+    if snapshot.get(&rows::change(create, key))?.as_deref() != Some(&rows::change_value(true)[..]) {
         report.note(format!("{key:?} began at {create}, which the change index does not know"));
     }
     Ok(())

@@ -128,8 +128,8 @@ impl From<RecordsError> for ViewError {
 pub struct Records<E> {
     engine: E,
     identity: Identity,
-    /// Orders what writes: a seal's state row and its cut belong together, and an install reads what it replaces.
-    writing: Mutex<()>,
+    /// Orders what writes: a seal's state row and its cut belong together, and an install reads what it replaces. What is written is put together here.
+    writing: Mutex<Batch>,
     /// Which past states are whole.
     whole: RwLock<Arc<prune::WholeStates>>,
     /// Which volumes are clones.
@@ -162,13 +162,13 @@ impl<E: Engine> Records<E> {
                     let what = format!("{} (there are rows, but no layout)", row?.0.escape_ascii());
                     return Err(RecordsError::Damaged { what });
                 }
-                engine.write(birth_certificate(identity))?;
+                engine.write(&birth_certificate(identity))?;
                 None
             }
         };
         let (whole, origins) = (RwLock::default(), RwLock::default());
         let (attributes, recent) = (past::attributes(), Arc::default());
-        Ok((Records { engine, identity, writing: Mutex::new(()), whole, origins, attributes, recent }, state))
+        Ok((Records { engine, identity, writing: Mutex::default(), whole, origins, attributes, recent }, state))
     }
 
     /// Applies the changes of one log entry, in their order, and takes away what its sweep removes, in one batch.
@@ -179,37 +179,18 @@ impl<E: Engine> Records<E> {
     /// # Panics
     /// If a change makes a version whose create Tid is not the change's, or neither ends nor makes one.
     pub fn apply(&self, changes: &[Change], removals: &[Removal]) -> Result<(), RecordsError> {
-        let _writing = self.writing.lock();
-        self.write(changes, removals)?;
+        let mut batch = self.writing.lock();
+        prune::remove(removals, &mut batch);
+        changes.iter().for_each(|change| put(change, Rows::New, &mut batch));
+        self.write(&mut batch)?;
         self.recent.applied(changes);
         Ok(())
     }
 
-    fn write(&self, changes: &[Change], removals: &[Removal]) -> Result<(), RecordsError> {
-        let mut batch = Batch::new();
-        prune::remove(removals, &mut batch);
-        for change in changes {
-            let Change { tid, key, old, new } = change;
-            assert!(old.is_some() || new.is_some(), "a change of {key:?} at {tid} that changes nothing");
-            if let Some(old) = old {
-                batch.put(rows::history(key, *tid), old.encode());
-            }
-            match new {
-                Some(new) => {
-                    assert_eq!(new.create, *tid, "a version of {key:?} has its transaction's Tid");
-                    if let Some(blob) = new.blob() {
-                        batch.put(rows::name(blob, key, *tid), Vec::new());
-                    }
-                    if let Some(object) = new.record.names() {
-                        batch.put(rows::place(object, key, *tid), Vec::new());
-                    }
-                    batch.put(rows::live(key), new.encode());
-                }
-                None => batch.delete(rows::live(key)),
-            }
-            batch.put(rows::change(*tid, key), rows::change_value(new.is_some()));
-        }
-        Ok(self.engine.write(batch)?)
+    fn write(&self, batch: &mut Batch) -> Result<(), RecordsError> {
+        let written = self.engine.write(batch);
+        batch.clear();
+        Ok(written?)
     }
 
     /// Makes a cut: all that was applied so far, with `state`, which [`Records::open`] gives back for it. Volatile
@@ -220,8 +201,8 @@ impl<E: Engine> Records<E> {
     pub fn seal(&self, state: &[u8]) -> Result<(), RecordsError> {
         let _writing = self.writing.lock();
         let mut batch = Batch::new();
-        batch.put(rows::state(), state.to_vec());
-        self.engine.write(batch)?;
+        batch.put(&rows::state(), state);
+        self.engine.write(&batch)?;
         Ok(self.engine.seal()?)
     }
 
@@ -251,7 +232,7 @@ impl<E: Engine> Records<E> {
         *self.whole.write() = Arc::new(prune::WholeStates::None);
         self.recent.forget();
         self.engine.wipe()?;
-        Ok(self.engine.write(birth_certificate(self.identity))?)
+        Ok(self.engine.write(&birth_certificate(self.identity))?)
     }
 
     /// The newest state; `tid` is that of the last transaction that was applied, which the caller knows.
@@ -293,10 +274,46 @@ impl<E: Engine> Records<E> {
     }
 }
 
+/// What is known of the rows of a change that have its Tid in their keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// They were never here: Tids only grow.
+    New,
+    /// They may have been here, and have been taken away.
+    Any,
+}
+
+/// Adds the rows of a change.
+fn put(change: &Change, rows: Rows, batch: &mut Batch) {
+    let Change { tid, key, old, new } = change;
+    assert!(old.is_some() || new.is_some(), "a change of {key:?} at {tid} that changes nothing");
+    let dated = |batch: &mut Batch, row: rows::RowKey, value: &dyn Fn(&mut Vec<u8>)| match rows {
+        Rows::New => batch.put_new_with(&row, value),
+        Rows::Any => batch.put_with(&row, value),
+    };
+    if let Some(old) = old {
+        dated(batch, rows::history(key, *tid), &|bytes| old.encode_to(bytes));
+    }
+    match new {
+        Some(new) => {
+            assert_eq!(new.create, *tid, "a version of {key:?} has its transaction's Tid");
+            if let Some(blob) = new.blob() {
+                dated(batch, rows::name(blob, key, *tid), &|_| {});
+            }
+            if let Some(object) = new.record.names() {
+                dated(batch, rows::place(object, key, *tid), &|_| {});
+            }
+            batch.put_with(&rows::live(key), |bytes| new.encode_to(bytes));
+        }
+        None => batch.delete(&rows::live(key)),
+    }
+    dated(batch, rows::change(*tid, key), &|bytes| bytes.extend(rows::change_value(new.is_some())));
+}
+
 fn birth_certificate(identity: Identity) -> Batch {
     let mut batch = Batch::new();
-    batch.put(rows::layout(), RECORDS_LAYOUT.to_be_bytes().to_vec());
-    batch.put(rows::identity(), rows::identity_value(identity.cluster, identity.node));
+    batch.put(&rows::layout(), &RECORDS_LAYOUT.to_be_bytes());
+    batch.put(&rows::identity(), &rows::identity_value(identity.cluster, identity.node));
     batch
 }
 

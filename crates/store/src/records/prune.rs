@@ -93,12 +93,12 @@ impl<E: Engine> Records<E> {
 pub(super) fn remove(removals: &[Removal], batch: &mut Batch) {
     for removal in removals {
         match removal {
-            Removal::Ended { key, delete } => batch.delete(rows::history(key, *delete)),
-            Removal::Live { key } => batch.delete(rows::live(key)),
-            Removal::Change { tid, key } => batch.delete(rows::change(*tid, key)),
-            Removal::Name { blob, key, create } => batch.delete(rows::name(*blob, key, *create)),
-            Removal::Place { object, key, create } => batch.delete(rows::place(*object, key, *create)),
-            Removal::Made { tid, key } => batch.put(rows::change(*tid, key), rows::change_value(false)),
+            Removal::Ended { key, delete } => batch.delete(&rows::history(key, *delete)),
+            Removal::Live { key } => batch.delete(&rows::live(key)),
+            Removal::Change { tid, key } => batch.delete(&rows::change(*tid, key)),
+            Removal::Name { blob, key, create } => batch.delete(&rows::name(*blob, key, *create)),
+            Removal::Place { object, key, create } => batch.delete(&rows::place(*object, key, *create)),
+            Removal::Made { tid, key } => batch.put(&rows::change(*tid, key), &rows::change_value(false)),
         }
     }
 }
@@ -112,8 +112,7 @@ impl<S: Snapshot> Ended for LiveView<S> {
     ) -> Result<Vec<(Key, Tid, Version)>, ViewError> {
         let (mut start, end) = rows::history_within(&KeyRange::volume(volume));
         if let Some((key, delete)) = after {
-            start = rows::history(key, delete);
-            start.push(0);
+            start = [&rows::history(key, delete)[..], &[0]].concat();
         }
         let parse = |row: Result<(S::Bytes, S::Bytes), _>| -> Result<_, RecordsError> {
             let (row, value) = row?;

@@ -1,8 +1,10 @@
 //! Bytes of the rows: tables by key prefix, over the one key space of the engine. See `docs/formats/records.md`.
 
 use super::RecordsError;
+use gavel_types::key::KEY_BYTES_MAX;
 use gavel_types::{BlobId, ClusterId, Key, KeyRange, NodeId, ObjectId, Tid, VolumeId};
 use gavel_wire::Version;
+use std::ops::Deref;
 
 /// Layout of all rows below. It changes when the meaning of any of their bytes changes.
 pub const RECORDS_LAYOUT: u32 = 3;
@@ -64,32 +66,59 @@ pub(super) fn parse_identity(value: &[u8]) -> Option<(ClusterId, NodeId)> {
     Some((ClusterId(cluster.try_into().ok()?), NodeId(u64::from_be_bytes(node.try_into().ok()?))))
 }
 
-pub(super) fn live(key: &Key) -> Vec<u8> {
-    prefixed(LIVE, key.as_bytes())
+/// The key of a row.
+pub(super) struct RowKey {
+    len: u16,
+    bytes: [u8; ROW_KEY_BYTES_MAX],
 }
 
-pub(super) fn history(key: &Key, delete: Tid) -> Vec<u8> {
-    [&[HISTORY], key.as_bytes(), &delete.0.to_be_bytes()].concat()
+/// The longest: a blob, a record's key, a Tid.
+const ROW_KEY_BYTES_MAX: usize = 1 + BLOB_ID_BYTES + KEY_BYTES_MAX + TID_BYTES;
+
+impl RowKey {
+    fn of<const N: usize>(parts: [&[u8]; N]) -> RowKey {
+        let (mut bytes, mut at) = ([0; ROW_KEY_BYTES_MAX], 0);
+        for part in parts {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        RowKey { len: at as u16, bytes }
+    }
+}
+
+impl Deref for RowKey {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+pub(super) fn live(key: &Key) -> RowKey {
+    RowKey::of([&[LIVE], key.as_bytes()])
+}
+
+pub(super) fn history(key: &Key, delete: Tid) -> RowKey {
+    RowKey::of([&[HISTORY], key.as_bytes(), &delete.0.to_be_bytes()])
 }
 
 /// The first row of `key` in history that ended after `at`, if it exists, and where the key's rows end.
 pub(super) fn history_after(key: &Key, at: Tid) -> (Vec<u8>, Vec<u8>) {
     // No key is a prefix of another one, so the key with a byte more than a Tid takes is behind all its rows.
-    let mut end = history(key, Tid::MAX);
-    end.push(0);
+    let end = [&history(key, Tid::MAX)[..], &[0]].concat();
     let start = match at.0.checked_add(1) {
-        Some(next) => history(key, Tid(next)),
+        Some(next) => history(key, Tid(next)).to_vec(),
         None => end.clone(),
     };
     (start, end)
 }
 
-pub(super) fn change(tid: Tid, key: &Key) -> Vec<u8> {
-    [&[CHANGE], &tid.0.to_be_bytes()[..], key.as_bytes()].concat()
+pub(super) fn change(tid: Tid, key: &Key) -> RowKey {
+    RowKey::of([&[CHANGE], &tid.0.to_be_bytes(), key.as_bytes()])
 }
 
-pub(super) fn change_value(made: bool) -> Vec<u8> {
-    vec![if made { MADE } else { ENDED }]
+pub(super) fn change_value(made: bool) -> [u8; 1] {
+    [if made { MADE } else { ENDED }]
 }
 
 /// The rows of all changes after `after`, up to and with `upto`.
@@ -108,8 +137,8 @@ pub(super) fn changes_within(tid: Tid, range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The row that says that the version of `key` which `create` made names `blob`.
-pub(super) fn name(blob: BlobId, key: &Key, create: Tid) -> Vec<u8> {
-    [&[BLOB], &blob.0[..], key.as_bytes(), &create.0.to_be_bytes()].concat()
+pub(super) fn name(blob: BlobId, key: &Key, create: Tid) -> RowKey {
+    RowKey::of([&[BLOB], &blob.0, key.as_bytes(), &create.0.to_be_bytes()])
 }
 
 /// The rows of all versions that name `blob`.
@@ -127,9 +156,9 @@ pub(super) fn names_of(blob: BlobId) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The row that says that the version of the name `key` which `create` made is one of `object`.
-pub(super) fn place(object: ObjectId, key: &Key, create: Tid) -> Vec<u8> {
+pub(super) fn place(object: ObjectId, key: &Key, create: Tid) -> RowKey {
     let (volume, rest) = key.as_bytes().split_at(VOLUME_BYTES);
-    [&[PLACE], volume, &object.0.to_be_bytes()[..], rest, &create.0.to_be_bytes()].concat()
+    RowKey::of([&[PLACE], volume, &object.0.to_be_bytes(), rest, &create.0.to_be_bytes()])
 }
 
 /// The rows of all names of an object.
@@ -241,15 +270,15 @@ mod tests {
         let key = Key::attr(V, ObjectId(9));
         let k = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 1];
         let t = [0, 0, 0, 0, 0, 0, 1, 2];
-        assert_eq!(live(&key), [b"L", &k[..]].concat());
-        assert_eq!(history(&key, Tid(0x0102)), [b"H", &k[..], &t].concat());
-        assert_eq!(change(Tid(0x0102), &key), [b"C", &t[..], &k].concat());
+        assert_eq!(*live(&key), [b"L", &k[..]].concat());
+        assert_eq!(*history(&key, Tid(0x0102)), [b"H", &k[..], &t].concat());
+        assert_eq!(*change(Tid(0x0102), &key), [b"C", &t[..], &k].concat());
         let blob = BlobId([5; 32]);
-        assert_eq!(name(blob, &key, Tid(0x0102)), [b"B", &[5; 32][..], &k, &t].concat());
+        assert_eq!(*name(blob, &key, Tid(0x0102)), [b"B", &[5; 32][..], &k, &t].concat());
         assert_eq!(names_of(blob), ([b"B", &[5; 32][..]].concat(), [b"B", &[5; 31][..], &[6]].concat()));
         assert_eq!(names_of(BlobId([255; 32])).1, [b"C", &[0; 32][..]].concat());
         let named = place(ObjectId(0x0304), &key, Tid(0x0102));
-        assert_eq!(named, [b"P", &k[..4], &[0, 0, 0, 0, 0, 0, 3, 4], &k[4..], &t].concat());
+        assert_eq!(*named, [b"P", &k[..4], &[0, 0, 0, 0, 0, 0, 3, 4], &k[4..], &t].concat());
         assert_eq!([change_value(false), change_value(true)], [[0], [1]]);
         assert_eq!([layout(), identity(), state()], [b"M\x00", b"M\x01", b"M\x02"]);
         let id = identity_value(ClusterId([7; 16]), NodeId(0x0102));
@@ -265,8 +294,8 @@ mod tests {
             assert_eq!(parse_history(&history(&key, Tid(5))), Ok((key.clone(), Tid(5))));
             assert_eq!(parse_name(&name(BlobId([9; 32]), &key, Tid(5))), Ok((BlobId([9; 32]), key.clone(), Tid(5))));
             let (start, end) = places_of(V, ObjectId(8));
-            let row = place(ObjectId(8), &key, Tid(5));
-            assert!(start <= row && row < end && place(ObjectId(9), &key, Tid(5)) >= end);
+            let row = place(ObjectId(8), &key, Tid(5)).to_vec();
+            assert!(start <= row && row < end && place(ObjectId(9), &key, Tid(5))[..] >= end[..]);
             assert_eq!(parse_place(&row), Ok((ObjectId(8), key.clone(), Tid(5))));
             for made in [false, true] {
                 let indexed = Indexed { tid: Tid(5), key: key.clone(), made };
@@ -285,12 +314,13 @@ mod tests {
     fn history_of_a_key_is_contiguous() {
         let a = Key::dirent(V, ObjectId(9), b"x");
         let (start, end) = history_after(&a, Tid(5));
-        assert!(history(&a, Tid(5)) < start && start <= history(&a, Tid(6)));
-        assert!(history(&a, Tid::MAX) < end);
+        let row = |tid: Tid| history(&a, tid).to_vec();
+        assert!(row(Tid(5)) < start && start <= row(Tid(6)));
+        assert!(row(Tid::MAX) < end);
         let one = KeyRange::one(&a);
         let (from, to) = history_within(&one);
-        assert!(from <= history(&a, Tid::ZERO) && history(&a, Tid::MAX) < to, "a range of one key has all its rows");
+        assert!(from <= row(Tid::ZERO) && row(Tid::MAX) < to, "a range of one key has all its rows");
         let behind = KeyRange { start: one.end, end: KeyRange::dirents(V, ObjectId(9)).end };
-        assert!(history_within(&behind).0 < history(&a, Tid(5)), "so the caller compares keys too");
+        assert!(history_within(&behind).0 < row(Tid(5)), "so the caller compares keys too");
     }
 }

@@ -25,9 +25,13 @@ mod overwritten;
 mod preflight;
 mod snapshot;
 
-use super::{Batch, Engine, EngineError, Stats};
+use super::{Batch, Engine, EngineError, Row, Stats};
+use byteview::ByteView;
 use fault::guarded;
-use lsm_tree::{AbstractTree, AnyTree, Cache, DescriptorTable, SeqNo, SequenceNumberCounter, Slice, Tree};
+use lsm_tree::{
+    AbstractTree, AnyTree, Cache, DescriptorTable, InternalValue, Memtable, SeqNo, SequenceNumberCounter, Slice, Tree,
+    ValueType,
+};
 use overwritten::Overwritten;
 use parking_lot::Mutex;
 use snapshot::Pins;
@@ -38,6 +42,9 @@ pub use snapshot::LsmSnapshot;
 
 /// Size of a table file at which a compaction starts the next one, in bytes.
 const TABLE_BYTES: u64 = 64 * 1024 * 1024;
+/// Longest value that shares its memory with the rows that were written with it. Whichever of them is replaced first stays in memory until the others go
+/// with the memtable, so that large ones are better by themselves.
+const SHARED_VALUE_BYTES_MAX: usize = 512;
 /// Runs in the first level at which they are merged into the next one.
 const UNSORTED_RUNS_MAX: u8 = 4;
 
@@ -120,13 +127,6 @@ impl LsmEngine {
         self.pins.advance(self.counter.get(), overwritten.rows());
     }
 
-    fn insert(&self, key: impl Into<Slice>, value: Option<impl Into<Slice>>, number: SeqNo) {
-        match value {
-            Some(value) => self.tree.insert(key, value, number),
-            None => self.tree.remove(key, number),
-        };
-    }
-
     fn check_running(&self) -> Result<(), EngineError> {
         match self.stopped.get() {
             Some(cause) => Err(EngineError::Stopped { cause: cause.clone() }),
@@ -155,6 +155,38 @@ impl LsmEngine {
     }
 }
 
+/// What the tree calls by itself for each row, without looking its memtable up again: that changes under `writing` only.
+fn insert(memtable: &Memtable, key: Slice, value: Option<Slice>, number: SeqNo) {
+    memtable.insert(match value {
+        Some(value) => InternalValue::from_components(key, value, number, ValueType::Value),
+        None => InternalValue::new_tombstone(key, number),
+    });
+}
+
+/// Rows as the tree keeps them: keys and small values are parts of one piece of memory, which lives as long as the last of them.
+fn slices(rows: &[Row<'_>]) -> Vec<(Slice, Option<Slice>)> {
+    let mut bytes = Vec::with_capacity(rows.iter().flat_map(shared_parts).map(<[u8]>::len).sum());
+    rows.iter().flat_map(shared_parts).for_each(|part| bytes.extend_from_slice(part));
+    let (whole, mut at) = (ByteView::from(bytes), 0);
+    let mut next = |len: usize| {
+        at += len;
+        Slice::from(whole.slice(at - len..at))
+    };
+    let slice = |row: &Row<'_>| {
+        let key = next(row.key.len());
+        (key, row.value.map(|value| if is_small(value) { next(value.len()) } else { Slice::from(value) }))
+    };
+    rows.iter().map(slice).collect()
+}
+
+fn is_small(value: &[u8]) -> bool {
+    value.len() <= SHARED_VALUE_BYTES_MAX
+}
+
+fn shared_parts<'b>(row: &Row<'b>) -> [&'b [u8]; 2] {
+    [row.key, row.value.filter(|value| is_small(value)).unwrap_or_default()]
+}
+
 fn damaged(path: &Path, cause: &str) -> EngineError {
     EngineError::Damaged { what: path.display().to_string(), cause: cause.to_string() }
 }
@@ -162,16 +194,19 @@ fn damaged(path: &Path, cause: &str) -> EngineError {
 impl Engine for LsmEngine {
     type Snapshot = LsmSnapshot;
 
-    fn write(&self, batch: Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         let mut writing = self.writing.lock();
         self.check_running()?;
         if batch.is_empty() {
             return Ok(());
         }
         let number = self.counter.next();
-        for (key, value) in batch.into_rows() {
-            if let Some((key, value)) = writing.take(key, value) {
-                self.insert(key, value, number);
+        let memtable = self.tree.active_memtable();
+        let rows = batch.rows();
+        for ((key, value), row) in slices(&rows).into_iter().zip(&rows) {
+            let to_tree = if row.is_new { Some((key, value)) } else { writing.take(key, value) };
+            if let Some((key, value)) = to_tree {
+                insert(&memtable, key, value, number);
             }
         }
         self.publish(&writing);
@@ -186,8 +221,9 @@ impl Engine for LsmEngine {
         let mut writing = self.writing.lock();
         self.check_running()?;
         let number = self.counter.next();
+        let memtable = self.tree.active_memtable();
         for (key, value) in writing.drain() {
-            self.insert(key, value, number);
+            insert(&memtable, key, value, number);
         }
         self.tree.rotate_memtable();
         self.publish(&writing);

@@ -5,8 +5,9 @@
 //! here, where each takes the place of the one before, and the last one goes to the memtable when it is sealed.
 //!
 //! 1. A row that is here is newer than all rows of its key in the tree.
-//! 2. Rows are here only between two seals: a cut has nothing here, and a flush need not know of this.
-//! 3. What a snapshot took does not change: the map is persistent (its nodes are shared, and copied when they change).
+//! 2. Rows whose keys are new ([`Batch::put_new_with`](crate::engine::Batch::put_new_with)) are not counted and never here.
+//! 3. Rows are here only between two seals: a cut has nothing here, and a flush need not know of this.
+//! 4. What a snapshot took does not change: the map is persistent (its nodes are shared, and copied when they change).
 
 use super::EngineError;
 use imbl::OrdMap;
@@ -22,36 +23,37 @@ const WRITES_IN_TREE_MAX: u8 = 2;
 /// The newest row of each key: its value, or none if it was deleted.
 pub(super) type Rows = OrdMap<Slice, Option<Slice>>;
 
-/// Counters of writes: 1 MiB. A quarter of a million rows between two seals, about what 16 MiB of log bring, have 3 % of the keys come here that are
-/// written only once; those are written twice. A counter for each key would take 9 MiB then.
-const COUNTERS: usize = 1 << 20;
+/// Counters of writes: 512 KiB, of which a few may be shared. 16 MiB of log bring a quarter of a million rows, of which a third is not new. Of these, 1 %
+/// come here though they are written only once; those are written twice. A counter for each key would take 3 MiB then.
+const COUNTERS: usize = 1 << 19;
 
 /// What was written since the last seal, as far as it matters here.
 pub(super) struct Overwritten {
     rows: Rows,
     bytes: u64,
-    hasher: RandomState,
+    /// So that nobody can choose keys that share a counter.
+    seed: u64,
     /// Versions in the memtable, by the hash of the key. Keys that share a counter come here sooner.
     writes: Vec<u8>,
 }
 
 impl Default for Overwritten {
     fn default() -> Overwritten {
-        Overwritten { rows: Rows::new(), bytes: 0, hasher: RandomState::new(), writes: vec![0; COUNTERS] }
+        Overwritten { rows: Rows::new(), bytes: 0, seed: RandomState::new().hash_one(()), writes: vec![0; COUNTERS] }
     }
 }
 
 impl Overwritten {
     /// Keeps a row, if it is one for here; otherwise it is given back, and belongs into the tree.
-    pub(super) fn take(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
-        let writes = &mut self.writes[self.hasher.hash_one(&key) as usize % COUNTERS];
+    pub(super) fn take(&mut self, key: Slice, value: Option<Slice>) -> Option<(Slice, Option<Slice>)> {
+        let writes = &mut self.writes[counter_of(self.seed, &key)];
         if *writes < WRITES_IN_TREE_MAX {
             *writes += 1;
             return Some((key, value));
         }
         let bytes = row_bytes(&key, value.as_deref());
         let key_bytes = key.len();
-        let before = self.rows.insert(key.into(), value.map(Slice::from));
+        let before = self.rows.insert(key, value);
         let before = before.map_or(0, |value| (key_bytes + value.map_or(0, |value| value.len())) as u64);
         self.bytes = self.bytes + bytes - before;
         None
@@ -74,6 +76,17 @@ impl Overwritten {
         self.bytes = 0;
         mem::take(&mut self.rows)
     }
+}
+
+/// The counter of a key. Multiply and turn, eight bytes at a time: keys differ by few bits, and a counter that is shared costs little.
+fn counter_of(seed: u64, key: &[u8]) -> usize {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = key.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
+    let hash = words.fold(seed, |hash, word| (hash.rotate_left(26) ^ word).wrapping_mul(ODD));
+    (hash >> 32) as usize % COUNTERS
 }
 
 fn row_bytes(key: &[u8], value: Option<&[u8]>) -> u64 {
