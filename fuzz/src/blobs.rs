@@ -6,7 +6,7 @@
 use crate::{parts, seal};
 use gavel_store::blob::{BlobError, BlobStore};
 use gavel_store::disk::SimDisk;
-use gavel_types::BlobId;
+use gavel_types::Blob;
 
 /// Small, so that a seed has several segments.
 const SEGMENT_BYTES: u64 = 4096;
@@ -15,10 +15,10 @@ const FILES_MAX: usize = 8;
 /// Blobs of the seeds.
 const BLOBS: u64 = 12;
 
-fn blob(number: u64) -> (BlobId, Vec<u8>) {
+fn blob(number: u64) -> Blob<Vec<u8>> {
     let mut bytes = number.to_le_bytes().to_vec();
     bytes.resize(8 + (number as usize * 397) % 1500, number as u8);
-    (BlobId::of(&bytes), bytes)
+    Blob::of(bytes)
 }
 
 /// Opens the store, reads what it may have, verifies it all, adds a blob, and opens it again.
@@ -34,8 +34,8 @@ pub fn run(bytes: &[u8]) -> bool {
     let Some(store) = open(&disk) else { return false };
     let found = (0..BLOBS).filter(|number| read(&store, *number)).count();
     expect_known(store.scrub(|_| true).map(drop));
-    let (id, bytes) = blob(BLOBS);
-    store.put_many(&[(id, &bytes)]).expect("the disk is not full");
+    let added = blob(BLOBS);
+    store.put_many(std::slice::from_ref(&added)).expect("the disk is not full");
     store.sync().expect("the disk does not fail");
     drop(store);
     let store = open(&disk).expect("what was opened opens again");
@@ -69,7 +69,8 @@ fn open(disk: &SimDisk) -> Option<BlobStore> {
 
 /// Whether the blob is there and good.
 fn read(store: &BlobStore, number: u64) -> bool {
-    let (id, bytes) = blob(number);
+    let blob = blob(number);
+    let (id, bytes) = (blob.id(), blob.bytes());
     expect_known(store.contains(id).map(drop));
     match store.get(id) {
         Ok(Some(found)) => {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gavel_fs::{FsError, Operation, Reply, Stop};
 use gavel_lease::range::{guarded, lease_range_of, written};
 use gavel_txn::Layered;
-use gavel_types::{Key, KeyRange, Moment, ObjectId};
+use gavel_types::{Blob, Key, KeyRange, Moment, ObjectId};
 use gavel_wire::{Guard, Mutation, Plan, Record, View};
 use std::collections::BTreeSet;
 
@@ -45,7 +45,7 @@ pub struct Taken {
     /// The object that it made, if it made one.
     pub made: Option<ObjectId>,
     /// The bytes that have to be stored on a majority before it can be shipped: then call [`Pending::stored`].
-    pub store: Option<Bytes>,
+    pub store: Option<Blob<Bytes>>,
 }
 
 /// What has been found out about an operation.
@@ -131,8 +131,8 @@ impl Run {
         let mut accepted = None;
         if let Some(plan) = plan {
             let time = pending.next_time(usable.cluster_ns(now), base.tid());
-            let blob = self.blob_to_store();
-            let store = blob.as_ref().map(|(_, bytes)| bytes.clone());
+            let store = self.blob_to_store();
+            let blob = store.as_ref().map(|blob| (blob.id(), blob.bytes().clone()));
             // What can't be applied is judged, and reported, where all such is.
             let asked = || self.give_away();
             let Ok(number) = pending.accept(base, time, plan, guards, blob, asked) else { return Behind::No };
@@ -161,11 +161,6 @@ impl Run {
         };
         let operation = std::mem::replace(&mut self.operation, rest);
         Asked { volume: self.cx.volume, caller: self.cx.caller, operation }
-    }
-
-    /// The bytes of a write that go to a blob.
-    pub(crate) fn blob_to_store(&self) -> Option<(gavel_types::BlobId, Bytes)> {
-        self.blob().zip(self.bytes_to_store())
     }
 }
 

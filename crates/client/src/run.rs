@@ -11,7 +11,7 @@ use gavel_fs::{FsError, Stop};
 use gavel_lease::RangeSet;
 use gavel_lease::range::guarded;
 use gavel_types::limits::{INLINE_BYTES_MAX, WRITE_BYTES_MAX};
-use gavel_types::{BlobId, Key, KeyRange, ObjectId, Tid, VolumeId};
+use gavel_types::{Blob, BlobId, Key, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::{Attr, Author, Content, Guard, Outcome, Plan, Record, Refusal, View};
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ pub enum Step {
 #[derive(Clone, PartialEq, Debug)]
 enum Phase {
     /// The bytes of a write wait to be stored.
-    Storing(bytes::Bytes),
+    Storing(Blob<bytes::Bytes>),
     Evaluating,
     /// Waits for the outcome of what was shipped; the reply is good once it is committed.
     Committing(Reply),
@@ -79,7 +79,7 @@ pub struct Run {
     /// What was asked to be confirmed.
     confirming: Vec<KeyRange>,
     /// The bytes of a write that are stored, and as of when.
-    stored: Option<(bytes::Bytes, Tid)>,
+    stored: Option<(Blob<bytes::Bytes>, Tid)>,
     /// This node holds the object open, name or no name.
     held: bool,
     conflicts: u32,
@@ -114,9 +114,9 @@ impl Run {
                 let content = if data.len() <= INLINE_BYTES_MAX {
                     Content::Inline(data.into())
                 } else {
-                    let data = bytes::Bytes::from(data);
-                    let id = BlobId::of(&data);
-                    phase = Phase::Storing(data);
+                    let blob = Blob::of(bytes::Bytes::from(data));
+                    let id = blob.id();
+                    phase = Phase::Storing(blob);
                     Content::Blob { id, blob_len: len, offset: 0 }
                 };
                 Operation::Write { object, offset, append, len, content, kill_suidgid }
@@ -151,8 +151,9 @@ impl Run {
     /// Goes on, as far as it can with this view.
     pub fn step(&mut self, view: &dyn View) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Evaluating) {
-            Phase::Storing(bytes) => {
-                self.phase = Phase::Storing(bytes.clone());
+            Phase::Storing(blob) => {
+                let bytes = blob.bytes().clone();
+                self.phase = Phase::Storing(blob);
                 Step::Store(bytes)
             }
             Phase::Evaluating => self.evaluate(view),
@@ -165,8 +166,8 @@ impl Run {
 
     /// The bytes of the write are stored on a majority, each member of which had applied this transaction.
     pub fn stored(&mut self, as_of: Tid) {
-        if let Phase::Storing(bytes) = std::mem::replace(&mut self.phase, Phase::Evaluating) {
-            self.stored = Some((bytes, as_of));
+        if let Phase::Storing(blob) = std::mem::replace(&mut self.phase, Phase::Evaluating) {
+            self.stored = Some((blob, as_of));
         }
     }
 
@@ -205,8 +206,8 @@ impl Run {
             Some(Outcome::Refused { refusal: Refusal::ReadOnly }) => return Err(FsError::ReadOnly.into()),
             Some(Outcome::Refused { .. } | Outcome::Allocated { .. } | Outcome::Waits) | None => {
                 let collected = outcome == Some(Outcome::Refused { refusal: Refusal::Collected });
-                if let Some((bytes, _)) = self.stored.take_if(|_| collected) {
-                    self.phase = Phase::Storing(bytes);
+                if let Some((blob, _)) = self.stored.take_if(|_| collected) {
+                    self.phase = Phase::Storing(blob);
                 }
                 self.conflicts += 1;
                 if self.conflicts > CONFLICTS_MAX {
@@ -245,10 +246,10 @@ impl Run {
     }
 
     /// The bytes that [`Step::Store`] would have stored, or has: whoever commits them later can't rely on when that was.
-    pub(crate) fn bytes_to_store(&self) -> Option<bytes::Bytes> {
+    pub(crate) fn blob_to_store(&self) -> Option<Blob<bytes::Bytes>> {
         match &self.phase {
-            Phase::Storing(bytes) => Some(bytes.clone()),
-            _ => self.stored.as_ref().map(|(bytes, _)| bytes.clone()),
+            Phase::Storing(blob) => Some(blob.clone()),
+            _ => self.stored.as_ref().map(|(blob, _)| blob.clone()),
         }
     }
 

@@ -56,8 +56,8 @@ impl World {
                     life.accepted_at.insert(number, stamp);
                     life.unreported.insert(number);
                     self.surprise(machine);
-                    if let Some(bytes) = store {
-                        self.store_behind(machine, number, bytes);
+                    if let Some(blob) = store {
+                        self.store_behind(machine, number, blob.bytes().clone());
                     }
                     if let Some(made) = made.filter(|_| had_id.is_none()) {
                         self.judge_fresh_id(made);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gavel_client::Step;
 use gavel_client::run::Blobs;
 use gavel_store::blob::Cursor;
-use gavel_types::{BlobId, LogIndex, Tid};
+use gavel_types::{Blob, BlobId, LogIndex, Tid};
 use gavel_wire::BlobNews;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -163,7 +163,9 @@ impl World {
         match packet {
             Packet::BlobPut { wait, id, bytes } => {
                 let Some(life) = &mut self.lives[to] else { return };
-                match life.blobs.put_many(&[(id, bytes)]) {
+                let blob = Blob::of(bytes);
+                assert_eq!(blob.id(), id, "packets are not changed on their way");
+                match life.blobs.put_many(&[blob]) {
                     Ok(as_of) => life.unsynced_blobs.push((from, wait, id, as_of)),
                     Err(error) => return self.wrong(format!("n{to}: {error}")),
                 }

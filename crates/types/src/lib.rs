@@ -4,6 +4,7 @@
 //!
 //! - [`as_bytes`]: how bytes are encoded
 //! - [`at`]: names for states of the past
+//! - [`blob`]: bytes that know their name
 //! - [`ids`]: transaction ids, object ids, node ids, ... each its own type, none reused in the life of a cluster
 //! - [`key`]: the one ordered key space of records, as order-preserving bytes
 //! - [`time`]: timestamps of files, and the injected monotonic clock of the state machines
@@ -18,6 +19,7 @@
 
 pub mod as_bytes;
 pub mod at;
+pub mod blob;
 pub mod ids;
 pub mod key;
 pub mod limits;
@@ -28,6 +30,7 @@ pub mod time;
 pub mod volume;
 
 pub use at::At;
+pub use blob::Blob;
 pub use ids::{BlobId, ClusterId, LogIndex, NodeId, ObjectId, Seq, SessionId, Term, Tid, VolumeId};
 pub use key::{Cookie, Domain, Key, KeyError, KeyParts, KeyRange};
 pub use retention::{Class, Retention};

@@ -1,5 +1,5 @@
 use super::*;
-use gavel_types::{Class, Timestamp, VolumeId};
+use gavel_types::{Blob, Class, Timestamp, VolumeId};
 use gavel_wire::{Attr, Dirent, Extent, Firm, Kind, Version, ViewError};
 
 const V: VolumeId = VolumeId(1);
@@ -245,14 +245,17 @@ fn what_a_batch_has_made_it_does_not_take_back() {
 fn bytes_that_were_stored_to_be_shipped_are_stored_again_when_they_are_answered_behind() {
     use crate::{Run, Step, TreeRequest};
     let data = vec![7; 20_000];
-    let id = BlobId::of(&data);
     let request =
         TreeRequest::Write { object: object(1), offset: 0, append: false, data: data.clone(), kill_suidgid: false };
     let mut run = Run::new(V, Caller::default(), request).unwrap();
     assert_eq!(run.step(&replica()), Step::Store(Bytes::from(data.clone())));
-    assert_eq!(run.blob_to_store(), Some((id, Bytes::from(data.clone()))));
+    assert_eq!(run.blob_to_store(), Some(Blob::of(Bytes::from(data.clone()))));
     run.stored(Tid(5));
-    assert_eq!(run.blob_to_store(), Some((id, Bytes::from(data))), "whoever commits it later must not rely on Tid 5");
+    assert_eq!(
+        run.blob_to_store(),
+        Some(Blob::of(Bytes::from(data))),
+        "whoever commits it later must not rely on Tid 5"
+    );
 }
 
 /// Nanoseconds that this thread has had a processor.

@@ -91,7 +91,7 @@ impl Run {
         if let Err(error) = transaction.depend(base, &told) {
             return failed(error);
         }
-        let store = if changes { self.blob_to_store() } else { None };
+        let store = self.blob_to_store().filter(|_| changes).map(|blob| (blob.id(), blob.bytes().clone()));
         let step = self.finish(&view, reply).keeping(KEEP);
         Stepped { step, store }
     }

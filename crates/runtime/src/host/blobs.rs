@@ -5,22 +5,26 @@
 //! A blob that is found damaged is fetched from a peer and replaced. What is collected is let go of by `collector`; docs/protocols/collection.md says why
 //! nothing is lost by it.
 
+mod lag;
+mod writing;
+
 use crate::host::node::NodeHandle;
 use crate::net::{BulkFailure, Sender as Peers};
 use bytes::Bytes;
 use gavel_store::blob::{BlobError, BlobStore};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
-use gavel_types::{BlobId, KeyParts, NodeId, Tid};
+use gavel_types::{Blob, BlobId, KeyParts, NodeId, Tid};
 use gavel_wire::past::{Past, Touched};
 use gavel_wire::{BlobNews, ViewError};
+use lag::Lag;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
+use writing::{Given, Writer};
 
 /// Bulk request: store these bytes; the answer says that they are durable, and which transaction the replica had applied before it looked whether it has them
 /// (8 bytes, big endian).
@@ -68,6 +72,19 @@ pub enum BlobsError {
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// A guess at how many blobs that will be.
 const CACHE_BLOBS: usize = 256;
+/// The part of it for blobs that were asked for again; the rest is for those that have come last. In what is left by default, 3 %, not even what is read ahead
+/// would stay until it is asked for.
+const CACHE_HOT: f64 = 0.5;
+
+/// In one piece: blobs are so large that in one of many pieces some would displace each other while others are empty.
+fn cache_options() -> quick_cache::Options {
+    let mut options = quick_cache::OptionsBuilder::new();
+    options.shards(1).hot_allocation(CACHE_HOT).estimated_items_capacity(CACHE_BLOBS).weight_capacity(CACHE_BYTES);
+    options.build().expect("all that is needed is given")
+}
+
+/// A way of reading a blob that is stored here.
+type How = fn(&BlobStore, BlobId) -> Result<Option<Bytes>, BlobError>;
 
 /// Starts storing at all of these replicas, and gives the lowest Tid that a majority of them stored as of; the others go on.
 ///
@@ -115,14 +132,14 @@ impl quick_cache::Weighter<BlobId, Bytes> for ByBytes {
 /// Bytes that could not be stored on a majority are stored again after this.
 const STORE_AGAIN: Duration = Duration::from_millis(200);
 
-type Durable = oneshot::Sender<Result<Tid, String>>;
-
 /// The blobs of this node and its peers.
 pub struct Blobs {
     store: Arc<BlobStore>,
     peers: Peers,
     others: Vec<NodeId>,
-    writer: Sender<(BlobId, Bytes, Durable)>,
+    writer: Writer,
+    /// For each peer, room for what it was sent and has not stored yet.
+    lags: BTreeMap<NodeId, Lag>,
     /// What this node needs, and nothing names.
     pub in_use: InUse,
     /// Blobs that are about to be collected, unless a commit names them.
@@ -137,12 +154,12 @@ impl Blobs {
     /// # Errors
     /// If no thread can be started.
     pub fn start(store: Arc<BlobStore>, peers: Peers, others: Vec<NodeId>) -> std::io::Result<Arc<Blobs>> {
-        let (writer, orders) = channel();
-        let written = store.clone();
-        std::thread::Builder::new().name("gavel-blobs".into()).spawn(move || write_blobs(&written, &orders))?;
-        let cache = quick_cache::sync::Cache::with_weighter(CACHE_BLOBS, CACHE_BYTES, ByBytes);
+        let writer = Writer::start(store.clone())?;
+        let cache =
+            quick_cache::sync::Cache::with_options(cache_options(), ByBytes, Default::default(), Default::default());
         let (in_use, condemned) = (InUse::default(), RwLock::default());
-        Ok(Arc::new(Blobs { store, peers, others, writer, in_use, condemned, cache }))
+        let lags = others.iter().map(|peer| (*peer, Lag::new())).collect();
+        Ok(Arc::new(Blobs { store, peers, others, writer, lags, in_use, condemned, cache }))
     }
 
     /// A life of the node begins behind this state: what it collects up to there was, or never will be, carried out here.
@@ -201,10 +218,7 @@ impl Blobs {
     /// # Errors
     /// What went wrong, in words.
     pub async fn store_here(&self, bytes: Bytes) -> Result<Tid, String> {
-        let (durable, done) = oneshot::channel();
-        let stopped = || "the blob store has stopped".to_owned();
-        self.writer.send((BlobId::of(&bytes), bytes, durable)).map_err(|_| stopped())?;
-        done.await.map_err(|_| stopped())?
+        self.writer.store(bytes.into()).await
     }
 
     /// Stores bytes on a majority of the replicas; the rest goes on in the background. Gives a transaction that each of this majority had applied before it
@@ -219,12 +233,13 @@ impl Blobs {
     /// The same, for as long as it takes. None if it was given up, which is asked before each time. `whose` is told to who reads the log.
     pub(super) async fn store_until(
         self: &Arc<Self>,
-        bytes: Bytes,
+        bytes: impl Into<Given>,
         whose: &str,
         given_up: impl Fn() -> bool,
     ) -> Option<Tid> {
+        let given = bytes.into();
         while !given_up() {
-            match self.store_on_majority(bytes.clone()).await {
+            match self.store_given(given.clone(), Tid::ZERO).await {
                 Ok(as_of) => return Some(as_of),
                 Err(error) => tracing::warn!(%error, "bytes {whose} are not on a majority yet"),
             }
@@ -238,21 +253,36 @@ impl Blobs {
     /// # Errors
     /// [`BlobsError::NoMajority`].
     pub async fn store_on_majority_since(self: &Arc<Self>, bytes: Bytes, since: Tid) -> Result<Tid, BlobsError> {
+        self.store_given(bytes.into(), since).await
+    }
+
+    async fn store_given(self: &Arc<Self>, given: Given, since: Tid) -> Result<Tid, BlobsError> {
+        // Held for as long as there is no majority.
+        let (needed, until) = watch::channel(());
         let peers = std::iter::once(None).chain(self.others.iter().copied().map(Some));
         let stores = peers.map(|peer| {
-            let (blobs, bytes) = (self.clone(), bytes.clone());
-            async move { blobs.store_at(peer, bytes, since).await }
+            let (blobs, given, until) = (self.clone(), given.clone(), until.clone());
+            async move {
+                let lag = peer.and_then(|peer| blobs.lags.get(&peer));
+                let _room = match lag {
+                    Some(lag) => Some(lag.room(given.bytes().len(), until).await?),
+                    None => None,
+                };
+                blobs.store_at(peer, given, since).await
+            }
         });
-        on_majority(stores).await
+        let stored = on_majority(stores).await;
+        drop(needed);
+        stored
     }
 
     /// Stores bytes at a peer, or here.
-    async fn store_at(&self, peer: Option<NodeId>, bytes: Bytes, since: Tid) -> Result<Tid, String> {
+    async fn store_at(&self, peer: Option<NodeId>, given: Given, since: Tid) -> Result<Tid, String> {
         for _ in 0..BEHIND_TRIES {
             let as_of = match peer {
-                None => self.store_here(bytes.clone()).await?,
+                None => self.writer.store(given.clone()).await?,
                 Some(peer) => {
-                    let answer = self.peers.bulk_request(peer, PUT, bytes.clone()).await;
+                    let answer = self.peers.bulk_request(peer, PUT, given.bytes().clone()).await;
                     tid_of(&answer.map_err(|error| error.to_string())?)?
                 }
             };
@@ -269,12 +299,16 @@ impl Blobs {
     /// # Errors
     /// [`BlobsError::Unavailable`].
     pub async fn fetch(&self, id: BlobId) -> Result<Bytes, BlobsError> {
-        if let Some(bytes) = self.cache.get(&id) {
-            return Ok(bytes);
-        }
-        let bytes = self.fetch_uncached(id).await?;
-        self.cache.insert(id, bytes.clone());
-        Ok(bytes)
+        // Whoever asks for it while it is on its way waits for that.
+        self.cache.get_or_insert_async(&id, self.fetch_uncached(id, BlobStore::get)).await
+    }
+
+    /// The same, for somebody who reads a file from front to back, and will ask for it soon.
+    ///
+    /// # Errors
+    /// [`BlobsError::Unavailable`].
+    pub(super) async fn fetch_ahead(&self, id: BlobId) -> Result<(), BlobsError> {
+        self.cache.get_or_insert_async(&id, self.fetch_uncached(id, BlobStore::get_past_cache)).await.map(drop)
     }
 
     /// A blob, if it is in memory.
@@ -282,8 +316,8 @@ impl Blobs {
         self.cache.get(id)
     }
 
-    async fn fetch_uncached(&self, id: BlobId) -> Result<Bytes, BlobsError> {
-        let damaged = match self.read_here(id).await {
+    async fn fetch_uncached(&self, id: BlobId, how: How) -> Result<Bytes, BlobsError> {
+        let damaged = match self.read_here(id, how).await {
             Ok(Some(bytes)) => return Ok(bytes),
             Ok(None) => false,
             Err(error) => {
@@ -291,16 +325,22 @@ impl Blobs {
                 true
             }
         };
+        let blob = self.fetch_from_peer(id).await?;
+        let bytes = blob.bytes().clone();
+        self.keep(blob, damaged).await;
+        Ok(bytes)
+    }
+
+    async fn fetch_from_peer(&self, id: BlobId) -> Result<Blob<Bytes>, BlobsError> {
         let mut cause = "no peer".to_owned();
         for peer in &self.others {
             // One that has stopped must not hold up what another could give.
             let name = Bytes::copy_from_slice(&id.0);
             match self.peers.bulk_request_within(*peer, GET, name, GET_PATIENCE).await {
-                Ok(bytes) if BlobId::of(&bytes) == id => {
-                    self.keep(id, bytes.clone(), damaged).await;
-                    return Ok(bytes);
-                }
-                Ok(_) => cause = format!("node {peer} sent other bytes"),
+                Ok(bytes) => match Blob::of(bytes) {
+                    blob if blob.id() == id => return Ok(blob),
+                    _ => cause = format!("node {peer} sent other bytes"),
+                },
                 Err(error) => cause = format!("node {peer}: {error}"),
             }
         }
@@ -309,15 +349,17 @@ impl Blobs {
 
     /// A blob that is not here, or does not count any more; it is stored.
     async fn fetch_missing(&self, id: BlobId) -> Result<(), BlobsError> {
-        let bytes = self.fetch_uncached(id).await?;
-        // It may have been found among what was collected and is still here.
-        self.keep(id, bytes, false).await;
+        match self.read_here(id, BlobStore::get_past_cache).await {
+            // It was found among what was collected and is still here.
+            Ok(Some(bytes)) => self.keep(Blob::of(bytes), false).await,
+            _ => drop(self.fetch_uncached(id, BlobStore::get).await?),
+        }
         Ok(())
     }
 
-    async fn read_here(&self, id: BlobId) -> Result<Option<Bytes>, String> {
+    async fn read_here(&self, id: BlobId, how: How) -> Result<Option<Bytes>, String> {
         let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.get(id)).await;
+        let read = tokio::task::spawn_blocking(move || how(&store, id)).await;
         read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
@@ -326,21 +368,22 @@ impl Blobs {
     /// # Errors
     /// If no replica that can be reached has one, or it can't be stored.
     pub(super) async fn repair(&self, id: BlobId) -> Result<(), String> {
-        let bytes = self.fetch_uncached(id).await.map_err(|error| error.to_string())?;
+        let bytes = self.fetch_uncached(id, BlobStore::get).await.map_err(|error| error.to_string())?;
+        self.replace(Blob::of(bytes)).await
+    }
+
+    async fn replace(&self, blob: Blob<Bytes>) -> Result<(), String> {
         let store = self.store.clone();
-        let replaced = tokio::task::spawn_blocking(move || store.replace(id, &bytes).and_then(|()| store.sync())).await;
+        let replaced = tokio::task::spawn_blocking(move || store.replace(&blob).and_then(|()| store.sync())).await;
         replaced.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
     /// Stores what a peer gave; failing to is no reason not to use it.
-    async fn keep(&self, id: BlobId, bytes: Bytes, damaged: bool) {
-        let kept = if damaged {
-            let store = self.store.clone();
-            let replaced =
-                tokio::task::spawn_blocking(move || store.replace(id, &bytes).and_then(|()| store.sync())).await;
-            replaced.map_err(|error| error.to_string()).and_then(|kept| kept.map_err(|error| error.to_string()))
-        } else {
-            self.store_here(bytes).await.map(drop)
+    async fn keep(&self, blob: Blob<Bytes>, damaged: bool) {
+        let id = blob.id();
+        let kept = match damaged {
+            true => self.replace(blob).await,
+            false => self.writer.store(blob.into()).await.map(drop),
         };
         if let Err(error) = kept {
             tracing::warn!(%id, %error, "a blob fetched from a peer could not be stored here");
@@ -359,7 +402,7 @@ impl Blobs {
             }
             GET => {
                 let id: [u8; 32] = payload[..].try_into().map_err(|_| BulkFailure("not a blob's name".into()))?;
-                match self.read_here(BlobId(id)).await {
+                match self.read_here(BlobId(id), BlobStore::get).await {
                     Ok(Some(bytes)) => Ok(bytes),
                     Ok(None) => Err(BulkFailure("this node does not have the blob".into())),
                     Err(error) => Err(BulkFailure(error)),
@@ -437,23 +480,6 @@ fn blobs_made<E: Engine>(records: &Records<E>, after: Tid, upto: Tid) -> Result<
         blobs.extend(past.at(tid).get(&key)?.and_then(|version| version.blob()));
     }
     Ok((blobs, upto))
-}
-
-/// Writes what waits, then one sync makes it durable.
-fn write_blobs(store: &BlobStore, orders: &Receiver<(BlobId, Bytes, Durable)>) {
-    while let Ok(first) = orders.recv() {
-        let batch: Vec<_> = std::iter::once(first).chain(orders.try_iter().take(63)).collect();
-        let blobs: Vec<(BlobId, Bytes)> = batch.iter().map(|(id, bytes, _)| (*id, bytes.clone())).collect();
-        let result = write_all(store, &blobs);
-        for (_, _, durable) in batch {
-            let _ = durable.send(result.clone());
-        }
-    }
-}
-
-fn write_all(store: &BlobStore, blobs: &[(BlobId, Bytes)]) -> Result<Tid, String> {
-    let written = store.put_many(blobs).and_then(|as_of| store.sync().map(|()| as_of));
-    written.map_err(|error| error.to_string())
 }
 
 pub(super) fn tid_of(answer: &[u8]) -> Result<Tid, String> {

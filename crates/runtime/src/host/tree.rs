@@ -1,8 +1,10 @@
 //! The door for mounts: operations on their way through this node.
 
+mod ahead;
 pub(in crate::host) mod locks;
 mod past;
 
+use ahead::Ahead;
 pub use past::PastTree;
 pub(super) use past::answer_read_only;
 
@@ -15,10 +17,11 @@ use gavel_client::tree::Answered;
 use gavel_client::{Answer, Behind, Forget, Keep, Leased, Run, Space, Step, Taken, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
-use gavel_types::{BlobId, KeyRange, Moment, ObjectId, Tid, VolumeId};
+use gavel_types::{Blob, BlobId, KeyRange, Moment, ObjectId, Tid, VolumeId};
 use gavel_wire::Mode;
 use parking_lot::Mutex;
 use std::future::Future;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -52,6 +55,8 @@ struct Inner {
     data_dir: PathBuf,
     /// When it was looked whether there is room on the disk, and what was found.
     room: Mutex<(Moment, bool)>,
+    ahead: Ahead,
+    tokio: Handle,
 }
 
 impl VolumeTree {
@@ -67,7 +72,9 @@ impl VolumeTree {
         let (turned, room) = (OnceLock::new(), Mutex::new((Moment(0), true)));
         // If it is known already, it is noted.
         node.is_as_before(volume, &turned);
-        VolumeTree { inner: Arc::new(Inner { volume, turned, sync, node, blobs, data_dir, room }), tokio }
+        let (ahead, handle) = (Ahead::new(), tokio.clone());
+        let inner = Inner { volume, turned, sync, node, blobs, data_dir, room, ahead, tokio: handle };
+        VolumeTree { inner: Arc::new(inner), tokio }
     }
 }
 
@@ -165,8 +172,8 @@ struct UnderWay {
     creates: bool,
     /// The file that it opens.
     opens: Option<(ObjectId, TreeRequest)>,
-    /// The file that it reads bytes of.
-    reads: Option<ObjectId>,
+    /// The file that it reads bytes of, and which.
+    reads: Option<(ObjectId, Range<u64>)>,
     /// Leases that would have answered it: to read, and to write.
     lacking: (Vec<KeyRange>, Vec<KeyRange>),
     /// It waits for room among what is pending.
@@ -183,7 +190,9 @@ impl UnderWay {
             _ => None,
         };
         let reads = match &request {
-            TreeRequest::Read { object, .. } => Some(*object),
+            TreeRequest::Read { object, offset, len } => {
+                Some((*object, *offset..offset.saturating_add(u64::from(*len))))
+            }
             _ => None,
         };
         let run = Run::new(volume, caller, request)?;
@@ -197,9 +206,9 @@ impl Inner {
     }
 
     /// Answers on this thread, if the node may answer without asking anybody. Gives back what it could not answer.
-    fn answer_leased(&self, mut asked: Asked, answered: Answered) -> Option<(Asked, Answered)> {
+    fn answer_leased(self: &Arc<Self>, mut asked: Asked, answered: Answered) -> Option<(Asked, Answered)> {
         let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };
-        let UnderWay { run, opens, reads, lacking, next, .. } = &mut **under_way;
+        let UnderWay { caller, run, opens, reads, lacking, next, .. } = &mut **under_way;
         if !run.is_fresh_read() {
             return Some((asked, answered));
         }
@@ -209,7 +218,7 @@ impl Inner {
         let now = self.node.clocks.now();
         let view = self.node.latest();
         // Said before the bytes are looked at: whoever has the file's bytes forgotten meanwhile must know.
-        let kept = reads.is_some_and(|object| self.node.fronts.reading(self.volume, object));
+        let kept = reads.as_ref().is_some_and(|(object, _)| self.node.fronts.reading(self.volume, *object));
         let mut step = match run.step_leased(&view, &usable, now) {
             Leased::Step(step) => step,
             Leased::Lacks(ranges) => {
@@ -218,6 +227,9 @@ impl Inner {
             }
             Leased::No => return Some((asked, answered)),
         };
+        if let (Step::Fetch(_), Some((object, part))) = (&step, &*reads) {
+            self.read_ahead(*caller, *object, part.clone());
+        }
         if let Step::Fetch(ids) = &step
             && let Some(found) = self.at_hand(ids)
         {
@@ -297,8 +309,8 @@ impl Inner {
         if let Some(Taken { number, made, store }) = accepted {
             self.node.answered_behind.fetch_add(1, Ordering::Relaxed);
             made.filter(|_| under_way.creates).into_iter().for_each(|object| pin.hold(object));
-            if let Some(bytes) = store {
-                tokio.spawn(self.clone().store_behind(number, bytes));
+            if let Some(blob) = store {
+                tokio.spawn(self.clone().store_behind(number, blob));
             }
             if many {
                 self.node.inbox.push(Input::Ship);
@@ -345,9 +357,9 @@ impl Inner {
     }
 
     /// Stores the blob of a plan that was accepted, for as long as it takes, or until the plan is lost.
-    async fn store_behind(self: Arc<Self>, number: u64, bytes: bytes::Bytes) {
+    async fn store_behind(self: Arc<Self>, number: u64, blob: Blob<bytes::Bytes>) {
         let given_up = || self.node.pending.lock().landed() >= number || self.node.failure().is_some();
-        let Some(as_of) = self.blobs.store_until(bytes, "that were answered", given_up).await else { return };
+        let Some(as_of) = self.blobs.store_until(blob, "that were answered", given_up).await else { return };
         self.node.pending.lock().stored(number, as_of);
         self.node.inbox.push(Input::Ship);
     }
@@ -365,12 +377,13 @@ impl Inner {
         }
     }
 
-    async fn answer(&self, asked: Asked, pin: &mut Pin) -> Result<Answer, TreeError> {
+    async fn answer(self: &Arc<Self>, asked: Asked, pin: &mut Pin) -> Result<Answer, TreeError> {
         match asked {
             Asked::Space => self.statfs().await,
             Asked::Sync(object) => self.sync(object).await,
             Asked::Operation(under_way) => {
-                let (bytes_of, leased) = (under_way.reads, under_way.next.is_some());
+                let bytes_of = under_way.reads.as_ref().map(|(object, _)| *object);
+                let leased = under_way.next.is_some();
                 let mut under_way = *under_way;
                 let lacking = std::mem::take(&mut under_way.lacking);
                 let result = self.operate(under_way, pin).await;
@@ -390,8 +403,10 @@ impl Inner {
         }
     }
 
-    async fn operate(&self, under_way: UnderWay, pin: &mut Pin) -> Result<Answer, TreeError> {
-        let UnderWay { caller, mut run, creates, mut opens, mut next, .. } = under_way;
+    async fn operate(self: &Arc<Self>, under_way: UnderWay, pin: &mut Pin) -> Result<Answer, TreeError> {
+        let UnderWay { caller, mut run, creates, mut opens, mut reads, mut next, .. } = under_way;
+        // Then it was seen already.
+        reads.take_if(|_| next.is_some());
         run.id().filter(|_| creates).into_iter().for_each(|object| pin.hold(object));
         let mut view = self.node.latest();
         let mut again = false;
@@ -423,6 +438,9 @@ impl Inner {
                     run.outcome(outcome)?;
                 }
                 Step::Fetch(ids) => {
+                    if let Some((object, part)) = reads.take() {
+                        self.read_ahead(caller, object, part);
+                    }
                     let found = self.fetch_all(ids).await?;
                     match run.fetched(&found) {
                         Step::Done(result) => return result,

@@ -12,7 +12,9 @@ pub(super) const COPY_BYTES_MAX: usize = 16 * 1024;
 /// A large payload is written in pieces of this size; each piece that leaves counts as a sign of life.
 pub(super) const WRITE_PIECE_BYTES: usize = 64 * 1024;
 /// How much a read buffer grows at a time: what a header announces is not believed until it arrives.
-pub(super) const READ_STEP_BYTES: usize = 256 * 1024;
+pub(super) const READ_STEP_BYTES: usize = 64 * 1024;
+/// But when one part in so many has arrived: then there is room for all of it at once, and no byte is moved again to make room.
+pub(super) const READ_BELIEVED_PART: usize = 16;
 /// Room in a new read buffer.
 pub(super) const READ_START_BYTES: usize = 32 * 1024;
 /// Most bulk connections that one peer may have open to this node; a further one ends the oldest.

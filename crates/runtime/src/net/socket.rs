@@ -4,7 +4,7 @@ use super::error::LinkError;
 use super::frame::{self, Frame, FrameKind, Taken};
 use super::guest::Guest;
 use super::hello::{Hello, Purpose, Reason, Refusal};
-use super::limits::{Limits, READ_START_BYTES, READ_STEP_BYTES};
+use super::limits::{Limits, READ_BELIEVED_PART, READ_START_BYTES, READ_STEP_BYTES};
 use super::transport::Local;
 use crate::trust::guest::GUEST_ALPN;
 use crate::trust::{Identity, identity};
@@ -61,7 +61,8 @@ pub(super) async fn fill<R: AsyncRead + Unpin>(
     buffer: &mut BytesMut,
     missing: usize,
 ) -> Result<usize, LinkError> {
-    buffer.reserve(missing.clamp(READ_START_BYTES / 2, READ_STEP_BYTES));
+    let step = READ_STEP_BYTES.max(READ_BELIEVED_PART * buffer.len());
+    buffer.reserve(missing.clamp(READ_START_BYTES / 2, step));
     match reader.read_buf(buffer).await.map_err(LinkError::Io)? {
         0 if buffer.is_empty() => Err(LinkError::Closed),
         0 => Err(LinkError::Truncated),

@@ -7,9 +7,10 @@
 //!
 //! Marks are in memory: after a crash, what was marked counts as live again, until it is collected again.
 
+use super::append::Addition;
 use super::index::Sealed;
 use super::segment::{HEADER_BYTES, RECORD_ALIGN, RECORD_HEADER_BYTES, Spot, index_name, segment_name};
-use super::{BlobError, BlobStore, Place};
+use super::{BlobError, BlobStore, Place, Way};
 use crate::disk::Disk;
 use gavel_types::{BlobId, Tid};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -56,7 +57,7 @@ impl Sealed {
     /// Bytes of its file that hold nothing that counts, as far as that is known without reading the index.
     pub(super) fn dead_bytes(&self) -> u64 {
         let listed = self.blob_bytes + self.entries * (RECORD_HEADER_BYTES as u64 + RECORD_ALIGN - 1);
-        let unlisted = self.data_end.saturating_sub(HEADER_BYTES as u64 + listed + self.lost_bytes);
+        let unlisted = self.data_end.saturating_sub(HEADER_BYTES as u64 + listed + self.lost_bytes + self.fill_bytes);
         self.dead.bytes.load(Ordering::Relaxed) + unlisted
     }
 }
@@ -210,11 +211,13 @@ impl BlobStore {
 
     /// Makes a copy as of the collection, if there is none since. True if one was made.
     fn keep(&self, id: BlobId, tid: Tid) -> Result<bool, BlobError> {
-        if matches!(self.get_taken_since(id, tid), Ok(Some(_))) {
+        if matches!(self.get_taken_since(id, tid, Way::Cached), Ok(Some(_))) {
             return Ok(false);
         }
         match self.get(id) {
-            Ok(Some(bytes)) => self.append(id, &bytes, true, tid).map(|()| true),
+            Ok(Some(bytes)) => {
+                self.append(vec![Addition { id, bytes: &bytes, again: true, as_of: tid }]).map(|()| true)
+            }
             Ok(None) => Ok(false),
             Err(error @ BlobError::Damaged { .. }) => {
                 tracing::error!(%error, "what this node still needs was collected, and cannot be read here");
@@ -318,12 +321,12 @@ impl BlobStore {
         let (fresh, sealed) = self.places(id);
         let newer = sealed.iter().filter(|other| other.sequence > segment.sequence);
         let newer: Vec<Arc<Sealed>> = newer.map(Arc::clone).collect();
-        if matches!(self.get_from(id, Tid::ZERO, fresh, &newer), Ok(Some(_))) {
+        if matches!(self.get_from(id, Tid::ZERO, fresh, &newer, Way::PastCache), Ok(Some(_))) {
             return Ok(0);
         }
-        match self.read_blob(&Place::of(segment, spot), id) {
+        match self.read_blob(&Place::of(segment, spot), id, Way::PastCache) {
             Ok((bytes, as_of)) => {
-                self.append(id, &bytes, true, as_of)?;
+                self.append(vec![Addition { id, bytes: &bytes, again: true, as_of }])?;
                 Ok(spot.record_bytes())
             }
             Err(error @ BlobError::Damaged { .. }) => {
@@ -361,7 +364,7 @@ impl BlobStore {
         let mut writer = self.writer.lock();
         let live: u64 = self.catalog.read().fresh.values().map(|spot| spot.record_bytes()).sum();
         let end = self.tip.lock().end;
-        let dead = end.saturating_sub(HEADER_BYTES as u64 + live + writer.lost_bytes);
+        let dead = end.saturating_sub(HEADER_BYTES as u64 + live + writer.lost_bytes + writer.fill_bytes);
         if dead * COMPACT_PART >= end && dead * SEAL_EARLY_PART >= self.segment_bytes {
             self.seal(&mut writer)?;
         }

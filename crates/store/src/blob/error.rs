@@ -50,12 +50,4 @@ pub enum BlobError {
         /// Its size.
         bytes: usize,
     },
-    /// The bytes are not those that the name stands for. Nothing was done.
-    #[error("blob {id} was given bytes whose name is {found}")]
-    WrongName {
-        /// The name given.
-        id: BlobId,
-        /// The name that the bytes have.
-        found: BlobId,
-    },
 }

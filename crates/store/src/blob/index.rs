@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the index's format. An index of another one is made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = SECTOR_BYTES;
 const ENTRY_BYTES: usize = 48;
 const BLOCK_BYTES: usize = 4096;
@@ -45,6 +45,8 @@ pub(super) struct Sealed {
     pub(super) blob_bytes: u64,
     /// Bytes of which it is not known what they held, when the index was made from a damaged segment.
     pub(super) lost_bytes: u64,
+    /// Bytes that fill up what is between its records.
+    pub(super) fill_bytes: u64,
     pub(super) index_bytes: u64,
     pub(super) data: Arc<Handle>,
     index: Arc<Handle>,
@@ -104,6 +106,7 @@ pub(super) struct Contents<'a> {
     pub(super) sequence: u64,
     pub(super) data_end: u64,
     pub(super) lost_bytes: u64,
+    pub(super) fill_bytes: u64,
     pub(super) spots: &'a BTreeMap<BlobId, Spot>,
 }
 
@@ -132,8 +135,8 @@ pub(super) fn rebuild(disk: &Arc<dyn Disk>, sequence: u64) -> Result<Sealed, Blo
         other => other?,
     };
     let scan = segment::scan(&segment::read_segment(disk, &file, sequence)?, sequence);
-    let (data_end, lost_bytes) = (scan.end, scan.lost_bytes);
-    let sealed = write(disk, &Contents { sequence, data_end, lost_bytes, spots: &scan.spots })?;
+    let segment::Scan { end: data_end, lost_bytes, fill_bytes, .. } = scan;
+    let sealed = write(disk, &Contents { sequence, data_end, lost_bytes, fill_bytes, spots: &scan.spots })?;
     disk.sync_dir()?;
     Ok(sealed)
 }
@@ -166,6 +169,7 @@ struct Header {
     blob_bytes: u64,
     lost_bytes: u64,
     summary_sum: u64,
+    fill_bytes: u64,
 }
 
 impl Header {
@@ -182,8 +186,9 @@ impl Header {
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[12..16].copy_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
-        let fields = [self.sequence, self.data_end, self.entries, self.blob_bytes, self.lost_bytes, self.summary_sum];
-        for (field, place) in fields.iter().zip(bytes[16..].chunks_exact_mut(8)) {
+        let counts = [self.data_end, self.entries, self.blob_bytes, self.lost_bytes];
+        let fields = std::iter::once(self.sequence).chain(counts).chain([self.summary_sum, self.fill_bytes]);
+        for (field, place) in fields.zip(bytes[16..].chunks_exact_mut(8)) {
             place.copy_from_slice(&field.to_le_bytes());
         }
         let sum = crc_fast::crc64_nvme(&bytes[..HEADER_SUM_AT]);
@@ -205,6 +210,7 @@ impl Header {
             blob_bytes: fields.next()?,
             lost_bytes: fields.next()?,
             summary_sum: fields.next()?,
+            fill_bytes: fields.next()?,
         };
         (header.entries <= ENTRIES_MAX).then_some(header)
     }
@@ -216,6 +222,7 @@ impl Header {
             entries: self.entries,
             blob_bytes: self.blob_bytes,
             lost_bytes: self.lost_bytes,
+            fill_bytes: self.fill_bytes,
             index_bytes,
             data: Handle::closed(segment_name(self.sequence)),
             index: Handle::closed(index_name(self.sequence)),
@@ -234,6 +241,7 @@ fn encode(contents: &Contents<'_>) -> (Vec<u8>, Sealed) {
         entries: spots.len() as u64,
         blob_bytes: spots.iter().map(|(_, spot)| u64::from(spot.length)).sum(),
         lost_bytes: contents.lost_bytes,
+        fill_bytes: contents.fill_bytes,
         summary_sum: 0,
     };
     let fences: Vec<u64> = spots.chunks(BLOCK_ENTRIES).map(|block| prefix_of(*block[0].0)).collect();

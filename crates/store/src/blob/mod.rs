@@ -18,6 +18,8 @@
 //! `sync_turn` (held over syncs), `rebuild`, then the leaves
 //! `tip`, `catalog` and those of the handles, none of which is held over I/O.
 
+mod append;
+mod buffers;
 mod collect;
 mod error;
 mod handles;
@@ -31,10 +33,12 @@ pub use error::BlobError;
 pub use index::INDEX_MEMORY_BITS_MAX;
 pub use scrub::{DamagedBlob, SCRUB_REPORT_MAX, ScrubReport};
 
-use crate::disk::Disk;
+use crate::disk::{DIRECT_ALIGN, Disk, DiskError, DiskFile};
+use append::{Addition, DIRECT_BYTES_MIN};
+use buffers::{Buffers, LARGE_BYTES_MIN};
 use bytes::Bytes;
 use collect::Collecting;
-use gavel_types::{BlobId, Tid};
+use gavel_types::{Blob, BlobId, Tid};
 use handles::{Handle, Handles};
 use index::Sealed;
 use parking_lot::{Mutex, RwLock};
@@ -46,7 +50,7 @@ use writer::{Tip, Writer};
 
 /// Bytes of a segment, after which the next one is begun: what opening a store scans at most.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
-/// Most files that are kept open for reading.
+/// Most files that are kept open for reading; a segment that is read past the machine's cache takes two descriptors.
 pub const FILES_OPEN_MAX: usize = 256;
 
 /// The blobs of one node. All functions may be called from many threads at once.
@@ -54,6 +58,9 @@ pub const FILES_OPEN_MAX: usize = 256;
 pub struct BlobStore {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
+    /// Blobs of so many bytes or more pass the machine's cache by when they are written.
+    direct_bytes_min: usize,
+    buffers: Buffers,
     handles: Handles,
     catalog: RwLock<Catalog>,
     writer: Mutex<Writer>,
@@ -79,6 +86,15 @@ struct Catalog {
     active_sequence: u64,
     /// What is in the active segment.
     fresh: BTreeMap<BlobId, Spot>,
+}
+
+/// How bytes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// They stay in the machine's cache: somebody may want them again.
+    Cached,
+    /// They do not take room there.
+    PastCache,
 }
 
 /// Where a copy of a blob is.
@@ -120,7 +136,7 @@ impl BlobStore {
 
     /// As [`BlobStore::open`], with segments of `segment_bytes` (at most [`SEGMENT_BYTES`]).
     pub fn open_with(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore, BlobError> {
-        writer::open(disk, segment_bytes.min(SEGMENT_BYTES))
+        writer::open(disk, segment_bytes.min(SEGMENT_BYTES), DIRECT_BYTES_MIN)
     }
 
     /// A blob's bytes, verified against its name. `None`: it is not here.
@@ -129,14 +145,22 @@ impl BlobStore {
     /// [`BlobError::Damaged`] if it was here, and no copy is what was written: fetch it from another replica and
     /// [`BlobStore::replace`] it.
     pub fn get(&self, id: BlobId) -> Result<Option<Bytes>, BlobError> {
-        self.get_taken_since(id, Tid::ZERO)
+        self.get_taken_since(id, Tid::ZERO, Way::Cached)
+    }
+
+    /// As [`BlobStore::get`], for one of many that are read once, one after the other: a large blob takes no room in the machine's cache.
+    ///
+    /// # Errors
+    /// As [`BlobStore::get`].
+    pub fn get_past_cache(&self, id: BlobId) -> Result<Option<Bytes>, BlobError> {
+        self.get_taken_since(id, Tid::ZERO, Way::PastCache)
     }
 
     /// A copy that was taken as of `since` or later.
-    fn get_taken_since(&self, id: BlobId, since: Tid) -> Result<Option<Bytes>, BlobError> {
+    fn get_taken_since(&self, id: BlobId, since: Tid, way: Way) -> Result<Option<Bytes>, BlobError> {
         loop {
             let (fresh, sealed) = self.places(id);
-            let found = self.get_from(id, since, fresh, &sealed);
+            let found = self.get_from(id, since, fresh, &sealed, way);
             // A segment that has gone meanwhile is no damage: what it had is elsewhere.
             if matches!(found, Ok(Some(_))) || Arc::ptr_eq(&sealed, &self.catalog.read().sealed) {
                 return found;
@@ -161,10 +185,11 @@ impl BlobStore {
         since: Tid,
         fresh: Option<Place>,
         sealed: &[Arc<Sealed>],
+        way: Way,
     ) -> Result<Option<Bytes>, BlobError> {
         let mut damaged = None;
         if let Some(place) = fresh {
-            match self.read_blob(&place, id) {
+            match self.read_blob(&place, id, way) {
                 Err(error @ BlobError::Damaged { .. }) => damaged = Some(error),
                 Ok((_, as_of)) if as_of < since => {}
                 other => return other.map(|(bytes, _)| Some(bytes)),
@@ -173,7 +198,7 @@ impl BlobStore {
         for segment in sealed.iter().rev() {
             let read = match self.find_in(segment, id) {
                 Ok(None) => continue,
-                Ok(Some(spot)) => self.read_blob(&Place::of(segment, spot), id),
+                Ok(Some(spot)) => self.read_blob(&Place::of(segment, spot), id, way),
                 Err(BlobError::IndexDamaged { file }) => Err(BlobError::Damaged { id, file, offset: 0 }),
                 Err(error) => Err(error),
             };
@@ -189,7 +214,7 @@ impl BlobStore {
     /// Whether the blob is listed here, and was not collected since. It may be damaged: only [`BlobStore::get`] looks at it.
     pub fn contains(&self, id: BlobId) -> Result<bool, BlobError> {
         if let Some(since) = self.collecting.since(id) {
-            return Ok(self.get_taken_since(id, since)?.is_some());
+            return Ok(self.get_taken_since(id, since, Way::Cached)?.is_some());
         }
         loop {
             let (fresh, sealed) = self.places(id);
@@ -207,24 +232,25 @@ impl BlobStore {
     /// transaction that this gives.
     ///
     /// # Errors
-    /// [`BlobError::TooLarge`] and [`BlobError::WrongName`]: nothing was done. [`BlobError::Disk`]: some of them may
+    /// [`BlobError::TooLarge`]: nothing was done. [`BlobError::Disk`]: some of them may
     /// have been taken; if [`crate::disk::DiskError::is_full`], try again when there is space, otherwise the store has stopped.
-    pub fn put_many<B: AsRef<[u8]>>(&self, blobs: &[(BlobId, B)]) -> Result<Tid, BlobError> {
-        for (id, bytes) in blobs {
-            check_blob(*id, bytes.as_ref())?;
-        }
+    pub fn put_many<B: AsRef<[u8]>>(&self, blobs: &[Blob<B>]) -> Result<Tid, BlobError> {
+        blobs.iter().try_for_each(check_size)?;
         self.check_running()?;
         let putting = self.collecting.put();
-        for (id, bytes) in blobs {
-            let since = self.collecting.since(*id);
+        let mut lacking = Vec::new();
+        for blob in blobs {
+            let since = self.collecting.since(blob.id());
             // A copy on the disk that does not read back is no reason to drop good bytes.
-            match self.get_taken_since(*id, since.unwrap_or(Tid::ZERO)) {
-                Ok(Some(_)) => {}
-                Ok(None) => self.append(*id, bytes.as_ref(), since.is_some(), putting.as_of)?,
-                Err(BlobError::Damaged { .. }) => self.append(*id, bytes.as_ref(), true, putting.as_of)?,
+            let again = match self.get_taken_since(blob.id(), since.unwrap_or(Tid::ZERO), Way::PastCache) {
+                Ok(Some(_)) => continue,
+                Ok(None) => since.is_some(),
+                Err(BlobError::Damaged { .. }) => true,
                 Err(error) => return Err(error),
-            }
+            };
+            lacking.push(Addition { id: blob.id(), bytes: blob.bytes().as_ref(), again, as_of: putting.as_of });
         }
+        self.append(lacking)?;
         Ok(putting.as_of)
     }
 
@@ -232,11 +258,12 @@ impl BlobStore {
     ///
     /// # Errors
     /// As [`BlobStore::put_many`].
-    pub fn replace(&self, id: BlobId, bytes: &[u8]) -> Result<(), BlobError> {
-        check_blob(id, bytes)?;
+    pub fn replace<B: AsRef<[u8]>>(&self, blob: &Blob<B>) -> Result<(), BlobError> {
+        check_size(blob)?;
         self.check_running()?;
         let putting = self.collecting.put();
-        self.append(id, bytes, true, putting.as_of)
+        let bytes = blob.bytes().as_ref();
+        self.append(vec![Addition { id: blob.id(), bytes, again: true, as_of: putting.as_of }])
     }
 
     /// Makes durable what was put before this call, by any thread. Waiting threads share a sync.
@@ -284,12 +311,12 @@ impl BlobStore {
     }
 
     /// Reads a blob where it must be, and believes nothing. Gives its bytes, and as of which transaction they were taken.
-    fn read_blob(&self, place: &Place, id: BlobId) -> Result<(Bytes, Tid), BlobError> {
+    fn read_blob(&self, place: &Place, id: BlobId, way: Way) -> Result<(Bytes, Tid), BlobError> {
         let Place { handle, sequence, spot } = place;
         let damaged = || BlobError::Damaged { id, file: self.disk.describe(&handle.name), offset: spot.offset };
-        let bytes = self.read_at(place, RECORD_HEADER_BYTES + spot.length as usize)?.ok_or_else(damaged)?;
+        let bytes = self.read_at(place, RECORD_HEADER_BYTES + spot.length as usize, way)?.ok_or_else(damaged)?;
         let header = RecordHeader::decode(&bytes, *sequence, spot.offset).ok_or_else(damaged)?;
-        let body = Bytes::from(bytes).slice(RECORD_HEADER_BYTES..);
+        let body = bytes.slice(RECORD_HEADER_BYTES..);
         if header.id != id || header.length != spot.length || BlobId::of(&body) != id {
             return Err(damaged());
         }
@@ -297,25 +324,40 @@ impl BlobStore {
     }
 
     /// So many bytes of a record; none if they are not there, or the disk cannot read them.
-    fn read_at(&self, place: &Place, count: usize) -> Result<Option<Vec<u8>>, BlobError> {
+    fn read_at(&self, place: &Place, count: usize, way: Way) -> Result<Option<Bytes>, BlobError> {
         let file = match self.handles.file(&self.disk, &place.handle) {
             Err(error) if error.is_missing() => return Ok(None),
             other => other?,
         };
-        let mut bytes = vec![0; count];
-        match file.read_at(place.spot.offset, &mut bytes) {
-            Ok(read) => Ok((read == count).then_some(bytes)),
-            Err(error) => {
-                // A sector that the disk cannot read is damage like any other: other replicas have the blob.
-                tracing::warn!(%error, "a blob cannot be read");
-                Ok(None)
-            }
-        }
+        let read = if count >= LARGE_BYTES_MIN {
+            self.read_large(&*file, place.spot.offset, count, way)
+        } else {
+            let mut bytes = vec![0; count];
+            file.read_at(place.spot.offset, &mut bytes).map(|read| (read == count).then(|| Bytes::from(bytes)))
+        };
+        // A sector that the disk cannot read is damage like any other: other replicas have the blob.
+        read.or_else(|error| {
+            tracing::warn!(%error, "a blob cannot be read");
+            Ok(None)
+        })
+    }
+
+    /// Reads whole pages, as passing the cache by wants it.
+    fn read_large(&self, file: &dyn DiskFile, offset: u64, count: usize, way: Way) -> Result<Option<Bytes>, DiskError> {
+        let skipped = (offset % DIRECT_ALIGN as u64) as usize;
+        let wanted = skipped..skipped + count;
+        let whole = wanted.end.next_multiple_of(DIRECT_ALIGN);
+        let mut buffer = self.buffers.take(whole);
+        let read = match way {
+            Way::PastCache => file.read_past_cache(offset - skipped as u64, &mut buffer.as_mut_slice()[..whole])?,
+            Way::Cached => skipped + file.read_at(offset, &mut buffer.as_mut_slice()[wanted.clone()])?,
+        };
+        Ok((read >= wanted.end).then(|| buffer.into_bytes(wanted)))
     }
 
     /// The header of a copy; none if it cannot be read.
     fn header_of(&self, place: &Place, id: BlobId) -> Result<Option<RecordHeader>, BlobError> {
-        let header = self.read_at(place, RECORD_HEADER_BYTES)?;
+        let header = self.read_at(place, RECORD_HEADER_BYTES, Way::Cached)?;
         let header = header.and_then(|bytes| RecordHeader::decode(&bytes, place.sequence, place.spot.offset));
         Ok(header.filter(|header| header.id == id))
     }
@@ -359,12 +401,9 @@ impl BlobStore {
     }
 }
 
-fn check_blob(id: BlobId, bytes: &[u8]) -> Result<(), BlobError> {
-    if bytes.len() > gavel_types::limits::BLOB_BYTES_MAX {
-        return Err(BlobError::TooLarge { id, bytes: bytes.len() });
-    }
-    let found = BlobId::of(bytes);
-    if found != id { Err(BlobError::WrongName { id, found }) } else { Ok(()) }
+fn check_size<B: AsRef<[u8]>>(blob: &Blob<B>) -> Result<(), BlobError> {
+    let (id, bytes) = (blob.id(), blob.length());
+    if bytes > gavel_types::limits::BLOB_BYTES_MAX { Err(BlobError::TooLarge { id, bytes }) } else { Ok(()) }
 }
 
 #[cfg(test)]

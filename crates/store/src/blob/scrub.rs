@@ -68,7 +68,7 @@ impl BlobStore {
         go_on: &mut impl FnMut(&ScrubReport) -> bool,
     ) -> Result<bool, BlobError> {
         for id in names {
-            match self.get(*id) {
+            match self.get_past_cache(*id) {
                 Ok(bytes) => report.bytes += bytes.map_or(0, |bytes| bytes.len() as u64),
                 Err(BlobError::Damaged { id, file, offset }) => report.damaged.push(DamagedBlob { id, file, offset }),
                 Err(error) => return Err(error),

@@ -4,7 +4,7 @@
 
 use super::BlobError;
 use super::SEGMENT_BYTES;
-use crate::disk::{Disk, DiskFile, SECTOR_BYTES};
+use crate::disk::{DIRECT_ALIGN, Disk, DiskFile, SECTOR_BYTES};
 use crc_fast::{CrcAlgorithm, Digest};
 use gavel_types::limits::BLOB_BYTES_MAX;
 use gavel_types::{BlobId, Tid};
@@ -12,15 +12,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the segments' format. What is written with another one is refused.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// A segment's header fills one sector.
 pub(super) const HEADER_BYTES: usize = SECTOR_BYTES;
 /// The fixed part in front of a blob.
 pub(super) const RECORD_HEADER_BYTES: usize = 64;
 /// Records start at multiples of this.
 pub(super) const RECORD_ALIGN: u64 = 64;
-/// Longest file that is read as a segment: a blob may begin just before the bound.
-const SEGMENT_FILE_BYTES_MAX: u64 = SEGMENT_BYTES + (BLOB_BYTES_MAX + HEADER_BYTES + RECORD_HEADER_BYTES) as u64;
+/// Longest file that is read as a segment: a blob may begin just before the bound, and zeros follow up to a multiple of [`DIRECT_ALIGN`].
+const SEGMENT_FILE_BYTES_MAX: u64 =
+    SEGMENT_BYTES + (BLOB_BYTES_MAX + HEADER_BYTES + RECORD_HEADER_BYTES + 2 * DIRECT_ALIGN) as u64;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"GAVELBLB";
 const RECORD_MAGIC: [u8; 4] = *b"GBL1";
@@ -144,13 +145,15 @@ pub(super) struct Scan {
     pub(super) proven: u64,
     /// Bytes between records in which it is not known what was.
     pub(super) lost_bytes: u64,
+    /// Bytes between records that were never for anything.
+    pub(super) fill_bytes: u64,
 }
 
 impl Scan {
     /// Of a segment that was just begun.
     pub(super) fn empty() -> Scan {
         let start = HEADER_BYTES as u64;
-        Scan { spots: BTreeMap::new(), end: start, proven: start, lost_bytes: 0 }
+        Scan { spots: BTreeMap::new(), end: start, proven: start, lost_bytes: 0, fill_bytes: 0 }
     }
 }
 
@@ -175,7 +178,11 @@ pub(super) fn scan(bytes: &[u8], sequence: u64) -> Scan {
     let mut found: Vec<(RecordHeader, Spot, bool)> = Vec::new();
     let mut scan = Scan::empty();
     while let Some((header, spot)) = next_record(bytes, sequence, scan.end) {
-        scan.lost_bytes += spot.offset - scan.end;
+        let between = spot.offset - scan.end;
+        match is_fill(bytes, scan.end, spot.offset) {
+            true => scan.fill_bytes += between,
+            false => scan.lost_bytes += between,
+        }
         scan.proven = scan.proven.max(header.synced_to);
         scan.end = spot.end();
         let body = spot.offset as usize + RECORD_HEADER_BYTES..;
@@ -193,6 +200,13 @@ pub(super) fn scan(bytes: &[u8], sequence: u64) -> Scan {
     found.sort_by_key(|(_, spot, intact)| (*intact, spot.offset));
     scan.spots = found.into_iter().map(|(header, spot, _)| (header.id, spot)).collect();
     scan
+}
+
+/// Is this what lies in front of a run of large blobs?
+fn is_fill(bytes: &[u8], from: u64, to: u64) -> bool {
+    to.is_multiple_of(DIRECT_ALIGN as u64)
+        && to - from < DIRECT_ALIGN as u64
+        && bytes.get(from as usize..to as usize).is_some_and(|fill| fill.iter().all(|byte| *byte == 0))
 }
 
 /// The first whole record header at or after `from`.

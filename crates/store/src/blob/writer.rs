@@ -1,12 +1,12 @@
-//! Opening a store, appending to the active segment, sealing it when it is full.
+//! Opening a store, making the active segment durable, sealing it when it is full.
 
+use super::buffers::Buffers;
 use super::collect::{self, Collecting};
 use super::handles::{Handle, Handles};
 use super::index::{self, Contents, Sealed};
-use super::segment::{self, HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader, Scan, Spot, segment_name};
+use super::segment::{self, HEADER_BYTES, Scan, segment_name};
 use super::{BlobError, BlobStore, Catalog};
-use crate::disk::{Disk, DiskError, DiskFile};
-use gavel_types::{BlobId, Tid};
+use crate::disk::{AlignedBuffer, Disk, DiskError, DiskFile};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,14 +15,27 @@ use std::sync::{Arc, OnceLock};
 /// The end of the active segment; who holds it may append.
 #[derive(Debug)]
 pub(super) struct Writer {
-    sequence: u64,
-    file: Arc<dyn DiskFile>,
-    /// Where the next record goes.
-    end: u64,
+    pub(super) sequence: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Where the records end.
+    pub(super) end: u64,
+    /// From there up to here there are zeros, if this is behind it.
+    pub(super) zeros_to: u64,
     /// Bytes of which it is not known what they held, when the segment was opened.
     pub(super) lost_bytes: u64,
+    /// Bytes between its records that were never for anything.
+    pub(super) fill_bytes: u64,
     /// Its index may be written: nothing more goes in, even if sealing has to be tried again.
-    full: bool,
+    pub(super) full: bool,
+    /// Where runs of records are put together.
+    pub(super) staging: Option<AlignedBuffer>,
+}
+
+impl Writer {
+    fn new(sequence: u64, file: Arc<dyn DiskFile>, scan: &Scan) -> Writer {
+        let Scan { end, lost_bytes, fill_bytes, .. } = *scan;
+        Writer { sequence, file, end, zeros_to: 0, lost_bytes, fill_bytes, full: false, staging: None }
+    }
 }
 
 /// What a sync has to cover, and how far the last one got.
@@ -32,13 +45,13 @@ pub(super) struct Tip {
     sequence: u64,
     pub(super) end: u64,
     /// Up to here the active segment is durable.
-    synced_to: u64,
+    pub(super) synced_to: u64,
     /// Counts every byte appended since the store was opened.
     pub(super) appended: u64,
 }
 
 /// See [`BlobStore::open_with`].
-pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore, BlobError> {
+pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: u64, direct_bytes_min: usize) -> Result<BlobStore, BlobError> {
     let names = disk.list()?;
     for name in names.iter().filter(|name| name.ends_with(".tmp")) {
         disk.remove(name)?;
@@ -60,10 +73,13 @@ pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore,
         if active { open_active(&disk, sequence)? } else { (create_segment(&disk, sequence)?, Scan::empty()) };
     let handle = Handle::opened(segment_name(sequence), Arc::clone(&file));
     let tip = Tip { file: Arc::clone(&file), sequence, end: scan.end, synced_to: scan.end, appended: 0 };
+    let writer = Writer::new(sequence, file, &scan);
     let passed = collect::read_passed(&disk)?;
     Ok(BlobStore {
         disk,
         segment_bytes,
+        direct_bytes_min,
+        buffers: Buffers::default(),
         handles: Handles::default(),
         catalog: RwLock::new(Catalog {
             sealed: Arc::new(sealed),
@@ -71,7 +87,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<BlobStore,
             active_sequence: sequence,
             fresh: scan.spots,
         }),
-        writer: Mutex::new(Writer { sequence, file, end: scan.end, lost_bytes: scan.lost_bytes, full: false }),
+        writer: Mutex::new(writer),
         tip: Mutex::new(tip),
         sync_turn: Mutex::new(()),
         durable: AtomicU64::new(0),
@@ -129,35 +145,6 @@ fn create_segment(disk: &Arc<dyn Disk>, sequence: u64) -> Result<Arc<dyn DiskFil
 }
 
 impl BlobStore {
-    /// Writes a blob at the end of the active segment; without `again`, only if it is not there.
-    pub(super) fn append(&self, id: BlobId, bytes: &[u8], again: bool, as_of: Tid) -> Result<(), BlobError> {
-        let mut writer = self.writer.lock();
-        self.check_running()?;
-        if !again && self.catalog.read().fresh.contains_key(&id) {
-            return Ok(());
-        }
-        let mut spot = Spot { offset: writer.end, length: bytes.len() as u32 };
-        let fits = spot.end() <= self.segment_bytes || spot.offset == HEADER_BYTES as u64;
-        if writer.full || !fits {
-            self.seal(&mut writer)?;
-            spot.offset = writer.end;
-        }
-        let header = RecordHeader { id, length: spot.length, synced_to: self.tip.lock().synced_to, as_of };
-        let written = writer
-            .file
-            .write_at(spot.offset, &header.encode(writer.sequence, spot.offset))
-            .and_then(|()| writer.file.write_at(spot.offset + RECORD_HEADER_BYTES as u64, bytes));
-        self.stop_unless_full(written)?;
-        writer.end = spot.end();
-        {
-            let mut tip = self.tip.lock();
-            tip.end = spot.end();
-            tip.appended += spot.end() - spot.offset;
-        }
-        self.catalog.write().fresh.insert(id, spot);
-        Ok(())
-    }
-
     /// Makes durable what `tip` covers. The caller holds `sync_turn`.
     pub(super) fn sync_tip(&self, tip: &Tip) -> Result<(), BlobError> {
         let synced = tip.file.sync_data();
@@ -189,8 +176,9 @@ impl BlobStore {
             self.sync_tip(&tip)?;
         }
         let spots = self.catalog.read().fresh.clone();
-        let (sequence, data_end, lost_bytes) = (writer.sequence, writer.end, writer.lost_bytes);
-        let sealed = index::write(&self.disk, &Contents { sequence, data_end, lost_bytes, spots: &spots });
+        let Writer { sequence, end: data_end, lost_bytes, fill_bytes, .. } = *writer;
+        let contents = Contents { sequence, data_end, lost_bytes, fill_bytes, spots: &spots };
+        let sealed = index::write(&self.disk, &contents);
         let sealed = self.stop_unless_full(sealed)?;
         let next = sequence + 1;
         let file = self.stop_unless_full(create_segment(&self.disk, next))?;
@@ -208,7 +196,7 @@ impl BlobStore {
             let mut tip = self.tip.lock();
             *tip = Tip { file: Arc::clone(&file), sequence: next, end, synced_to: end, appended: tip.appended };
         }
-        *writer = Writer { sequence: next, file, end, lost_bytes: 0, full: false };
+        *writer = Writer { staging: writer.staging.take(), ..Writer::new(next, file, &Scan::empty()) };
         Ok(())
     }
 

@@ -13,10 +13,14 @@
 //! 4. After `sync_data` failed, bytes that read back may not be durable, and a later `sync_data` that
 //!    succeeds does not change that: only writing them again does.
 //! 5. A renamed file is found under its old name or under its new one.
+//! 6. What passes the machine's cache by ([`DiskFile::write_past_cache`], [`DiskFile::read_past_cache`]) differs in cost
+//!    only: whoever reads sees what was written last, in whichever way, and it is durable after a sync, not before.
 
+mod aligned;
 mod real;
 mod sim;
 
+pub use aligned::AlignedBuffer;
 pub use real::RealDisk;
 #[cfg(test)]
 pub(crate) use sim::Chance;
@@ -28,6 +32,11 @@ use std::sync::Arc;
 
 /// The unit that a crash keeps or loses whole, in bytes. Larger sectors are multiples of it.
 pub const SECTOR_BYTES: usize = 512;
+
+/// What passes the machine's cache by begins and ends at multiples of this many bytes, in the file and in memory. No disk in use asks for more.
+pub const DIRECT_ALIGN: usize = 4096;
+
+const _: () = assert!(DIRECT_ALIGN.is_multiple_of(SECTOR_BYTES));
 
 /// The name that [`Disk`] keeps for its lock; no caller can create or list it.
 pub const LOCK_NAME: &str = "LOCK";
@@ -62,6 +71,15 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// Writes all of `bytes` at `offset`, and makes the file longer where needed. After an error, any
     /// sectors of it may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+    /// As [`DiskFile::read_at`], for bytes that are not expected to be read again soon: where the machine can, they do not take room in its cache. Only
+    /// between multiples of [`DIRECT_ALIGN`], in the file and in memory ([`AlignedBuffer`]), is anything gained.
+    fn read_past_cache(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
+        self.read_at(offset, buffer)
+    }
+    /// As [`DiskFile::write_at`], with the gain of [`DiskFile::read_past_cache`], on its terms.
+    fn write_past_cache(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.write_at(offset, bytes)
+    }
     /// Reserves space for the first `length` bytes and makes the file at least that long; what was not
     /// written reads as zeros. Where it
     /// pays, zeros are written behind the file's end, so that later syncs of what is written there are quick.

@@ -24,6 +24,8 @@ fn behaves_as_a_disk(disk: &Arc<dyn Disk>) {
     file.truncate(702).unwrap();
     file.truncate(1024).unwrap();
     assert_eq!(&full(disk, "a")[698..710], b"\0\0he\0\0\0\0\0\0\0\0");
+    passes_the_cache_by(&file);
+    file.truncate(1024).unwrap();
     file.sync_data().unwrap();
     disk.create("b").unwrap();
     disk.rename("a", "b").unwrap();
@@ -38,10 +40,40 @@ fn behaves_as_a_disk(disk: &Arc<dyn Disk>) {
     }
 }
 
+/// Both ways of writing and both of reading, in turn over the same bytes.
+fn passes_the_cache_by(file: &Arc<dyn DiskFile>) {
+    let mut buffer = AlignedBuffer::new(2 * DIRECT_ALIGN - 1);
+    assert_eq!(buffer.as_slice().len(), 2 * DIRECT_ALIGN);
+    buffer.as_mut_slice().fill(7);
+    let align = DIRECT_ALIGN as u64;
+    file.write_at(0, &[1; 100]).unwrap();
+    file.write_past_cache(align, buffer.as_slice()).unwrap();
+    file.write_at(align + 10, b"after").unwrap();
+    file.write_past_cache(5, b"anywhere").unwrap();
+    file.truncate(2 * align + 5).unwrap();
+    let mut all = AlignedBuffer::new(4 * DIRECT_ALIGN);
+    assert_eq!(file.read_past_cache(0, all.as_mut_slice()).unwrap(), 2 * DIRECT_ALIGN + 5);
+    let mut cached = vec![0; 2 * DIRECT_ALIGN + 5];
+    assert_eq!(file.read_at(0, &mut cached).unwrap(), cached.len());
+    assert_eq!(all.as_slice()[..cached.len()], cached);
+    assert_eq!(&cached[..14], b"\x01\x01\x01\x01\x01anywhere\x01");
+    assert_eq!(&cached[DIRECT_ALIGN + 9..DIRECT_ALIGN + 16], b"\x07after\x07");
+    assert_eq!(cached[2 * DIRECT_ALIGN..], [7; 5]);
+    assert_eq!(file.read_past_cache(3 * align, all.as_mut_slice()).unwrap(), 0);
+}
+
 #[test]
 fn a_real_directory_behaves_as_a_disk() {
     let directory = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = RealDisk::open(directory.path().join("deep/er")).unwrap();
+    behaves_as_a_disk(&disk);
+}
+
+/// A filesystem that may have no direct I/O (tmpfs has it since Linux 6.6).
+#[test]
+fn a_directory_in_memory_behaves_as_a_disk() {
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else { return };
+    let disk: Arc<dyn Disk> = RealDisk::open(directory.path()).unwrap();
     behaves_as_a_disk(&disk);
 }
 

@@ -61,7 +61,7 @@ fn who_puts_behind_a_collection_does_not_count_on_an_older_copy() {
     collect(&store, 0..1, 9);
     let (id, bytes) = blob(0);
     assert!(!store.contains(id).unwrap(), "it is told, though it is not buried");
-    assert_eq!(store.put_many(&[(id, bytes)]).unwrap(), Tid(9));
+    assert_eq!(store.put_many(&[Blob::of(bytes)]).unwrap(), Tid(9));
     assert_eq!(store.bury(ALL, &nobody).unwrap(), 1);
     assert!(has(&store, 0) && has(&store, 1));
     assert_eq!(store.taken_as_of(id).unwrap(), Some(Tid(9)));
@@ -153,7 +153,7 @@ fn a_segment_with_something_that_cannot_be_read_stays_until_that_is_replaced() {
     }
     assert_eq!(stuck.len(), 1);
     assert!(matches!(store.get(id), Err(BlobError::Damaged { .. })), "it is reported, not absent");
-    store.replace(id, &good).unwrap();
+    store.replace(&Blob::of(good)).unwrap();
     store.sync().unwrap();
     compact_all(&store);
     assert!(has(&store, 1) && !disk.names().iter().any(|name| name.starts_with("0000000000000001")));
@@ -215,7 +215,7 @@ impl World {
             match self.chance.below(9) {
                 0..3 => {
                     let numbers: Vec<u64> = (0..1 + self.chance.below(4)).map(|_| self.chance.below(60)).collect();
-                    let as_of = store.put_many(&numbers.iter().map(|number| blob(*number)).collect::<Vec<_>>())?;
+                    let as_of = store.put_many(&numbers.iter().map(|number| named(*number)).collect::<Vec<_>>())?;
                     store.sync()?;
                     self.said.extend(numbers.iter().map(|number| (*number, as_of.0)));
                 }
@@ -258,7 +258,7 @@ fn run(seed: u64) -> u64 {
     let mut world = World { disk, chance, log: Vec::new(), now: 1, cut: 1, said: BTreeMap::new() };
     let mut failures = 0;
     for _ in 0..8 {
-        let store = (0..8).find_map(|_| BlobStore::open_with(world.disk.mount().unwrap(), SMALL).ok()).unwrap();
+        let store = (0..8).find_map(|_| try_open(world.disk.mount().unwrap()).ok()).unwrap();
         world.check(&store, seed);
         if world.chance.one_in(2) {
             let ops =

@@ -16,7 +16,7 @@ struct World {
 impl World {
     fn open_at_last(&mut self) -> BlobStore {
         for _ in 0..8 {
-            match BlobStore::open_with(self.disk.mount().unwrap(), SMALL) {
+            match try_open(self.disk.mount().unwrap()) {
                 Err(BlobError::Disk(_)) => {}
                 other => return other.unwrap(),
             }
@@ -42,13 +42,12 @@ impl World {
             match self.chance.below(6) {
                 0..3 => {
                     let numbers: Vec<u64> = (0..1 + self.chance.below(4)).map(|_| self.chance.below(120)).collect();
-                    store.put_many(&numbers.iter().map(|number| blob(*number)).collect::<Vec<_>>())?;
+                    store.put_many(&numbers.iter().map(|number| named(*number)).collect::<Vec<_>>())?;
                     self.unsynced.extend(numbers);
                 }
                 3 => {
                     let number = self.chance.below(120);
-                    let (id, bytes) = blob(number);
-                    store.replace(id, &bytes)?;
+                    store.replace(&named(number))?;
                     self.unsynced.insert(number);
                 }
                 _ => {

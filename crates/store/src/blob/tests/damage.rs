@@ -61,7 +61,7 @@ fn one_bit_flipped_anywhere_costs_at_most_one_blob_which_is_reported_and_can_be_
             if is_damaged(&store, number) {
                 assert_eq!(listed, [id]);
             }
-            store.put_many(&[(id, good)]).unwrap();
+            store.put_many(&[Blob::of(good)]).unwrap();
             store.sync().unwrap();
             assert_eq!(bad_blobs(&store), []);
             assert_eq!(store.scrub(|_| true).unwrap().damaged, []);
@@ -83,7 +83,7 @@ fn damage_is_reported_with_the_place_and_what_to_do() {
     assert!(matches!(&error, BlobError::Damaged { id, offset: at, .. } if *id == blob(5).0 && *at == offset));
     let text = error.to_string();
     assert!(text.contains("0000000000000001.blob") && text.contains("Hint: fetch it"), "{text}");
-    store.replace(blob(5).0, &blob(5).1).unwrap();
+    store.replace(&named(5)).unwrap();
     assert!(has(&store, 5));
 }
 
@@ -151,20 +151,20 @@ fn a_scrub_can_be_stopped() {
 #[test]
 fn segments_of_another_version_are_refused() {
     let mut header = segment::encode_header(1);
-    header[8] = 3;
+    header[8] = 4;
     let sum = crc_fast::crc64_nvme(&header[..504]);
     header[504..].copy_from_slice(&sum.to_le_bytes());
     let disk = SimDisk::new(1);
     disk.tamper(&segment_name(1), Some(&header));
     let error = BlobStore::open(disk.mount().unwrap()).unwrap_err();
-    assert!(matches!(error, BlobError::Version { found: 3, known: 2, .. }), "{error}");
+    assert!(matches!(error, BlobError::Version { found: 4, known: 3, .. }), "{error}");
 }
 
 #[test]
 fn a_newer_good_copy_or_an_older_one_stands_in_for_a_damaged_one() {
     let disk = disk_of(&synced_store());
     let store = open(&disk);
-    store.replace(blob(3).0, &blob(3).1).unwrap();
+    store.replace(&named(3)).unwrap();
     store.sync().unwrap();
     let active = store.catalog.read();
     let (sequence, spot) = (active.active_sequence, active.fresh[&blob(3).0]);

@@ -31,10 +31,38 @@ fn many_threads_put_sync_and_read_in_a_real_directory() {
     assert_eq!(store.scrub(|_| true).unwrap().damaged, []);
 }
 
-fn random_blob(seed: u64, bytes: usize) -> (BlobId, Vec<u8>) {
+#[test]
+fn blobs_of_all_sizes_are_read_through_the_cache_and_past_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || BlobStore::open(RealDisk::open(directory.path()).unwrap()).unwrap();
+    let store = open();
+    let mut chance = crate::disk::Chance::new(1);
+    let mut size = |_| {
+        let bits = 10 + chance.below(12);
+        1 + chance.below(1 << bits)
+    };
+    let sizes = (0..60).map(&mut size).chain([1 << 20, 4 << 20]);
+    let blobs: Vec<_> = sizes.enumerate().map(|(seed, bytes)| random_blob(seed as u64, bytes as usize)).collect();
+    let check = |store: &BlobStore, blob: &Blob<Vec<u8>>| {
+        assert_eq!(store.get_past_cache(blob.id()).unwrap().unwrap(), blob.bytes());
+        assert_eq!(store.get(blob.id()).unwrap().unwrap(), blob.bytes());
+    };
+    for some in blobs.chunks(7) {
+        store.put_many(some).unwrap();
+        some.iter().for_each(|blob| check(&store, blob));
+        store.sync().unwrap();
+    }
+    drop(store);
+    let store = open();
+    blobs.iter().for_each(|blob| check(&store, blob));
+    let report = store.scrub(|_| true).unwrap();
+    assert_eq!((report.lost_bytes, report.checked), (0, blobs.len() as u64));
+}
+
+fn random_blob(seed: u64, bytes: usize) -> Blob<Vec<u8>> {
     let mut chance = crate::disk::Chance::new(seed);
     let bytes: Vec<u8> = (0..bytes / 8).flat_map(|_| chance.draw().to_le_bytes()).collect();
-    (BlobId::of(&bytes), bytes)
+    Blob::of(bytes)
 }
 
 /// `cargo test --release -p gavel-store -- --ignored --nocapture measure`
@@ -58,8 +86,8 @@ fn measure_put_and_get() {
     }
     println!("put of 16 x 64 KiB with a sync: {:.0} blobs/s", small.len() as f64 / start.elapsed().as_secs_f64());
     let start = Instant::now();
-    for (id, _) in &small {
-        assert!(store.get(*id).unwrap().is_some());
+    for blob in &small {
+        assert!(store.get(blob.id()).unwrap().is_some());
     }
     println!("get of 64 KiB (cached): {:.1} microseconds", start.elapsed().as_secs_f64() * 1e6 / small.len() as f64);
     let segments = store.catalog.read().sealed.len();
