@@ -41,7 +41,6 @@ const ROOM_LOOK: Duration = Duration::from_millis(200);
 /// One volume through this node.
 pub struct VolumeTree {
     inner: Arc<Inner>,
-    tokio: Handle,
 }
 
 struct Inner {
@@ -72,9 +71,9 @@ impl VolumeTree {
         let (turned, room) = (OnceLock::new(), Mutex::new((Moment(0), true)));
         // If it is known already, it is noted.
         node.is_as_before(volume, &turned);
-        let (ahead, handle) = (Ahead::new(), tokio.clone());
-        let inner = Inner { volume, turned, sync, node, blobs, data_dir, room, ahead, tokio: handle };
-        VolumeTree { inner: Arc::new(inner), tokio }
+        let ahead = Ahead::new();
+        let inner = Inner { volume, turned, sync, node, blobs, data_dir, room, ahead, tokio };
+        VolumeTree { inner: Arc::new(inner) }
     }
 }
 
@@ -118,9 +117,9 @@ impl Tree for VolumeTree {
             },
         };
         let Some((asked, answered)) = self.inner.answer_leased(asked, answered) else { return };
-        let Some((asked, answered)) = self.inner.answer_behind(asked, answered, &self.tokio) else { return };
+        let Some((asked, answered)) = self.inner.answer_behind(asked, answered) else { return };
         let inner = self.inner.clone();
-        begin(&self.tokio, async move {
+        begin(&self.inner.tokio, async move {
             let Some((asked, answered)) = inner.answer_when_there_is_room(asked, answered).await else { return };
             let mut pin = Pin::new(&inner.node.opens);
             let answer = inner.answer(asked, &mut pin).await;
@@ -268,12 +267,7 @@ impl Inner {
     }
 
     /// Answers a change on this thread, if leases allow that; it is committed in a moment. Gives back what could not be answered so.
-    fn answer_behind(
-        self: &Arc<Self>,
-        mut asked: Asked,
-        answered: Answered,
-        tokio: &Handle,
-    ) -> Option<(Asked, Answered)> {
+    fn answer_behind(self: &Arc<Self>, mut asked: Asked, answered: Answered) -> Option<(Asked, Answered)> {
         let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };
         // A second front of this node would have to forget first.
         if under_way.run.is_fresh_read()
@@ -310,7 +304,7 @@ impl Inner {
             self.node.answered_behind.fetch_add(1, Ordering::Relaxed);
             made.filter(|_| under_way.creates).into_iter().for_each(|object| pin.hold(object));
             if let Some(blob) = store {
-                tokio.spawn(self.clone().store_behind(number, blob));
+                self.tokio.spawn(self.clone().store_behind(number, blob));
             }
             if many {
                 self.node.inbox.push(Input::Ship);
@@ -348,7 +342,7 @@ impl Inner {
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             let room = self.node.room.notified();
-            (asked, answered) = self.answer_behind(asked, answered, &Handle::current())?;
+            (asked, answered) = self.answer_behind(asked, answered)?;
             let crowded = matches!(&asked, Asked::Operation(under_way) if under_way.crowded);
             if !crowded || tokio::time::timeout_at(until, room).await.is_err() {
                 return Some((asked, answered));

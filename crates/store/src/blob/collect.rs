@@ -163,10 +163,7 @@ impl BlobStore {
         let sum = crc_fast::crc64_nvme(&bytes[..16]);
         bytes[16..].copy_from_slice(&sum.to_le_bytes());
         let temporary = "passed.tmp";
-        match self.disk.remove(temporary) {
-            Err(error) if !error.is_missing() => return Err(error.into()),
-            _ => {}
-        }
+        self.disk.remove_if_there(temporary)?;
         let file = self.disk.create(temporary)?;
         file.write_at(0, &bytes)?;
         file.sync_data()?;
@@ -351,10 +348,8 @@ impl BlobStore {
             catalog.sealed = Arc::new(left.map(Arc::clone).collect());
         }
         for name in [index_name(segment.sequence), segment_name(segment.sequence)] {
-            match self.disk.remove(&name) {
-                Err(error) if !error.is_missing() => return Err(error.into()),
-                _ => self.disk.sync_dir()?,
-            }
+            self.disk.remove_if_there(&name)?;
+            self.disk.sync_dir()?;
         }
         Ok(())
     }

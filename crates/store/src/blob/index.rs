@@ -114,10 +114,7 @@ pub(super) struct Contents<'a> {
 pub(super) fn write(disk: &Arc<dyn Disk>, contents: &Contents<'_>) -> Result<Sealed, BlobError> {
     let (bytes, sealed) = encode(contents);
     let temporary = format!("{:016x}.tmp", contents.sequence);
-    match disk.remove(&temporary) {
-        Err(error) if !error.is_missing() => return Err(error.into()),
-        _ => {}
-    }
+    disk.remove_if_there(&temporary)?;
     let file = disk.create(&temporary)?;
     file.write_at(0, &bytes)?;
     file.sync_data()?;

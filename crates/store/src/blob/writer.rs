@@ -133,10 +133,7 @@ fn open_active(disk: &Arc<dyn Disk>, sequence: u64) -> Result<(Arc<dyn DiskFile>
 fn create_segment(disk: &Arc<dyn Disk>, sequence: u64) -> Result<Arc<dyn DiskFile>, DiskError> {
     let name = segment_name(sequence);
     // What an earlier try left behind when the disk was full; no segment has had this number.
-    match disk.remove(&name) {
-        Err(error) if !error.is_missing() => return Err(error),
-        _ => {}
-    }
+    disk.remove_if_there(&name)?;
     let file = disk.create(&name)?;
     file.write_at(0, &segment::encode_header(sequence))?;
     file.sync_data()?;

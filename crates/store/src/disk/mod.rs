@@ -56,6 +56,13 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn list(&self) -> Result<Vec<String>, DiskError>;
     /// Removes a name. Files that are open stay readable.
     fn remove(&self, name: &str) -> Result<(), DiskError>;
+    /// Removes a name, if there is one.
+    fn remove_if_there(&self, name: &str) -> Result<(), DiskError> {
+        match self.remove(name) {
+            Err(error) if !error.is_missing() => Err(error),
+            _ => Ok(()),
+        }
+    }
     /// Gives a file another name, and replaces what was there.
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError>;
     /// Makes all changes of names so far durable.

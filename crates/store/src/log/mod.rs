@@ -204,7 +204,7 @@ impl SpareOrder {
     /// # Errors
     /// The disk's. It is no failure of the log: the segment is made when it is needed.
     pub fn make(self) -> Result<Spare, DiskError> {
-        remove_spare(&self.disk)?;
+        self.disk.remove_if_there(SPARE_NAME)?;
         let file = self.disk.create(SPARE_NAME)?;
         file.allocate(self.length)?;
         file.sync_data()?;
@@ -489,14 +489,6 @@ fn start_segment(
         written_to: start,
         buffer: Vec::new(),
     })
-}
-
-/// Removes a spare segment, if there is one.
-fn remove_spare(disk: &Arc<dyn Disk>) -> Result<(), DiskError> {
-    match disk.remove(SPARE_NAME) {
-        Err(error) if !error.is_missing() => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn segment_name(sequence: u64) -> String {

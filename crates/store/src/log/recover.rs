@@ -6,7 +6,7 @@
 
 use super::format::{self, HeaderFault, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader};
 use super::{Active, Cut, HEADER_BYTES, Log, LogEntry, LogError, LogOptions, Recovered, Sealed};
-use super::{Ahead, SEGMENT_BYTES_MAX, note_entries, outline::Outline, remove_spare, segment_name, start_segment};
+use super::{Ahead, SEGMENT_BYTES_MAX, SPARE_NAME, note_entries, outline::Outline, segment_name, start_segment};
 use crate::disk::{Disk, DiskFile, SECTOR_BYTES};
 use gavel_types::LogIndex;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Log, Rec
             return Err(LogError::NoLog { directory: disk.describe("") });
         }
         remove_blank(&disk, blank)?;
-        remove_spare(&disk)?;
+        disk.remove_if_there(SPARE_NAME)?;
         let outline = Outline::default();
         let active = start_segment(&disk, &options, &outline, None, 0)?;
         let log = Log { disk, options, outline, sealed: Vec::new(), active, ahead: Ahead::Nothing, stopped: None };
@@ -33,7 +33,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Log, Rec
     replay.check_start(&disk, headers[0].header.sequence)?;
     // So far the disk was only read.
     remove_blank(&disk, blank)?;
-    remove_spare(&disk)?;
+    disk.remove_if_there(SPARE_NAME)?;
     let mut active = tail.settle(&disk, last)?;
     let mut cut = None;
     if tail.torn {

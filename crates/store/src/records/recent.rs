@@ -5,7 +5,7 @@
 
 use gavel_types::{Key, KeyParts, KeyRange, ObjectId, Tid, VolumeId};
 use gavel_wire::past::{Lived, Past, Rows, Touched};
-use gavel_wire::{Change, ChangeRow, Content, Record, Version, View, ViewError};
+use gavel_wire::{Change, ChangeRow, Version, View, ViewError};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,14 +63,7 @@ impl Transaction {
 }
 
 fn change_bytes(change: &Change) -> usize {
-    let held = |version: &Option<Version>| match version.as_ref().map(|version| &version.record) {
-        Some(Record::Extent(extent)) => match &extent.content {
-            Content::Inline(bytes) => bytes.len(),
-            _ => 0,
-        },
-        Some(Record::Xattr(value)) => value.len(),
-        _ => 0,
-    };
+    let held = |version: &Option<Version>| version.as_ref().map_or(0, |version| version.record.carried_bytes());
     CHANGE_BYTES + change.key.as_bytes().len() + held(&change.old) + held(&change.new)
 }
 
@@ -249,6 +242,7 @@ mod tests {
     use crate::engine::MemEngine;
     use crate::records::{Identity, Records};
     use gavel_types::{ClusterId, NodeId};
+    use gavel_wire::Record;
 
     const V: VolumeId = VolumeId(1);
 

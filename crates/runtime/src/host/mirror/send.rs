@@ -161,8 +161,8 @@ struct Stream<'a> {
     /// What was not written yet, and the last state that it leads to, if it leads to one.
     gathered: Vec<u8>,
     leads_to: Option<Tid>,
-    /// Each transaction is read right behind its commit, as long as the stream keeps up.
-    recent: RecentReader,
+    /// If the stream goes on with all of a volume: each transaction is read right behind its commit, as long as the stream keeps up.
+    recent: Option<RecentReader>,
     /// The state that the stream has led to.
     at: Tid,
     /// The one that it is to lead to first.
@@ -247,6 +247,7 @@ impl<'a> Stream<'a> {
         };
         let source = MirrorSource { cluster: daemon.config().cluster, volume, made: past.made };
         let selection = ask.selection.clone();
+        let reads_recent = ask.follow && selection.is_all() && past.origin.is_none();
         let header = Header { source, name: past.name, from, partial, to: (!ask.follow).then_some(to), selection };
         let sent = Sent { from: from.to_string(), ..Sent::default() };
         let (encoder, now) = (Encoder::new(), Instant::now());
@@ -257,7 +258,7 @@ impl<'a> Stream<'a> {
             encoder,
             gathered: Vec::new(),
             leads_to: None,
-            recent: daemon.node.records.recent().reader(),
+            recent: reads_recent.then(|| daemon.node.records.recent().reader()),
             at: from,
             to,
             follow: ask.follow,
@@ -327,10 +328,10 @@ impl<'a> Stream<'a> {
     /// Sends all steps up to a state.
     async fn go_to(&mut self, upto: Tid) -> Result<(), Ended> {
         while self.at < upto {
-            if self.go_on_in_memory(upto).await? {
+            let readable = readable(&self.daemon.node, self.volume)?;
+            if self.go_on_in_memory(&readable, upto).await? {
                 return Ok(());
             }
-            let readable = readable(&self.daemon.node, self.volume)?;
             match self.next(readable, upto).await? {
                 Position::Reached(tid) => self.at = tid,
                 Position::Step(step) => match self.partial.take() {
@@ -354,8 +355,8 @@ impl<'a> Stream<'a> {
     }
 
     /// Sends the transactions up to a state that are in memory. False if what comes next is not.
-    async fn go_on_in_memory(&mut self, upto: Tid) -> Result<bool, Ended> {
-        let Some(transactions) = self.in_memory(upto)? else { return Ok(false) };
+    async fn go_on_in_memory(&mut self, readable: &Readable, upto: Tid) -> Result<bool, Ended> {
+        let Some(transactions) = self.in_memory(readable, upto) else { return Ok(false) };
         let volume = self.volume;
         for transaction in transactions.iter().filter(|transaction| transaction.is_in(volume)) {
             if !transaction.has_attributes(volume) {
@@ -370,15 +371,12 @@ impl<'a> Stream<'a> {
     }
 
     /// The transactions up to a state, if all are in memory, and nothing else is needed to send them.
-    fn in_memory(&self, upto: Tid) -> Result<Option<Vec<Arc<Transaction>>>, Ended> {
-        let Some(transactions) = self.recent.behind(self.at, upto) else { return Ok(None) };
-        let is_plain = {
-            let past = self.daemon.node.past.read();
-            let past = past.of(self.volume);
-            past.is_some_and(|past| !past.is_mirror() && past.origin.is_none()) && self.part.is_none()
-        };
-        let is_all = is_plain && self.at >= readable(&self.daemon.node, self.volume)?.horizon;
-        Ok(is_all.then_some(transactions))
+    fn in_memory(&self, readable: &Readable, upto: Tid) -> Option<Vec<Arc<Transaction>>> {
+        let recent = self.recent.as_ref()?;
+        if self.at < readable.horizon || self.daemon.node.past.read().is_mirror(self.volume) {
+            return None;
+        }
+        recent.behind(self.at, upto)
     }
 
     async fn next(&mut self, mut readable: Readable, upto: Tid) -> Result<Position, Ended> {

@@ -25,11 +25,11 @@ impl VolumeTree {
                 let file = inner.lock_file(object, family);
                 let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
                 let give_up = move || inner.node.inbox.push(Input::Lock(LockInput::GiveUp(id)));
-                self.tokio.spawn(async move { answered(locked(wait, reply, give_up).await) });
+                self.inner.tokio.spawn(async move { answered(locked(wait, reply, give_up).await) });
             }
             TreeRequest::Unlock { object, family, owner, span, closing } => {
                 let file = inner.lock_file(object, family);
-                self.tokio.spawn(async move {
+                self.inner.tokio.spawn(async move {
                     // What was written under the lock is committed before somebody else has it. If that fails, it is told elsewhere.
                     let _ = within(inner.node.sync()).await;
                     let reply = inner.call(LockCall::Unlock { file, owner, span, closing }, None);
@@ -38,11 +38,11 @@ impl VolumeTree {
             }
             TreeRequest::TestLock { object, family, owner, span, kind } => {
                 let file = inner.lock_file(object, family);
-                self.tokio.spawn(async move { answered(inner.test_lock(file, owner, span, kind).await) });
+                self.inner.tokio.spawn(async move { answered(inner.test_lock(file, owner, span, kind).await) });
             }
             TreeRequest::CancelLock { id } => {
                 inner.node.inbox.push(Input::Lock(LockInput::Cancel(id)));
-                self.tokio.spawn(give_up_late(inner, id));
+                self.inner.tokio.spawn(give_up_late(inner, id));
                 answered(Ok(empty()));
             }
             other => unreachable!("{other:?} is not about locks"),

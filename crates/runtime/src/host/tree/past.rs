@@ -46,7 +46,7 @@ impl VolumeTree {
         match step {
             Step::Done(result) => answered(result),
             Step::Fetch(ids) => {
-                self.tokio.spawn(async move {
+                self.inner.tokio.spawn(async move {
                     answered(match inner.fetch_all(ids).await {
                         Ok(found) => match run.fetched(&found) {
                             Step::Done(result) => result,
@@ -71,7 +71,7 @@ impl VolumeTree {
     /// Which state is called so?
     pub(super) fn resolve(&self, at: At, answered: Answered) {
         let inner = self.inner.clone();
-        self.tokio.spawn(async move {
+        self.inner.tokio.spawn(async move {
             let state = inner.resolve(&at).await;
             answered(state.map(|at| Answer { at: Some(at), ..empty() }));
         });
