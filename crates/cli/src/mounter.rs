@@ -27,6 +27,9 @@ impl Mounter for Mounts {
         options.allow_other |= has(MountOption::AllowOther);
         options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);
         options.programs = !has(MountOption::NoExec);
+        options.local_locks = has(MountOption::LocalLocks);
+        // What was is changed by nobody.
+        options.private = mount.at.is_some();
         let mut up = self.that_are_up();
         let mounted = Mounted::new(tree, options).map_err(|error| error.to_string())?;
         up.push((mount.clone(), mounted));

@@ -1,4 +1,4 @@
-//! Mounts a tree that lives in memory: `ram DIRECTORY [readdirplus] [keep]`. Unmount it (`umount DIRECTORY`) to end it.
+//! Mounts a tree that lives in memory: `ram DIRECTORY [readdirplus] [keep] [private]`. Unmount it (`umount DIRECTORY`) to end it.
 
 use gavel_mount::{MountOptions, Mounted};
 
@@ -7,13 +7,14 @@ mod ram;
 
 fn main() -> std::process::ExitCode {
     let Some(path) = std::env::args_os().nth(1) else {
-        eprintln!("usage: ram DIRECTORY [readdirplus] [keep]");
+        eprintln!("usage: ram DIRECTORY [readdirplus] [keep] [private]");
         return std::process::ExitCode::from(2);
     };
     let mut options = MountOptions::at(path);
     options.fsname = "gavel:ram".into();
     let word = |wanted: &str| std::env::args().skip(2).any(|word| word == wanted);
     options.readdirplus = word("readdirplus");
+    options.private = word("private");
     let tree = ram::RamTree::new();
     if word("keep") {
         tree.keep(ram::kept::ALL);

@@ -31,12 +31,16 @@ const WANTED: [InitFlags; 11] = [
 pub(crate) struct Agreed {
     /// How files are opened whose pages may not be kept.
     uncached: FopenFlags,
+    /// The kernel opens files without asking, and says nothing when they are closed.
+    pub(crate) unasked_opens: bool,
+    /// The kernel has the locks of files to itself.
+    pub(crate) local_locks: bool,
 }
 
 impl Agreed {
     /// Before the kernel was asked.
     pub(crate) fn nothing() -> Agreed {
-        Agreed { uncached: FopenFlags::empty() }
+        Agreed { uncached: FopenFlags::empty(), unasked_opens: false, local_locks: false }
     }
 
     /// Can files be opened so that pages are kept for some opens and not for others?
@@ -62,12 +66,26 @@ impl Agreed {
 /// Locks of files: without these, the kernel keeps them itself.
 const LOCKS: [InitFlags; 2] = [InitFlags::FUSE_POSIX_LOCKS, InitFlags::FUSE_FLOCK_LOCKS];
 
-/// Answers the kernel's INIT request. `readdirplus`: listings bring attributes. `private`: nobody else has locks there.
-pub(crate) fn agree(config: &mut KernelConfig, readdirplus: bool, private: bool) -> Agreed {
+/// What a mount wants of the kernel, besides what all want.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// Listings bring attributes.
+    pub(crate) readdirplus: bool,
+    /// Locks of files are the kernel's own affair.
+    pub(crate) local_locks: bool,
+    /// So are opens: nobody else changes what is there.
+    pub(crate) unasked_opens: bool,
+}
+
+/// Answers the kernel's INIT request.
+pub(crate) fn agree(config: &mut KernelConfig, terms: Terms) -> Agreed {
     let offered = config.capabilities();
+    let unasked_opens = terms.unasked_opens && offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
     let plus = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
-    let wanted = WANTED.iter().filter(|flag| !(private && LOCKS.contains(flag)));
-    for flag in wanted.chain(plus.iter().filter(|_| readdirplus)) {
+    let wanted = WANTED.iter().filter(|flag| !(terms.local_locks && LOCKS.contains(flag)));
+    // Who is not asked to open a file cannot truncate it with that.
+    let wanted = wanted.filter(|flag| !(unasked_opens && **flag == InitFlags::FUSE_ATOMIC_O_TRUNC));
+    for flag in wanted.chain(plus.iter().filter(|_| terms.readdirplus)) {
         if config.add_capabilities(*flag).is_err() {
             tracing::info!(capability = ?flag, "the kernel does not have it");
         }
@@ -76,7 +94,8 @@ pub(crate) fn agree(config: &mut KernelConfig, readdirplus: bool, private: bool)
     let _ = config.set_max_write(WRITE_BYTES_MAX as u32);
     let _ = config.set_max_background(BACKGROUND_MAX);
     let _ = config.set_congestion_threshold(CONGESTED);
-    Agreed { uncached: open_flags(offered) }
+    let uncached = if unasked_opens { FopenFlags::FOPEN_KEEP_CACHE } else { open_flags(offered) };
+    Agreed { uncached, unasked_opens, local_locks: terms.local_locks }
 }
 
 /// Reads and writes pass the kernel's page cache by, which nobody would invalidate. Where the kernel cannot map such a
@@ -96,7 +115,7 @@ mod tests {
     #[test]
     fn pages_are_kept_only_for_who_may() {
         for offered in [InitFlags::empty(), InitFlags::all()] {
-            let agreed = Agreed { uncached: open_flags(offered) };
+            let agreed = Agreed { uncached: open_flags(offered), ..Agreed::nothing() };
             assert!(!agreed.open(None).contains(FopenFlags::FOPEN_KEEP_CACHE));
             assert_eq!(agreed.caches(), offered == InitFlags::all());
             assert_eq!(agreed.open(Some(true)), FopenFlags::FOPEN_KEEP_CACHE);

@@ -54,9 +54,11 @@ pub struct MountOptions {
     /// The kernel may keep names and attributes for as long as the tree says, if it can forget them all at once (Linux 6.16).
     /// It then takes other filesystems that are mounted inside this one off when it is made to forget.
     pub keep_names: bool,
-    /// Nobody changes the tree but through this mount: what the kernel has, it may keep without being told to forget it, and locks of files are its own
+    /// Nobody changes the tree but through this mount: what the kernel has, it may keep without being told to forget it, and locks and opens of files are its own
     /// affair.
     pub private: bool,
+    /// Locks of files hold among the programs of this mount only: the kernel has them to itself, and need not say when a file is closed.
+    pub local_locks: bool,
     /// What the extended attribute [`CONTROL_XATTR`] of every object says: how a program that stands in the mount finds the daemon behind it.
     pub control: Vec<u8>,
     /// Threads that read the kernel's requests, 1 to 16; by default one for each core, and two at least.
@@ -78,6 +80,7 @@ impl MountOptions {
             readdirplus: false,
             keep_names: true,
             private: false,
+            local_locks: false,
             control: Vec::new(),
             threads: None,
         }

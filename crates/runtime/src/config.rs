@@ -118,17 +118,20 @@ pub enum MountOption {
     NoDev,
     /// `noexec`: programs cannot be run.
     NoExec,
+    /// `local_locks`: locks of files hold among the programs of this mount only.
+    LocalLocks,
 }
 
 impl MountOption {
     /// All of them, with their names.
-    pub const ALL: [(MountOption, &'static str); 6] = [
+    pub const ALL: [(MountOption, &'static str); 7] = [
         (MountOption::ReadOnly, "ro"),
         (MountOption::Sync, "sync"),
         (MountOption::AllowOther, "allow_other"),
         (MountOption::NoSuid, "nosuid"),
         (MountOption::NoDev, "nodev"),
         (MountOption::NoExec, "noexec"),
+        (MountOption::LocalLocks, "local_locks"),
     ];
 
     /// Its name in a config file.

@@ -26,7 +26,10 @@ const COPY_BYTES_MAX: u64 = 1 << 31;
 
 impl Filesystem for Front {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.agreed = init::agree(config, self.readdirplus, self.private);
+        self.agreed = init::agree(config, self.terms);
+        if self.agreed.unasked_opens {
+            self.door.known().count_as_open(self.door.tree.clone());
+        }
         Ok(())
     }
 
@@ -156,6 +159,9 @@ impl Filesystem for Front {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.agreed.unasked_opens {
+            return reply.error(errno::NOT_IMPLEMENTED); // the kernel opens it by itself, and does not ask again
+        }
         self.open_file(req, ino, flags, reply);
     }
 
@@ -214,6 +220,9 @@ impl Filesystem for Front {
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        if self.agreed.local_locks {
+            return reply.error(errno::NOT_IMPLEMENTED); // a close gives nothing back
+        }
         let Some(file) = self.live(ino) else { return reply.ok() };
         self.flush_locks(file, owner, reply);
     }

@@ -10,11 +10,12 @@ mod streams;
 pub(super) use arrivals::Arrival;
 
 use arrivals::{Made, ReplyNo};
-use gavel_client::tree::Kept;
+use gavel_client::tree::{Kept, Tree};
 use gavel_types::ObjectId;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Replies about different objects seldom meet in one of these.
 const SHARDS: usize = 64;
@@ -35,6 +36,8 @@ pub(super) struct Known {
     names_forgotten: AtomicU64,
     /// Directories that are open so that the kernel keeps what they list, by their handles.
     streams: Mutex<BTreeMap<u64, ObjectId>>,
+    /// Who is told that what the kernel has may be open, where the kernel does not say what is.
+    opens: OnceLock<Arc<dyn Tree>>,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
     /// A request that was to be waited for was answered, or the connection has ended.
     released: [Condvar; SHARDS],
@@ -46,6 +49,8 @@ struct Inode {
     lookups: u64,
     /// Requests under way during which the kernel holds locks of its pages.
     holding: u64,
+    /// The tree was told that it is open, because the kernel has it.
+    open: bool,
     pages: Pages,
     /// The last reply that made it, or a name of it, until the kernel has taken that in for sure.
     made: Option<Made>,
@@ -83,6 +88,7 @@ impl Known {
             listings: Mutex::default(),
             names_forgotten: AtomicU64::new(0),
             streams: Mutex::default(),
+            opens: OnceLock::new(),
             shards: std::array::from_fn(|_| Mutex::default()),
             released: std::array::from_fn(|_| Condvar::new()),
         };
@@ -113,10 +119,32 @@ impl Known {
 
     /// A reply that brings the object is about to be written. True if the attributes in it may be kept.
     pub(super) fn looked_up(&self, object: ObjectId, since: Moment) -> bool {
-        self.shard(object).lock().entry(object).or_default().lookups += 1;
+        self.count(object, self.shard(object).lock().entry(object).or_default());
         // Counted first: who forgets after this look sees the count, and waits for the inode to appear. What was
         // forgotten before it may be older than the answer, or not: no matter, it is not kept.
         self.undisturbed(since)
+    }
+
+    /// From now on `tree` is told that an object is open for as long as the kernel has it: the kernel opens files without asking.
+    pub(super) fn count_as_open(&self, tree: Arc<dyn Tree>) {
+        // It is agreed on once.
+        let _ = self.opens.set(tree);
+    }
+
+    /// One more look-up of the object.
+    fn count(&self, object: ObjectId, inode: &mut Inode) {
+        inode.lookups += 1;
+        if let Some(tree) = self.opens.get().filter(|_| !inode.open && !self.ended()) {
+            inode.open = true;
+            tree.opened(object);
+        }
+    }
+
+    /// The kernel does not have the object any more, and so cannot have it open.
+    fn is_gone(&self, object: ObjectId, inode: &mut Inode) {
+        if let Some(tree) = self.opens.get().filter(|_| std::mem::take(&mut inode.open)) {
+            tree.closed(object);
+        }
     }
 
     /// The kernel gives `lookups` of them back.
@@ -124,6 +152,9 @@ impl Known {
         let mut shard = self.shard(object).lock();
         if let Some(inode) = shard.get_mut(&object) {
             inode.lookups = inode.lookups.saturating_sub(lookups);
+            if inode.lookups == 0 {
+                self.is_gone(object, inode);
+            }
             if inode.lookups == 0 && inode.holding == 0 {
                 shard.remove(&object);
             }
@@ -165,6 +196,7 @@ impl Known {
     pub(super) fn give_up(&self, object: ObjectId) {
         if let Some(inode) = self.shard(object).lock().get_mut(&object) {
             inode.lookups = 0;
+            self.is_gone(object, inode);
         }
     }
 
@@ -203,7 +235,7 @@ impl Known {
         self.ended.store(true, Ordering::SeqCst);
         for (shard, released) in self.shards.iter().zip(&self.released) {
             // Who is about to wait has looked at `ended` under this lock.
-            drop(shard.lock());
+            shard.lock().iter_mut().for_each(|(object, inode)| self.is_gone(*object, inode));
             released.notify_all();
         }
     }
@@ -255,6 +287,59 @@ mod tests {
         known.looked_up(FILE, known.moment());
         known.end();
         assert!(!known.holds(FILE), "a kernel that is gone holds nothing");
+    }
+
+    /// A tree that notes what it is told is open.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(u64, bool)>>);
+
+    impl Tree for Told {
+        fn attach(&self, _: std::sync::Weak<dyn gavel_client::tree::Forget>) {}
+
+        fn volume(&self) -> gavel_types::VolumeId {
+            unreachable!("nobody asks")
+        }
+
+        fn submit(
+            &self,
+            _: gavel_fs::operation::Caller,
+            _: gavel_client::tree::TreeRequest,
+            _: gavel_client::tree::Answered,
+        ) {
+            unreachable!("nobody asks")
+        }
+
+        fn opened(&self, object: ObjectId) {
+            self.0.lock().push((object.0, true));
+        }
+
+        fn closed(&self, object: ObjectId) {
+            self.0.lock().push((object.0, false));
+        }
+    }
+
+    #[test]
+    fn where_the_kernel_opens_unasked_an_object_is_open_for_as_long_as_it_is_known() {
+        let (known, told) = (Known::new(), Arc::new(Told::default()));
+        known.count_as_open(told.clone());
+        let news = || std::mem::take(&mut *told.0.lock());
+        known.looked_up(FILE, known.moment());
+        known.made(FILE, ObjectId::ROOT, known.moment());
+        assert_eq!(news(), [(20, true)], "once");
+        known.dropped(FILE, 1);
+        assert_eq!(news(), []);
+        known.hold(FILE);
+        known.dropped(FILE, 1);
+        assert_eq!(news(), [(20, false)], "whatever is under way");
+        known.release(FILE);
+        known.looked_up(FILE, known.moment());
+        known.give_up(FILE);
+        known.looked_up(ObjectId(21), known.moment());
+        assert_eq!(news(), [(20, true), (20, false), (21, true)]);
+        known.end();
+        known.end();
+        known.looked_up(FILE, known.moment());
+        assert_eq!(news(), [(21, false)], "a connection that has ended has nothing open");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::MountOptions;
 use crate::attr::object;
 use crate::errno;
 use crate::gate::Gate;
-use crate::init::Agreed;
+use crate::init::{Agreed, Terms};
 use fuser::{Errno, INodeNo, ReplyEmpty, ReplyEntry, Request};
 use gavel_client::tree::{Answer, Tree, TreeError, TreeRequest};
 use gavel_fs::Operation;
@@ -50,9 +50,8 @@ use std::sync::atomic::AtomicU64;
 /// What the event-loop threads share: all of it is fixed once mounted, but for counters.
 pub(crate) struct Front {
     door: Arc<Door>,
+    terms: Terms,
     agreed: Agreed,
-    readdirplus: bool,
-    private: bool,
     /// See [`MountOptions::control`](crate::MountOptions::control).
     control: Vec<u8>,
 }
@@ -85,9 +84,13 @@ impl Front {
         let opens = Opens::new(tree.clone());
         let (handles, locking) = (AtomicU64::new(1), Locking::default());
         let ages = Ages::default();
+        let terms = Terms {
+            readdirplus: options.readdirplus,
+            local_locks: options.private || options.local_locks,
+            unasked_opens: options.private,
+        };
         let door = Door { tree, opens, locking, gate, forgetter, past, ages, handles, page, page_plus };
-        let (readdirplus, private, control) = (options.readdirplus, options.private, options.control.clone());
-        Front { door: Arc::new(door), agreed: Agreed::nothing(), readdirplus, private, control }
+        Front { door: Arc::new(door), terms, agreed: Agreed::nothing(), control: options.control.clone() }
     }
 
     /// What the kernel speaks of.

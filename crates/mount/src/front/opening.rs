@@ -68,18 +68,21 @@ impl Front {
             exclusive: true,
             truncate: false,
         };
-        let (door, open) = (self.door.clone(), self.agreed.open(None));
+        let (door, agreed) = (self.door.clone(), self.agreed);
         door.known().changing(parent);
         let since = door.known().moment();
         self.operate(req, operation, move |answered| {
             let keep = replies::keep(&answered);
             match answered.and_then(replies::found_live) {
                 Ok((id, attr)) => {
-                    door.opens.open(id);
+                    // Where opens are not asked for, there is no release: the look-up that this is counts instead.
+                    if !agreed.unasked_opens {
+                        door.opens.open(id);
+                    }
                     let undisturbed = door.known().made(id, parent, since);
                     // fuser has one time for the name and the attributes here.
                     let time = if undisturbed { keeping::both(door.known(), keep) } else { NO_TIME };
-                    reply.created(&time, &attr, GENERATION, door.locking.handle(), open);
+                    reply.created(&time, &attr, GENERATION, door.locking.handle(), agreed.open(None));
                 }
                 Err(Errno::EEXIST) if !exclusive => reply.error(errno::WALK_AGAIN),
                 Err(errno) => reply.error(errno),

@@ -10,6 +10,7 @@ mod listings;
 mod mapping;
 mod names;
 mod past;
+mod private;
 mod races;
 #[path = "../ram/mod.rs"]
 mod ram;

@@ -50,6 +50,8 @@ fn kind(request: &TreeRequest) -> &'static str {
         TreeRequest::ReaddirPlus { .. } => "readdirplus",
         TreeRequest::Operation(Operation::Readlink { .. }) => "readlink",
         TreeRequest::Operation(Operation::Create { .. }) => "create",
+        TreeRequest::Operation(Operation::Open { .. }) => "open",
+        TreeRequest::Lock { .. } | TreeRequest::Unlock { .. } | TreeRequest::TestLock { .. } => "lock",
         _ => "other",
     }
 }

@@ -47,7 +47,7 @@ impl Known {
         let mut shard = self.shard(object).lock();
         let inode = shard.entry(object).or_default();
         inode.made = Some(Made { arrival, alone: inode.lookups == 0 });
-        inode.lookups += 1;
+        self.count(object, inode);
         // As in `looked_up`: noted first.
         self.undisturbed(since)
     }
