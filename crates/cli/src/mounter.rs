@@ -28,6 +28,7 @@ impl Mounter for Mounts {
         options.suid_and_devices &= !has(MountOption::NoSuid) && !has(MountOption::NoDev);
         options.programs = !has(MountOption::NoExec);
         options.local_locks = has(MountOption::LocalLocks);
+        options.local_opens = has(MountOption::LocalOpens);
         // What was is changed by nobody.
         options.private = mount.at.is_some();
         let mut up = self.that_are_up();

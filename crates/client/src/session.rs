@@ -209,6 +209,8 @@ pub struct Session {
     /// How often each object is open on this node.
     open: BTreeMap<ObjectId, u32>,
     held: BTreeSet<(VolumeId, ObjectId)>,
+    /// Those of them that nobody has been told of.
+    held_since: BTreeSet<(VolumeId, ObjectId)>,
     to_release: BTreeSet<(VolumeId, ObjectId)>,
     release_since: Option<Moment>,
     opening_since: Option<Moment>,
@@ -248,6 +250,7 @@ impl Session {
             ids_asked: false,
             open: BTreeMap::new(),
             held: BTreeSet::new(),
+            held_since: BTreeSet::new(),
             to_release: BTreeSet::new(),
             release_since: None,
             opening_since: None,
@@ -432,6 +435,7 @@ impl Session {
             let mine: Vec<_> = self.held.iter().filter(|(_, held)| *held == object).copied().collect();
             for orphan in mine {
                 self.held.remove(&orphan);
+                self.held_since.remove(&orphan);
                 self.to_release.insert(orphan);
             }
         }
@@ -440,9 +444,17 @@ impl Session {
     /// These objects have no name any more, and this session is among those that may hold them.
     pub fn on_orphans(&mut self, orphans: &[(VolumeId, ObjectId)]) {
         for (volume, object) in orphans {
-            let set = if self.open.contains_key(object) { &mut self.held } else { &mut self.to_release };
-            set.insert((*volume, *object));
+            if !self.open.contains_key(object) {
+                self.to_release.insert((*volume, *object));
+            } else if self.held.insert((*volume, *object)) {
+                self.held_since.insert((*volume, *object));
+            }
         }
+    }
+
+    /// Objects without a name that are held since this was asked last.
+    pub fn take_held(&mut self) -> BTreeSet<(VolumeId, ObjectId)> {
+        std::mem::take(&mut self.held_since)
     }
 
     /// An answer of the leader.
@@ -668,6 +680,7 @@ impl Session {
         self.wanting = false;
         self.ids_asked = false;
         self.held.clear();
+        self.held_since.clear();
         self.to_release.clear();
         // In this order: nothing more is accepted, then what was is lost.
         self.effects.extend(self.leases.news().map(SessionEffect::Usable));

@@ -222,6 +222,10 @@ pub trait Forget: Send + Sync + 'static {
     /// Forget these. `forgotten` is called when nothing of them is kept any more and no answer that was given before this call can still bring it
     /// back; on another thread, after a while: requests must go on being answered meanwhile.
     fn forget(&self, kept: Vec<Kept>, forgotten: Box<dyn FnOnce() + Send>);
+
+    /// These have lost their last name, and stay because they are [open](Tree::opened). A front that counts as open what may
+    /// be open finds out now what is.
+    fn orphaned(&self, _objects: Vec<ObjectId>) {}
 }
 
 /// True figures of a volume, in bytes and objects.
@@ -331,4 +335,13 @@ pub trait Tree: Send + Sync + 'static {
 
     /// An object is open once less on this node.
     fn closed(&self, object: ObjectId);
+
+    /// Can it say by [`Tree::keep_bytes`] what may be kept of a file that it was not told to open?
+    fn vouches(&self) -> bool {
+        false
+    }
+
+    /// Calls `kept` if the front may keep whatever it is given of the bytes of this file from now on, and writes to it, until it is told to forget
+    /// them. Asks nobody, and waits for nothing. What may be kept is not taken back while `kept` is called.
+    fn keep_bytes(&self, _object: ObjectId, _kept: &mut dyn FnMut()) {}
 }

@@ -1,4 +1,4 @@
-//! Mounts a tree that lives in memory: `ram DIRECTORY [readdirplus] [keep] [private]`. Unmount it (`umount DIRECTORY`) to end it.
+//! Mounts a tree that lives in memory: `ram DIRECTORY [readdirplus] [keep] [private] [local_opens]`. Unmount it (`umount DIRECTORY`) to end it.
 
 use gavel_mount::{MountOptions, Mounted};
 
@@ -7,7 +7,7 @@ mod ram;
 
 fn main() -> std::process::ExitCode {
     let Some(path) = std::env::args_os().nth(1) else {
-        eprintln!("usage: ram DIRECTORY [readdirplus] [keep] [private]");
+        eprintln!("usage: ram DIRECTORY [readdirplus] [keep] [private] [local_opens]");
         return std::process::ExitCode::from(2);
     };
     let mut options = MountOptions::at(path);
@@ -15,6 +15,7 @@ fn main() -> std::process::ExitCode {
     let word = |wanted: &str| std::env::args().skip(2).any(|word| word == wanted);
     options.readdirplus = word("readdirplus");
     options.private = word("private");
+    options.local_opens = word("local_opens");
     let tree = ram::RamTree::new();
     if word("keep") {
         tree.keep(ram::kept::ALL);

@@ -2,7 +2,7 @@
 //!
 //! `docs/protocols/mount.md` says of each capability why it is asked for or left.
 
-use fuser::{FopenFlags, InitFlags, KernelConfig};
+use fuser::{FopenFlags, InitFlags, KernelConfig, Version};
 use gavel_types::limits::WRITE_BYTES_MAX;
 
 /// Most requests that the kernel sends without a thread that waits for them (read-ahead of mappings, asynchronous
@@ -66,6 +66,9 @@ impl Agreed {
 /// Locks of files: without these, the kernel keeps them itself.
 const LOCKS: [InitFlags; 2] = [InitFlags::FUSE_POSIX_LOCKS, InitFlags::FUSE_FLOCK_LOCKS];
 
+/// The first kernel that can be asked to give up inodes (`FUSE_NOTIFY_PRUNE`): Linux 6.18.
+const PRUNES: Version = Version(7, 45);
+
 /// What a mount wants of the kernel, besides what all want.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Terms {
@@ -73,14 +76,16 @@ pub(crate) struct Terms {
     pub(crate) readdirplus: bool,
     /// Locks of files are the kernel's own affair.
     pub(crate) local_locks: bool,
-    /// So are opens: nobody else changes what is there.
+    /// So are opens.
     pub(crate) unasked_opens: bool,
+    /// Others can remove what is open here.
+    pub(crate) shared: bool,
 }
 
 /// Answers the kernel's INIT request.
 pub(crate) fn agree(config: &mut KernelConfig, terms: Terms) -> Agreed {
     let offered = config.capabilities();
-    let unasked_opens = terms.unasked_opens && offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
+    let unasked_opens = terms.opens_unasked(offered, config.kernel_abi());
     let plus = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
     let wanted = WANTED.iter().filter(|flag| !(terms.local_locks && LOCKS.contains(flag)));
     // Who is not asked to open a file cannot truncate it with that.
@@ -96,6 +101,18 @@ pub(crate) fn agree(config: &mut KernelConfig, terms: Terms) -> Agreed {
     let _ = config.set_congestion_threshold(CONGESTED);
     let uncached = if unasked_opens { FopenFlags::FOPEN_KEEP_CACHE } else { open_flags(offered) };
     Agreed { uncached, unasked_opens, local_locks: terms.local_locks }
+}
+
+impl Terms {
+    fn opens_unasked(self, offered: InitFlags, abi: Version) -> bool {
+        let can = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT) && (!self.shared || abi >= PRUNES);
+        if self.unasked_opens && !can {
+            tracing::info!(
+                "the kernel asks for each open: it cannot give up what others have removed (Linux 6.18 can)"
+            );
+        }
+        self.unasked_opens && can
+    }
 }
 
 /// Reads and writes pass the kernel's page cache by, which nobody would invalidate. Where the kernel cannot map such a
@@ -123,5 +140,15 @@ mod tests {
         }
         assert!(open_flags(InitFlags::all()).contains(FopenFlags::FOPEN_DIRECT_IO));
         assert!(!WANTED.contains(&InitFlags::FUSE_WRITEBACK_CACHE));
+    }
+    #[test]
+    fn files_are_opened_unasked_only_where_what_others_remove_can_be_given_up() {
+        let all = Terms { unasked_opens: true, shared: true, ..Terms::default() };
+        let (offered, before) = (InitFlags::FUSE_NO_OPEN_SUPPORT, Version(7, 44));
+        assert!(all.opens_unasked(offered, PRUNES));
+        assert!(!all.opens_unasked(InitFlags::empty(), PRUNES));
+        assert!(!all.opens_unasked(offered, before));
+        assert!(Terms { shared: false, ..all }.opens_unasked(offered, before));
+        assert!(!Terms { unasked_opens: false, ..all }.opens_unasked(offered, PRUNES));
     }
 }

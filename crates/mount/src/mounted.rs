@@ -59,6 +59,9 @@ pub struct MountOptions {
     pub private: bool,
     /// Locks of files hold among the programs of this mount only: the kernel has them to itself, and need not say when a file is closed.
     pub local_locks: bool,
+    /// The kernel opens files without asking, if the tree [vouches](Tree::vouches) for bytes of what it was not asked to open; then locks are local,
+    /// too.
+    pub local_opens: bool,
     /// What the extended attribute [`CONTROL_XATTR`] of every object says: how a program that stands in the mount finds the daemon behind it.
     pub control: Vec<u8>,
     /// Threads that read the kernel's requests, 1 to 16; by default one for each core, and two at least.
@@ -81,6 +84,7 @@ impl MountOptions {
             keep_names: true,
             private: false,
             local_locks: false,
+            local_opens: false,
             control: Vec::new(),
             threads: None,
         }

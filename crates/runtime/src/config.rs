@@ -120,11 +120,13 @@ pub enum MountOption {
     NoExec,
     /// `local_locks`: locks of files hold among the programs of this mount only.
     LocalLocks,
+    /// `local_opens`: the kernel opens files without asking; `local_locks` with it.
+    LocalOpens,
 }
 
 impl MountOption {
     /// All of them, with their names.
-    pub const ALL: [(MountOption, &'static str); 7] = [
+    pub const ALL: [(MountOption, &'static str); 8] = [
         (MountOption::ReadOnly, "ro"),
         (MountOption::Sync, "sync"),
         (MountOption::AllowOther, "allow_other"),
@@ -132,6 +134,7 @@ impl MountOption {
         (MountOption::NoDev, "nodev"),
         (MountOption::NoExec, "noexec"),
         (MountOption::LocalLocks, "local_locks"),
+        (MountOption::LocalOpens, "local_opens"),
     ];
 
     /// Its name in a config file.

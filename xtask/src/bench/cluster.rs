@@ -36,6 +36,16 @@ impl Cluster {
         self.dev("up", &["--nodes", &NODES.to_string()]).map(drop)
     }
 
+    /// Mounts the tree anew on all nodes, with an option.
+    pub(super) fn mount_anew(&self, option: &str) -> Result<()> {
+        for (node, mount) in (1..=NODES).zip(self.mounts()) {
+            let config = self.directory.join("node").join(node.to_string()).join("gavel.toml");
+            self.run(Command::new(&self.gavel).arg("umount").arg(&mount))?;
+            self.run(Command::new(&self.gavel).args(["mount", "-o", option, "--config"]).arg(config).arg(mount))?;
+        }
+        Ok(())
+    }
+
     /// Unmounts and ends everything. Insists where somebody still uses a mount: whoever that is, is ours, and is given up.
     pub(super) fn end(&self) -> Result<()> {
         if self.dev("down", &[]).is_ok() {
@@ -76,15 +86,14 @@ impl Cluster {
     }
 
     fn dev(&self, what: &str, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(&self.gavel)
-            .args(["dev", what, "--dir"])
-            .arg(&self.directory)
-            .args(arguments)
-            .output()
-            .with_context(|| format!("running {}", self.gavel.display()))?;
+        self.run(Command::new(&self.gavel).args(["dev", what, "--dir"]).arg(&self.directory).args(arguments))
+    }
+
+    fn run(&self, command: &mut Command) -> Result<String> {
+        let output = command.output().with_context(|| format!("running {}", self.gavel.display()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("gavel dev {what}: {}: {}", output.status, said.trim());
+            bail!("{command:?}: {}: {}", output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -73,7 +73,7 @@ pub struct BenchArguments {
     /// Only these workloads
     #[arg(long, value_delimiter = ',', value_name = "ID,ID")]
     only: Vec<String>,
-    /// Only these of the three directories that the benchmark brings up: local, passthrough, gavel
+    /// Only these of what the benchmark can bring up: local, passthrough, gavel (by default all three), local-opens (a cluster mounted with that option)
     #[arg(long, value_delimiter = ',', value_name = "NAME,NAME", conflicts_with = "directories")]
     places: Vec<String>,
     /// Write every sample to this file

@@ -36,13 +36,17 @@ pub(super) fn scratch(arguments: &BenchArguments, undo: &Undo) -> Result<PathBuf
     Ok(scratch)
 }
 
+/// A cluster whose mounts have the option `local_opens`.
+const LOCAL_OPENS: &str = "local-opens";
+
 /// Brings up what is compared.
 pub(super) fn bring_up(arguments: &BenchArguments, scratch: &Path, undo: &Undo) -> Result<Vec<Place>> {
-    const NAMES: [&str; 3] = ["local", "passthrough", "gavel"];
+    const NAMES: [&str; 4] = ["local", "passthrough", "gavel", LOCAL_OPENS];
     if let Some(unknown) = arguments.places.iter().find(|name| !NAMES.contains(&name.as_str())) {
         bail!("there is no directory {unknown:?} to bring up\nHint: {}", NAMES.join(", "));
     }
-    let wants = |name: &str| arguments.places.is_empty() || arguments.places.iter().any(|wanted| wanted == name);
+    let named = |name: &str| arguments.places.iter().any(|wanted| wanted == name);
+    let wants = |name: &str| arguments.places.is_empty() || named(name);
     let disk = disk(arguments, scratch, undo)?;
     let mut places = Vec::new();
     if wants("local") {
@@ -53,9 +57,11 @@ pub(super) fn bring_up(arguments: &BenchArguments, scratch: &Path, undo: &Undo) 
     if wants("passthrough") {
         places.push(passthrough(&disk, scratch, undo)?);
     }
-    if wants("gavel") {
+    // The one with an option only if it is asked for: two clusters share the cores, also when one rests.
+    let clusters = [("gavel", None, wants("gavel")), (LOCAL_OPENS, Some("local_opens"), named(LOCAL_OPENS))];
+    for (name, option, _) in clusters.into_iter().filter(|(_, _, wanted)| *wanted) {
         match gavel_binary(arguments)? {
-            Some(gavel) => places.push(cluster(&gavel, &disk, undo)?),
+            Some(gavel) => places.push(cluster(&gavel, name, option, &disk, undo)?),
             None => eprintln!(
                 "Note: no gavel binary next to this one, so no cluster is compared\nHint: cargo build --release --bin gavel"
             ),
@@ -221,11 +227,12 @@ fn gavel_binary(arguments: &BenchArguments) -> Result<Option<PathBuf>> {
     Ok(Some(this.with_file_name("gavel")).filter(|path| path.is_file()))
 }
 
-fn cluster(gavel: &Path, disk: &Path, undo: &Undo) -> Result<Place> {
-    let directory = disk.join("cluster");
+fn cluster(gavel: &Path, name: &str, option: Option<&str>, disk: &Path, undo: &Undo) -> Result<Place> {
+    let directory = disk.join(name);
     let cluster = Cluster::new(gavel, &directory);
     let down = Cluster::new(gavel, &directory);
     undo.later("ending the cluster", move || down.end());
     cluster.up()?;
-    Ok(Place::new("gavel", cluster.mounts(), Kind::Cluster(cluster)))
+    option.map_or(Ok(()), |option| cluster.mount_anew(option))?;
+    Ok(Place::new(name, cluster.mounts(), Kind::Cluster(cluster)))
 }

@@ -29,7 +29,7 @@ pub struct Mount {
     /// The volume: its name, or its number
     #[arg(long, default_value = "1")]
     volume: VolumeRef,
-    /// Options: ro, sync, local_locks, allow_other, nosuid, nodev, noexec
+    /// Options: ro, sync, local_locks, local_opens, allow_other, nosuid, nodev, noexec
     #[arg(short = 'o', value_delimiter = ',', value_name = "OPTION,...")]
     options: Vec<String>,
     /// Which state of it: a transaction (0x...), a time (RFC 3339), an age (2h), or a snapshot's name; read-only

@@ -3,15 +3,18 @@
 //! A write passes the kernel's pages by. The kernel drops those of its range *before* it sends the request; what a reader
 //! makes it fetch again before the commit has the old bytes. So they are dropped once more behind the commit, before the writer
 //! is answered, of files of which pages were ever kept.
+//!
+//! Where the kernel opens files unasked, all bytes go through its pages, and stay there if the tree vouches for them (`known::passing`).
 
-use super::known::Pages;
+use super::known::{Pages, Passing};
 use super::past::Node;
 use super::replies;
-use super::{Front, caller};
+use super::{Door, Front, caller};
 use fuser::{Errno, ReplyData, ReplyWrite, Request};
-use gavel_client::tree::{Answer, TreeRequest};
+use gavel_client::tree::{Answer, Keep, TreeRequest};
 use gavel_fs::Reply;
 use gavel_types::ObjectId;
+use std::sync::Arc;
 
 impl Front {
     pub(super) fn read_bytes(&self, req: &Request, node: &Node, offset: u64, len: u32, reply: ReplyData) {
@@ -21,15 +24,33 @@ impl Front {
             return door.start(caller(req), request, len as usize, move |answered| replies::data(reply, answered));
         }
         door.known().hold(object);
+        let passing = self.passes(object);
         self.door.start(caller(req), request, len as usize, move |answered| {
             let read = answered.is_ok();
             replies::data(reply, answered);
             door.known().release(object);
-            // A file that is open since before its pages were revoked: they are used once, and not kept.
-            if read && door.known().pages(object) == Pages::Revoked {
-                door.forgetter.drop_pages(object, offset, len.into(), Box::new(|| ()));
+            match passing {
+                Some(passing) => door.has_passed(object, passing, read.then_some((offset, len.into()))),
+                // A file that is open since before its pages were revoked: they are used once, and not kept.
+                None if read && door.known().pages(object) == Pages::Revoked => {
+                    door.forgetter.drop_pages(object, offset, len.into(), Box::new(|| ()));
+                }
+                None => {}
             }
         });
+    }
+
+    /// Bytes of the file are about to pass through pages that the kernel keeps unasked; none if it asks, or if nobody else changes them.
+    fn passes(&self, object: ObjectId) -> Option<Passing> {
+        if !self.vouches {
+            return None;
+        }
+        let known = self.door.known();
+        if known.pages(object) != Pages::Kept {
+            let since = known.moment();
+            self.door.tree.keep_bytes(object, &mut || _ = known.open_cached(object, since));
+        }
+        Some(known.begins_to_pass(object))
     }
 
     /// `direct`: the bytes come from a program, not from the kernel's pages. `sync`: it is answered when they are durable.
@@ -48,6 +69,10 @@ impl Front {
         door.known().named(object);
         if !direct {
             door.known().hold(object);
+        } else if let TreeRequest::Write { offset, .. } = request
+            && self.vouches
+        {
+            return self.write_through_pages(req, object, request, (offset, len as u64), sync, reply);
         }
         let syncing = self.door.clone();
         let answer = move |answered: Result<Answer, Errno>| {
@@ -78,6 +103,68 @@ impl Front {
                 syncing.start(caller, TreeRequest::Sync { object }, 0, move |synced| answer(synced.map(|_| written)));
             }
             answered => answer(answered),
+        });
+    }
+
+    /// As [`Front::write_bytes`], of a file that was opened unasked: the kernel has put the bytes into its pages.
+    fn write_through_pages(
+        &self,
+        req: &Request,
+        object: ObjectId,
+        request: TreeRequest,
+        range: (u64, u64),
+        sync: bool,
+        reply: ReplyWrite,
+    ) {
+        let (door, caller) = (self.door.clone(), caller(req));
+        door.known().begins_to_write(object);
+        let passing = self.passes(object);
+        let answering = door.clone();
+        let answer = move |answered: Result<Answer, Errno>| {
+            // Pages of a write that failed, the kernel gives up by itself. What was appended may have come to lie elsewhere than it believes.
+            let written = answered.is_ok();
+            let appended = matches!(&answered, Ok(Answer { reply: Reply::Appended { .. }, .. }));
+            replies::written(reply, answered);
+            answering.known().has_written(object).into_iter().for_each(|then| then());
+            if let Some(passing) = passing {
+                answering.has_passed(object, passing, written.then_some(range));
+            }
+            if appended && passing == Some(Passing::Vouched) {
+                answering.forgetter.drop_pages(object, range.0, range.1, Box::new(|| ()));
+            }
+        };
+        self.door.start(caller, request, range.1 as usize, move |answered| match answered {
+            Ok(written) if sync => {
+                door.start(caller, TreeRequest::Sync { object }, 0, move |synced| answer(synced.map(|_| written)));
+            }
+            answered => answer(answered),
+        });
+    }
+}
+
+impl Door {
+    /// A request was answered, and has left bytes in the kernel's pages of this range.
+    fn has_passed(self: &Arc<Door>, object: ObjectId, passing: Passing, range: Option<(u64, u64)>) {
+        let Some((offset, len)) = range.filter(|_| passing != Passing::Vouched) else {
+            return self.known().has_passed(object, passing);
+        };
+        let door = self.clone();
+        self.forgetter.drop_pages(object, offset, len, Box::new(move || door.known().has_passed(object, passing)));
+    }
+
+    /// Gives an answer that holds attributes of a live object, behind what must not be found in the kernel's pages any more.
+    pub(super) fn answer_attributes(
+        self: &Arc<Door>,
+        object: ObjectId,
+        answered: Result<Answer, Errno>,
+        give: impl FnOnce(&Door, Result<Answer, Errno>) + Send + 'static,
+    ) {
+        let door = self.clone();
+        self.known().behind_unvouched(object, move |waited| {
+            // The time for which it may be kept began when it was found.
+            let answered =
+                if waited { answered.map(|answer| Answer { keep: Keep::default(), ..answer }) } else { answered };
+            give(&door, answered);
         });
     }
 }

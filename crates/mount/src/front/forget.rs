@@ -11,15 +11,15 @@
 //!
 //! `docs/protocols/mount.md` has the argument why nothing comes back.
 
-use super::known::{Arrival, Known};
+use super::known::{Arrival, Known, Passing};
 use gavel_client::tree::{Forget, Kept};
 use gavel_types::ObjectId;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Most jobs that are done as one.
@@ -43,6 +43,14 @@ const EXPIRE_ONLY: u32 = 1;
 const NOWHERE: &[u8; 2] = b"\x01\0";
 /// `FUSE_NOTIFY_INC_EPOCH` (Linux 6.16): all names. fuser 0.18 does not know it.
 const NOTIFY_INC_EPOCH: u32 = 8;
+/// `FUSE_NOTIFY_PRUNE` (Linux 6.18): inodes. fuser 0.18 does not know it.
+const NOTIFY_PRUNE: u32 = 9;
+/// Their number, and room for more to be said.
+const PRUNE_HEAD_BYTES: usize = 16;
+/// Most inodes in one message.
+const PRUNE_MAX: usize = 512;
+/// How long apart inodes are asked for that are in use.
+const PRUNE_AGAIN: Duration = Duration::from_secs(1);
 /// Where the pages begin that go with an object's attributes.
 const ALL_PAGES: i64 = 0;
 const NO_PAGES: i64 = -1;
@@ -64,6 +72,8 @@ enum Job {
         len: u64,
         then: Then,
     },
+    /// These have lost their last name: they are to be given back, if nobody uses them.
+    Prune(Vec<ObjectId>),
     /// The connection has ended.
     End,
 }
@@ -71,7 +81,7 @@ enum Job {
 /// What a node tells a mount to forget.
 pub(crate) struct Forgetter {
     known: Arc<Known>,
-    jobs: Sender<Job>,
+    jobs: Arc<Sender<Job>>,
     /// Pages of listings. Somebody has locked the directory meanwhile, so these must not wait behind who waits for that.
     listings: Sender<Job>,
 }
@@ -84,13 +94,20 @@ impl Forget for Forgetter {
         self.known.forget(&kept);
         send(&self.jobs, Job::Forget { kept, forgotten });
     }
+
+    fn orphaned(&self, objects: Vec<ObjectId>) {
+        if self.known.counts_as_open() {
+            send(&self.jobs, Job::Prune(objects));
+        }
+    }
 }
 
 impl Forgetter {
     pub(crate) fn new() -> (Arc<Forgetter>, Jobs) {
         let (jobs, receiver) = channel();
         let (listings, listings_receiver) = channel();
-        (Arc::new(Forgetter { known: Arc::new(Known::new()), jobs, listings }), Jobs(receiver, listings_receiver))
+        let (known, jobs) = (Arc::new(Known::new()), Arc::new(jobs));
+        (Arc::new(Forgetter { known, jobs, listings }), Jobs(receiver, listings_receiver))
     }
 
     pub(super) fn known(&self) -> &Known {
@@ -129,7 +146,8 @@ impl Forgetter {
         let device = Arc::new(device);
         for (name, jobs) in [("gavel-forget", jobs.0), ("gavel-listings", jobs.1)] {
             let (known, passing) = (self.known.clone(), Arc::default());
-            let worker = Worker { device: Some(device.clone()), known, passing };
+            let again = Arc::downgrade(&self.jobs);
+            let worker = Worker { device: Some(device.clone()), known, passing, again, orphans: BTreeSet::new() };
             std::thread::Builder::new().name(name.into()).spawn(move || worker.run(&jobs))?;
         }
         Ok(())
@@ -163,6 +181,9 @@ trait Kernel: Send + Sync + 'static {
 
     /// Waits for the lock of a directory, if the kernel has it.
     fn pass(&self, directory: ObjectId) -> Result<(), Errno>;
+
+    /// Has the inodes of these given back that nobody uses.
+    fn prune(&self, objects: &[ObjectId]) -> Result<(), Errno>;
 }
 
 struct Worker<K> {
@@ -171,13 +192,39 @@ struct Worker<K> {
     known: Arc<Known>,
     /// Threads that wait for the locks of directories.
     passing: Arc<AtomicUsize>,
+    /// For what has to be done later.
+    again: Weak<Sender<Job>>,
+    /// Objects without a name that the kernel was asked to give back, and has not.
+    orphans: BTreeSet<ObjectId>,
 }
 
 impl<K: Kernel> Worker<K> {
     fn run(mut self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
-            let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
-            self.work(batch);
+        loop {
+            let first = match self.orphans.is_empty() {
+                true => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => jobs.recv_timeout(PRUNE_AGAIN),
+            };
+            match first {
+                Ok(first) => {
+                    let batch = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
+                    self.work(batch);
+                }
+                Err(RecvTimeoutError::Timeout) => self.prune(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Has what lost its name given back. What somebody uses, it is asked for again later.
+    fn prune(&mut self) {
+        let known = &self.known;
+        self.orphans.retain(|object| known.holds(*object));
+        let Some(device) = &self.device else { return };
+        for objects in self.orphans.iter().copied().collect::<Vec<_>>().chunks(PRUNE_MAX) {
+            if let Err(errno) = unless_ended(device.prune(objects)) {
+                tracing::error!(%errno, "the kernel does not give back what has no name any more");
+            }
         }
     }
 
@@ -197,14 +244,37 @@ impl<K: Kernel> Worker<K> {
                     Err(errno) => tracing::error!(%errno, "the kernel does not forget what it may no longer keep"),
                 },
                 Job::Pages { object, offset, len, then } => {
+                    if let Some(passing) = self.known.is_written(object) {
+                        self.drop_behind_writes(object, passing, (offset, len), then);
+                        continue;
+                    }
                     if let Err(errno) = self.drop_pages(object, offset, len) {
                         tracing::error!(%errno, %object, "the kernel does not drop pages that were written");
                     }
                     then();
                 }
+                Job::Prune(objects) => {
+                    self.orphans.extend(objects);
+                    self.prune();
+                }
                 Job::End => {}
             }
         }
+    }
+
+    /// Drops pages when no write holds any of them: see `known::passing`.
+    fn drop_behind_writes(&self, object: ObjectId, passing: Passing, (offset, len): (u64, u64), then: Then) {
+        let (known, again) = (self.known.clone(), self.again.clone());
+        self.known.behind_writes(object, move || {
+            let then: Then = Box::new(move || {
+                known.has_passed(object, passing);
+                then();
+            });
+            match again.upgrade() {
+                Some(jobs) => send(&jobs, Job::Pages { object, offset, len, then }),
+                None => then(),
+            }
+        });
     }
 
     fn forget(&self, kept: &[Kept], names: Result<(), Errno>, done: &mut BTreeSet<ObjectId>) -> Result<(), Errno> {
@@ -239,6 +309,12 @@ impl<K: Kernel> Worker<K> {
 
     fn forget_object(&self, object: ObjectId, pages_from: i64) -> Result<(), Errno> {
         let Some(device) = &self.device else { return Ok(()) };
+        if pages_from != NO_PAGES
+            && let Some(passing) = self.known.is_written(object)
+        {
+            self.drop_behind_writes(object, passing, (0, 0), Box::new(|| ()));
+            return self.forget_object(object, NO_PAGES);
+        }
         if let Some(arrival) = self.known.arriving(object) {
             self.settle(arrival);
         }
@@ -326,6 +402,10 @@ impl Kernel for OwnedFd {
         }
     }
 
+    fn prune(&self, objects: &[ObjectId]) -> Result<(), Errno> {
+        notify(self, &prune_message(objects))
+    }
+
     fn pass(&self, directory: ObjectId) -> Result<(), Errno> {
         match notify(self, &inval_entry(directory)) {
             // No such name, or no such directory any more: then nothing is under way in it.
@@ -342,6 +422,15 @@ fn inval_entry(directory: ObjectId) -> [u8; INVAL_ENTRY_BYTES] {
     message[24..28].copy_from_slice(&(NOWHERE.len() as u32 - 1).to_ne_bytes());
     message[28..32].copy_from_slice(&EXPIRE_ONLY.to_ne_bytes());
     message[32..].copy_from_slice(NOWHERE);
+    message
+}
+
+fn prune_message(objects: &[ObjectId]) -> Vec<u8> {
+    let bytes = HEADER_BYTES + PRUNE_HEAD_BYTES + size_of_val(objects);
+    let mut message = header(bytes, NOTIFY_PRUNE).to_vec();
+    message.extend((objects.len() as u32).to_ne_bytes());
+    message.resize(HEADER_BYTES + PRUNE_HEAD_BYTES, 0);
+    objects.iter().for_each(|object| message.extend(object.0.to_ne_bytes()));
     message
 }
 
@@ -406,13 +495,19 @@ mod tests {
             drop(self.1.lock());
             Ok(())
         }
+
+        fn prune(&self, objects: &[ObjectId]) -> Result<(), Errno> {
+            self.0.lock().1.push(format!("prune {}", objects.len()));
+            Ok(())
+        }
     }
 
     fn worker() -> (Worker<Noted>, Noted) {
         let noted = Noted::default();
         let known = Arc::new(Known::new());
         known.allow();
-        (Worker { device: Some(Arc::new(noted.clone())), known, passing: Arc::default() }, noted)
+        let device = Some(Arc::new(noted.clone()));
+        (Worker { device, known, passing: Arc::default(), again: Weak::new(), orphans: BTreeSet::new() }, noted)
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl Filesystem for Front {
         self.agreed = init::agree(config, self.terms);
         if self.agreed.unasked_opens {
             self.door.known().count_as_open(self.door.tree.clone());
+            self.vouches = self.terms.shared;
         }
         Ok(())
     }
@@ -50,8 +51,13 @@ impl Filesystem for Front {
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (node, door) = (self.node(ino), self.door.clone());
-        self.observe(req, &node.clone(), Operation::Getattr { object: node.object() }, move |answered| {
-            replies::attr(door.known(), &node, reply, answered);
+        self.observe(req, &node.clone(), Operation::Getattr { object: node.object() }, move |answered| match node {
+            Node::Past(_) => replies::attr(door.known(), &node, reply, answered),
+            Node::Live(object) => {
+                door.answer_attributes(object, answered, move |door, answered| {
+                    replies::attr(door.known(), &node, reply, answered);
+                });
+            }
         });
     }
 

@@ -5,9 +5,11 @@
 //! written, and taken back when the kernel says that it has dropped the inode. What is not counted is nowhere.
 
 mod arrivals;
+mod passing;
 mod streams;
 
 pub(super) use arrivals::Arrival;
+pub(super) use passing::Passing;
 
 use arrivals::{Made, ReplyNo};
 use gavel_client::tree::{Kept, Tree};
@@ -52,6 +54,10 @@ struct Inode {
     /// The tree was told that it is open, because the kernel has it.
     open: bool,
     pages: Pages,
+    /// Bytes on their way that nobody vouches for.
+    unvouched: Option<Box<passing::Unvouched>>,
+    /// Writes under way that may hold a page, and what is to be done behind them.
+    writing: Option<Box<passing::Writing>>,
     /// The last reply that made it, or a name of it, until the kernel has taken that in for sure.
     made: Option<Made>,
     /// As a directory: replies about what is in it with smaller numbers were taken in.
@@ -119,16 +125,25 @@ impl Known {
 
     /// A reply that brings the object is about to be written. True if the attributes in it may be kept.
     pub(super) fn looked_up(&self, object: ObjectId, since: Moment) -> bool {
-        self.count(object, self.shard(object).lock().entry(object).or_default());
+        let mut shard = self.shard(object).lock();
+        let inode = shard.entry(object).or_default();
+        self.count(object, inode);
+        let vouched = inode.unvouched.is_none();
+        drop(shard);
         // Counted first: who forgets after this look sees the count, and waits for the inode to appear. What was
         // forgotten before it may be older than the answer, or not: no matter, it is not kept.
-        self.undisturbed(since)
+        self.undisturbed(since) && vouched
     }
 
     /// From now on `tree` is told that an object is open for as long as the kernel has it: the kernel opens files without asking.
     pub(super) fn count_as_open(&self, tree: Arc<dyn Tree>) {
         // It is agreed on once.
         let _ = self.opens.set(tree);
+    }
+
+    /// Is it?
+    pub(super) fn counts_as_open(&self) -> bool {
+        self.opens.get().is_some()
     }
 
     /// One more look-up of the object.
@@ -155,7 +170,7 @@ impl Known {
             if inode.lookups == 0 {
                 self.is_gone(object, inode);
             }
-            if inode.lookups == 0 && inode.holding == 0 {
+            if inode.is_unused() {
                 shard.remove(&object);
             }
         }
@@ -171,7 +186,7 @@ impl Known {
         let mut shard = self.shard(object).lock();
         if let Some(inode) = shard.get_mut(&object) {
             inode.holding = inode.holding.saturating_sub(1);
-            if inode.lookups == 0 && inode.holding == 0 {
+            if inode.is_unused() {
                 shard.remove(&object);
             }
         }
@@ -235,7 +250,15 @@ impl Known {
         self.ended.store(true, Ordering::SeqCst);
         for (shard, released) in self.shards.iter().zip(&self.released) {
             // Who is about to wait has looked at `ended` under this lock.
-            shard.lock().iter_mut().for_each(|(object, inode)| self.is_gone(*object, inode));
+            let mut shard = shard.lock();
+            let mut waiting = Vec::new();
+            for (object, inode) in shard.iter_mut() {
+                self.is_gone(*object, inode);
+                waiting.push((inode.unvouched.take(), inode.writing.take()));
+            }
+            drop(shard);
+            // What waits there may have the last hold on all of this.
+            drop(waiting);
             released.notify_all();
         }
     }
@@ -246,6 +269,12 @@ impl Known {
 
     fn shard(&self, object: ObjectId) -> &Mutex<BTreeMap<ObjectId, Inode>> {
         &self.shards[place(object)]
+    }
+}
+
+impl Inode {
+    fn is_unused(&self) -> bool {
+        self.lookups == 0 && self.holding == 0 && self.unvouched.is_none() && self.writing.is_none()
     }
 }
 

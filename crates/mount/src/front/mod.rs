@@ -52,6 +52,8 @@ pub(crate) struct Front {
     door: Arc<Door>,
     terms: Terms,
     agreed: Agreed,
+    /// The tree says of each file what may be kept of it, as the kernel opens it unasked.
+    vouches: bool,
     /// See [`MountOptions::control`](crate::MountOptions::control).
     control: Vec<u8>,
 }
@@ -86,11 +88,18 @@ impl Front {
         let ages = Ages::default();
         let terms = Terms {
             readdirplus: options.readdirplus,
-            local_locks: options.private || options.local_locks,
-            unasked_opens: options.private,
+            local_locks: options.private || options.local_locks || options.local_opens,
+            unasked_opens: options.private || (options.local_opens && tree.vouches()),
+            shared: !options.private,
         };
         let door = Door { tree, opens, locking, gate, forgetter, past, ages, handles, page, page_plus };
-        Front { door: Arc::new(door), terms, agreed: Agreed::nothing(), control: options.control.clone() }
+        Front {
+            door: Arc::new(door),
+            terms,
+            agreed: Agreed::nothing(),
+            vouches: false,
+            control: options.control.clone(),
+        }
     }
 
     /// What the kernel speaks of.

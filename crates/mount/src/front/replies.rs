@@ -103,6 +103,7 @@ pub(super) fn made(known: &Known, directory: ObjectId, since: Moment, reply: Rep
 pub(super) fn attr(known: &Known, node: &Node, reply: ReplyAttr, answered: Answered) {
     let keep = keep(&answered);
     let time = match node {
+        Node::Live(object) if known.is_unvouched(*object) => NO_TIME,
         Node::Live(_) => keeping::attrs(known, keep),
         Node::Past(_) => keeping::past(keep.attrs_ns),
     };

@@ -14,3 +14,4 @@ mod private;
 mod races;
 #[path = "../ram/mod.rs"]
 mod ram;
+mod unasked;

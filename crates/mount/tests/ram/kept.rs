@@ -5,9 +5,11 @@ use super::RamTree;
 use gavel_client::tree::{Answer, Forget, Keep, Kept, TreeRequest};
 use gavel_fs::Operation;
 use gavel_fs::operation::Caller;
+use gavel_types::ObjectId;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,7 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub const ALL: Keep = Keep { names_ns: 600_000_000_000, attrs_ns: 600_000_000_000, bytes: true };
 
 #[derive(Default)]
-pub struct Keeping(Mutex<State>);
+pub struct Keeping(Mutex<State>, Writes);
+
+/// Writes that are held up.
+#[derive(Default)]
+struct Writes {
+    gate: Mutex<()>,
+    waiting: AtomicUsize,
+}
 
 #[derive(Default)]
 struct State {
@@ -28,6 +37,20 @@ struct State {
 impl Keeping {
     pub fn attach(&self, front: Weak<dyn Forget>) {
         self.0.lock().expect("sound").front = Some(front);
+    }
+
+    /// Until nobody holds writes up.
+    pub fn wait_to_write(&self) {
+        self.1.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(self.1.gate.lock().expect("sound"));
+        self.1.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// May all bytes of a file be kept? Counted as well.
+    pub fn vouches(&self, _: ObjectId) -> bool {
+        let mut state = self.0.lock().expect("sound");
+        *state.asked.entry("vouch").or_default() += 1;
+        state.keep.bytes
     }
 
     /// Counts a request; gives what may be kept of its answer.
@@ -60,6 +83,16 @@ impl RamTree {
     /// From now on the mount may keep so much.
     pub fn keep(&self, keep: Keep) {
         self.keeping.0.lock().expect("sound").keep = keep;
+    }
+
+    /// Writes of the mount are not answered while this lives.
+    pub fn hold_writes(&self) -> MutexGuard<'_, ()> {
+        self.keeping.1.gate.lock().expect("sound")
+    }
+
+    /// How many wait.
+    pub fn held_writes(&self) -> usize {
+        self.keeping.1.waiting.load(Ordering::SeqCst)
     }
 
     /// How often it was asked for this.

@@ -80,6 +80,9 @@ impl RamTree {
     }
 
     fn answer(&self, caller: Caller, request: TreeRequest) -> Result<Answer, TreeError> {
+        if matches!(request, TreeRequest::Write { .. }) {
+            self.keeping.wait_to_write();
+        }
         // With the world locked: what is changed behind the mount's back is changed before or after, and the answer
         // says so.
         let mut world = self.world();
@@ -149,6 +152,18 @@ impl Tree for RamTree {
 
     fn opened(&self, object: ObjectId) {
         self.world().opened(object);
+    }
+
+    fn vouches(&self) -> bool {
+        true
+    }
+
+    fn keep_bytes(&self, object: ObjectId, kept: &mut dyn FnMut()) {
+        // As an operation: what is changed behind the mount's back is changed before or after.
+        let _world = self.world();
+        if self.keeping.vouches(object) {
+            kept();
+        }
     }
 
     fn closed(&self, object: ObjectId) {

@@ -159,6 +159,18 @@ impl Fronts {
         self.tell(BTreeMap::from([(volume, vec![Kept::Object(object)])]), || {});
     }
 
+    /// These have lost their last names, and stay because the fronts have them open.
+    pub fn orphaned(&self, orphans: impl IntoIterator<Item = (VolumeId, ObjectId)>) {
+        let mut of: BTreeMap<VolumeId, Vec<ObjectId>> = BTreeMap::new();
+        orphans.into_iter().for_each(|(volume, object)| of.entry(volume).or_default().push(object));
+        let attached = self.attached.lock().clone();
+        for (volume, front) in attached {
+            if let (Some(objects), Some(front)) = (of.get(&volume), front.upgrade()) {
+                front.orphaned(objects.clone());
+            }
+        }
+    }
+
     /// Bytes that were read with no lease are not to stay in a front that keeps this file's bytes. (It drops them when it has
     /// the answer, which it is waiting for.)
     pub fn drop_bytes_soon(self: &Arc<Self>, volume: VolumeId, object: ObjectId) {

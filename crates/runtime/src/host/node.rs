@@ -523,6 +523,10 @@ impl NodeThread {
             }
             self.ship();
         }
+        let held = self.node.session.take_held();
+        if !held.is_empty() {
+            self.handle.fronts.orphaned(held);
+        }
         self.look_for_lapse();
         Ok(())
     }

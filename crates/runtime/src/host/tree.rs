@@ -136,6 +136,21 @@ impl Tree for VolumeTree {
     fn closed(&self, object: ObjectId) {
         self.inner.node.opens.closed(object);
     }
+
+    fn vouches(&self) -> bool {
+        true
+    }
+
+    fn keep_bytes(&self, object: ObjectId, kept: &mut dyn FnMut()) {
+        let Inner { volume, node, .. } = &*self.inner;
+        // Who takes away what may be kept waits for this, and then has it forgotten. (A front may ask while it is given an answer.)
+        let usable = node.usable.read_recursive();
+        let may = usable.left_ns(node.clocks.now()) > 0 && usable.keeps.covers(&KeyRange::object(*volume, object));
+        let keep = Keep { bytes: may && self.inner.is_as_before(), ..Keep::default() };
+        if node.fronts.hand_out(*volume, Some(object), keep).bytes {
+            kept();
+        }
+    }
 }
 
 /// Carries a task as far as it comes without waiting, on this thread, and has the runtime go on: nobody is waited for before the node has been asked.

@@ -48,8 +48,10 @@ impl Known {
         let inode = shard.entry(object).or_default();
         inode.made = Some(Made { arrival, alone: inode.lookups == 0 });
         self.count(object, inode);
+        let vouched = inode.unvouched.is_none();
+        drop(shard);
         // As in `looked_up`: noted first.
-        self.undisturbed(since)
+        self.undisturbed(since) && vouched
     }
 
     /// A reply to the open directory `handle` is about to be written. True if what is listed may be kept.
