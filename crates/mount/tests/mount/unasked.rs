@@ -78,7 +78,7 @@ fn what_nobody_vouches_for_is_used_once() {
         rewrite(&fixture, id, &[step]);
         assert_eq!(first(&file), step);
         // The own write's page is not kept, either.
-        file.write_all_at(&[b'x'], 1).expect("writes");
+        file.write_all_at(b"x", 1).expect("writes");
         rewrite(&fixture, id, &[step.wrapping_add(100)]);
         assert_eq!(first(&file), step.wrapping_add(100));
     }
