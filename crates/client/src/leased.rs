@@ -16,7 +16,7 @@ use gavel_wire::View;
 pub enum Leased {
     /// The read goes on like this, with no need to be confirmed.
     Step(Step),
-    /// Leases over these ranges are lacking.
+    /// Leases over these ranges are lacking: [`Run::ask`].
     Lacks(Vec<KeyRange>),
     /// It is no read, or has begun otherwise.
     No,
@@ -63,6 +63,7 @@ impl Run {
         }
         let lacking: Vec<KeyRange> = read.iter().filter(|range| !usable.reads.covers(range)).cloned().collect();
         if !lacking.is_empty() {
+            self.will_ask(read);
             return Leased::Lacks(lacking);
         }
         let keep = if read.iter().all(|range| usable.keeps.covers(range)) {

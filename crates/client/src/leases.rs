@@ -323,12 +323,21 @@ impl Leases {
     }
 
     /// This node is about to ship commit `token`, which writes these ranges: until it is done, nothing is answered there from a
-    /// replica that may be behind. Says what has to happen before it may be shipped.
-    pub fn write(&mut self, now: Moment, token: Token, writes: &[KeyRange]) -> Vec<Next> {
+    /// replica that may be behind. Says what has to happen before it may be shipped. Of an object that the commit itself makes (`is_new`) nothing can be kept yet.
+    pub fn write(
+        &mut self,
+        now: Moment,
+        token: Token,
+        writes: &[KeyRange],
+        is_new: impl Fn(ObjectId) -> bool,
+    ) -> Vec<Next> {
         // Whether they are held or not: a lease may be granted while the commit is on its way.
-        let objects = writes.iter().filter_map(whole_objects);
-        let objects: RangeSet = objects.map(|(volume, first, last)| KeyRange::objects(volume, first, last)).collect();
-        let ranges: Vec<KeyRange> = objects.ranges().iter().filter(|range| self.kept.touches(range)).cloned().collect();
+        let whole: Vec<(VolumeId, ObjectId, ObjectId)> = writes.iter().filter_map(whole_objects).collect();
+        let range = |(volume, first, last): &(VolumeId, ObjectId, ObjectId)| KeyRange::objects(*volume, *first, *last);
+        let objects: RangeSet = whole.iter().map(range).collect();
+        let known: RangeSet =
+            whole.iter().filter(|(_, first, last)| first != last || !is_new(*first)).map(range).collect();
+        let ranges: Vec<KeyRange> = known.ranges().iter().filter(|range| self.kept.touches(range)).cloned().collect();
         let id = self.fresh_id();
         self.changed = true;
         let forgets = (!ranges.is_empty()).then(|| ranges.clone());
@@ -461,7 +470,7 @@ mod tests {
 
     /// Everything that was pending is shipped at once; gives what has to be forgotten.
     fn write(leases: &mut Leases, token: Token, writes: &[KeyRange]) -> Option<ToForget> {
-        let next = leases.write(NOW, token, writes);
+        let next = leases.write(NOW, token, writes, |_| false);
         let Some(Next::Ship(id)) = next.last().cloned() else { panic!("nothing is shipped: {next:?}") };
         assert_eq!(leases.shipped(id), None);
         next.into_iter().find_map(to_forget)
@@ -539,6 +548,22 @@ mod tests {
         assert!(usable.reads.covers(&name[0]) && !usable.keeps.touches(&name[0]));
         leases.on_tick(Moment(NOW.0 + crate::own_writes::QUIET_NS + 1));
         assert!(leases.news().unwrap().keeps.covers(&name[0]));
+    }
+
+    #[test]
+    fn of_an_object_that_is_being_made_nothing_is_forgotten() {
+        let mut leases = holder();
+        let writes = [KeyRange::one(&Key::dirent(V, ObjectId(7), b"name")), object(8)];
+        let next = leases.write(NOW, 1, &writes, |object| object == ObjectId(8));
+        let forget = next.into_iter().find_map(to_forget).unwrap();
+        assert_eq!(forget.ranges, [object(7)]);
+        assert!(!leases.news().unwrap().keeps.touches(&object(8)), "it is not to be kept before it is there");
+        leases.forgotten(forget.id);
+        leases.written(1);
+        leases.on_tick(Moment(NOW.0 + crate::own_writes::QUIET_NS + 1));
+        assert!(leases.news().unwrap().keeps.covers(&object(8)));
+        let forget = write(&mut leases, 2, &[object(8)]).unwrap();
+        assert_eq!(forget.ranges, [object(8)], "by now it may be kept");
     }
 
     #[test]
@@ -620,7 +645,7 @@ mod tests {
     fn what_is_shipped_is_behind_what_was_answered_and_nothing_is_answered_there_meanwhile() {
         let mut leases = Leases::default();
         hold(&mut leases, KeyRange::objects(V, ObjectId(0), ObjectId(100)), Mode::Exclusive);
-        let next = leases.write(NOW, 1, &[object(7)]);
+        let next = leases.write(NOW, 1, &[object(7)], |_| false);
         assert!(!leases.may_ship(1));
         let usable = leases.news().unwrap();
         assert!(!usable.writes.touches(&object(7)) && usable.writes.covers(&object(8)));

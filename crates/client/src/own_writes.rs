@@ -9,8 +9,9 @@ use gavel_lease::RangeSet;
 use gavel_types::{KeyRange, Moment};
 use std::collections::BTreeMap;
 
-/// What this node has written is not kept by its fronts for so long: it is likely to be written again.
-pub(crate) const QUIET_NS: u64 = 1_000_000_000;
+/// What this node has written is not kept by its fronts for so long: it is likely to be written again. Longer, and a file that was just made costs
+/// three requests at each open; shorter, and who writes again and again has the fronts forget more often than this, at some 0.1 ms each.
+pub(crate) const QUIET_NS: u64 = 100_000_000;
 /// Most ranges that are quiet; with more, nothing at all is kept for that time.
 const QUIET_MAX: usize = 1024;
 

@@ -176,6 +176,18 @@ impl Run {
         self.confirmed = Some(std::mem::take(&mut self.confirming).into_iter().collect());
     }
 
+    /// Leases over what it has read here are lacking.
+    pub(crate) fn will_ask(&mut self, read: Vec<KeyRange>) {
+        self.confirming = read;
+    }
+
+    /// The next step of a read that was found to lack leases ([`Leased::Lacks`](crate::Leased::Lacks)): what it read there is to be confirmed. The same as to evaluate
+    /// it once more.
+    pub fn ask(&mut self) -> Step {
+        let read = std::mem::take(&mut self.confirming);
+        self.confirm(read)
+    }
+
     /// This node's session holds the object ([`Session::holds`](crate::Session::holds)): it can be opened although it
     /// has no name any more.
     pub fn held(&mut self) {

@@ -493,7 +493,7 @@ impl<E: Engine> Node<E> {
         Ok(())
     }
 
-    /// Works through everything that the inputs started.
+    /// Works through everything that the inputs started, as far as nobody else waits for what is to be sent: to be called until it gives nothing.
     pub fn take_effects(&mut self, clock: Clock) -> Vec<NodeEffect> {
         loop {
             let from_server = self.server.take_effects();
@@ -513,6 +513,9 @@ impl<E: Engine> Node<E> {
             }
             for effect in from_session {
                 self.take_from_session(clock, effect);
+            }
+            if self.server.has_to_apply() {
+                return self.effects.drain(..).collect();
             }
         }
     }

@@ -21,6 +21,7 @@
 //!
 //! Modules:
 //! - `quorum`: the state machine: inputs, effects, snapshots, status, invariants
+//! - `acknowledged`: acknowledgements that are not said twice
 //! - `admission`: which decoded messages may reach raft-rs in the present state (it panics on some)
 //! - `codec`: bytes of messages; every field bounded, every count checked
 //! - `window`: the entries in memory, as raft-rs' storage
@@ -30,6 +31,7 @@
 //! - `pace`: ticks from injected time, election jitter from our own generator
 //! - `config`, `entry`, `ready`, `error`: the nouns of the interface
 
+mod acknowledged;
 mod admission;
 mod codec;
 mod config;

@@ -57,6 +57,10 @@ pub struct Server<E: Engine> {
     pub(crate) stepped_aside_at: Option<Moment>,
     pub(crate) catch_up: Option<CatchUp>,
     pub(crate) effects: VecDeque<Effect>,
+    /// Committed entries that are not applied yet.
+    to_apply: Vec<LogEntry>,
+    /// Something has become durable since effects were last taken.
+    has_persisted: bool,
     /// How many sweeps had gone over the records of the last snapshot that was offered.
     pub(crate) offered_sweeps: Option<u64>,
     /// The revision of the past that the records were told of last.
@@ -126,6 +130,8 @@ impl<E: Engine> Server<E> {
             stepped_aside_at: None,
             catch_up,
             effects: VecDeque::new(),
+            to_apply: Vec::new(),
+            has_persisted: false,
             offered_sweeps: None,
             told_past: None,
             flushing: None,
@@ -244,6 +250,7 @@ impl<E: Engine> Server<E> {
         self.clock = clock;
         if self.failed.is_none() {
             self.quorum.on_persisted(ticket);
+            self.has_persisted = true;
         }
     }
 
@@ -265,8 +272,10 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Works through everything that the inputs started.
+    /// Works through everything that the inputs started. If others wait for what is to be sent, what is committed is applied by the next call
+    /// ([`Server::has_to_apply`]): to be called until it gives nothing.
     pub fn take_effects(&mut self) -> Vec<Effect> {
+        self.apply_committed();
         while self.failed.is_none() {
             self.propose();
             let ready = self.quorum.take_ready();
@@ -274,9 +283,34 @@ impl<E: Engine> Server<E> {
                 break;
             }
             self.on_ready(ready);
+            if self.has_to_apply() && self.is_awaited() {
+                break;
+            }
+            self.apply_committed();
         }
+        self.has_persisted = false;
         self.flush_if_due();
         self.effects.drain(..).collect()
+    }
+
+    /// Is there something that is committed, and to be applied when all that it gave has been sent?
+    pub fn has_to_apply(&self) -> bool {
+        !self.to_apply.is_empty()
+    }
+
+    /// Do others wait for what is to be sent? They do for what a leader says, and to hear that something is durable here.
+    fn is_awaited(&self) -> bool {
+        let speaks = self.leading.is_some() || self.has_persisted;
+        speaks && self.effects.iter().any(|effect| matches!(effect, Effect::Send { .. }))
+    }
+
+    fn apply_committed(&mut self) {
+        for entry in std::mem::take(&mut self.to_apply) {
+            if self.failed.is_some() || self.catch_up.is_some() {
+                break;
+            }
+            self.apply(&entry);
+        }
     }
 
     fn on_log_message(&mut self, from: NodeId, bytes: &Bytes) -> Result<(), Refused> {
@@ -300,12 +334,7 @@ impl<E: Engine> Server<E> {
         if let Some(snapshot) = ready.pending_snapshot {
             self.begin_catch_up(snapshot);
         }
-        for entry in ready.committed {
-            if self.failed.is_some() || self.catch_up.is_some() {
-                break;
-            }
-            self.apply(&entry);
-        }
+        self.to_apply.extend(ready.committed);
         self.on_reads(ready.reads, &ready.failed_reads);
         if self.quorum.wants_snapshot() && self.catch_up.is_none() {
             self.offer_snapshot();

@@ -72,8 +72,14 @@ impl Quorum {
         // A lone voter has no other disk to lean on, so its messages to learners are promises, too.
         let alone = self.config.voters.len() == 1;
         let append_bytes_max = self.config.max_message_bytes;
-        now.into_iter().for_each(|message| self.outbox.push(message, alone, append_bytes_max));
-        after.into_iter().for_each(|message| self.outbox.push(message, true, append_bytes_max));
+        let at = self.lease.now;
+        for (message, waits) in
+            now.into_iter().map(|message| (message, alone)).chain(after.into_iter().map(|message| (message, true)))
+        {
+            if !self.acknowledged.says_again(at, &message) {
+                self.outbox.push(message, waits, append_bytes_max);
+            }
+        }
         self.raft.advance_append_async(raw);
         if !self.outbox.is_writing() {
             self.raft.on_persist_ready(u64::MAX);

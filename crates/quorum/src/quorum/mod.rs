@@ -6,6 +6,7 @@ mod recovery;
 mod snapshots;
 pub mod status;
 
+use crate::acknowledged::Acknowledged;
 use crate::admission::{self, Facts, Verdict};
 use crate::codec;
 use crate::config::Config;
@@ -42,6 +43,7 @@ pub struct Quorum {
     pace: Pace,
     jitter: Jitter,
     outbox: Outbox,
+    acknowledged: Acknowledged,
     lease: LeaderLease,
     reads: Reads,
     transfers: Transfers,

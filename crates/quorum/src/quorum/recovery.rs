@@ -3,6 +3,7 @@
 use super::invariants::HighWater;
 use super::snapshots::Transfers;
 use super::{Outbox, Quorum};
+use crate::acknowledged::Acknowledged;
 use crate::codec::NUMBER_MAX;
 use crate::config::{Config, HEARTBEAT_TICKS};
 use crate::entry::{LogMark, Recovered};
@@ -61,6 +62,7 @@ impl Quorum {
             pace: Pace::new(config.tick_ns(), now),
             jitter: Jitter::new(config.seed, config.election_ticks()),
             outbox,
+            acknowledged: Acknowledged::new(config.heartbeat_ns / 2),
             lease: LeaderLease::new(config.promise_ns(), now),
             reads: Reads::default(),
             transfers: Transfers::default(),

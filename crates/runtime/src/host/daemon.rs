@@ -183,7 +183,7 @@ impl Daemon {
         incoming.blobs.get_or_init(|| blobs.clone());
         let records = Arc::new(disks.records);
         let conflicts = Arc::new(Conflicts::open(&config.data_dir).map_err(failing("opening the conflicts"))?);
-        let node = Arc::new(NodeHandle::new(inbox.clone(), records.clone(), conflicts));
+        let node = Arc::new(NodeHandle::new(inbox.clone(), runtime.clone(), records.clone(), conflicts));
         incoming.clients.get_or_init(|| Clients::new(node.clone(), blobs.clone(), config.data_dir.clone()));
         let (server, session) = tuned(&config, random()?);
         let machine = Node::new(
@@ -219,6 +219,7 @@ impl Daemon {
             lapsed: true,
             shipped_at: Moment(0),
             ship_now: false,
+            unwritten: Default::default(),
         };
         // Without a thread to receive it there is a panic in the log already.
         let _ = begin.send(node_thread);

@@ -3,7 +3,7 @@
 use crate::host::node::{Inbox, Input};
 use gavel_quorum::{EntryKind, Persist};
 use gavel_store::log::{EntryId, HardState, Log, LogBatch, LogEntry, LogError, Spare};
-use gavel_types::LogIndex;
+use gavel_types::{LogIndex, Moment};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -13,6 +13,38 @@ pub enum Order {
     Write(Persist),
     /// Forget entries up to and with this one.
     Trim(LogIndex),
+}
+
+/// How far the log is committed is written with what has to be synced, or after this: nobody waits for it.
+const COMMIT_WRITTEN_NS: u64 = 100_000_000;
+
+/// How far the log is committed, if that is not written yet, and since when.
+#[derive(Default)]
+pub struct Unwritten(Option<(Moment, Persist)>);
+
+impl Unwritten {
+    /// Gives what is to be written now: nothing, if only the commit index has moved.
+    pub fn join(&mut self, now: Moment, mut persist: Persist) -> Option<Persist> {
+        if !persist.must_sync && persist.append.is_empty() && persist.snapshot.is_none() {
+            let since = self.0.take().map_or(now, |(since, _)| since);
+            self.0 = Some((since, persist));
+            return None;
+        }
+        // A later state has all that an earlier one says.
+        persist.hard_state = persist.hard_state.or(self.take().and_then(|earlier| earlier.hard_state));
+        self.0 = None;
+        Some(persist)
+    }
+
+    /// Has it waited for long enough?
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.0.as_ref().is_some_and(|(since, _)| now.since_ns(*since) >= COMMIT_WRITTEN_NS)
+    }
+
+    /// What waits, to be written.
+    pub fn take(&mut self) -> Option<Persist> {
+        self.0.take().map(|(_, persist)| persist)
+    }
 }
 
 /// Starts the thread. It ends when the returned sender is dropped, or when the log fails.
@@ -136,4 +168,40 @@ pub fn recovered(log: gavel_store::log::Recovered) -> Result<gavel_quorum::Recov
         entries,
         applied: gavel_quorum::LogMark::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gavel_quorum::HardState;
+    use gavel_types::Term;
+
+    fn persist(ticket: u64, commit: Option<u64>, must_sync: bool) -> Persist {
+        let hard_state = commit.map(|commit| HardState { term: Term(3), vote: None, commit: LogIndex(commit) });
+        Persist { ticket, hard_state, snapshot: None, append: Vec::new(), must_sync }
+    }
+
+    #[test]
+    fn a_commit_index_is_written_with_the_next_sync() {
+        let mut unwritten = Unwritten::default();
+        assert!(unwritten.join(Moment(5), persist(1, Some(7), false)).is_none());
+        assert!(unwritten.join(Moment(6), persist(2, Some(8), false)).is_none());
+        let written = unwritten.join(Moment(7), persist(3, None, true)).unwrap();
+        assert_eq!((written.ticket, written.hard_state.map(|state| state.commit)), (3, Some(LogIndex(8))));
+        assert!(unwritten.take().is_none(), "it is written once");
+        assert!(unwritten.join(Moment(8), persist(4, Some(9), false)).is_none());
+        let written = unwritten.join(Moment(9), persist(5, Some(10), true)).unwrap();
+        assert_eq!(written.hard_state.map(|state| state.commit), Some(LogIndex(10)), "the later one");
+        assert!(unwritten.take().is_none());
+    }
+
+    #[test]
+    fn a_commit_index_does_not_wait_for_ever() {
+        let mut unwritten = Unwritten::default();
+        assert!(unwritten.join(Moment(5), persist(1, Some(7), false)).is_none());
+        assert!(unwritten.join(Moment(90_000_000), persist(2, Some(8), false)).is_none());
+        assert!(!unwritten.is_due(Moment(4 + COMMIT_WRITTEN_NS)));
+        assert!(unwritten.is_due(Moment(5 + COMMIT_WRITTEN_NS)), "it counts from the first");
+        assert_eq!(unwritten.take().map(|persist| persist.ticket), Some(2));
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Threads: one for the node itself and its connections ([`node`]: all inputs in one queue, effects carried out in order),
 //! one that writes and syncs the log ([`journal`]: one sync for many writes), one that flushes and compacts records
-//! ([`flusher`]), one that writes blobs ([`blobs`]: one sync for many writers), and tokio's for operations on their way
-//! ([`tree`]) and for blobs.
+//! ([`flusher`]), one that writes blobs ([`blobs`]: one sync for many writers), and tokio's for blobs and for operations on their way
+//! ([`tree`]). Operations that have little to do but to wait for the node go on on its own thread.
 //!
 //! - [`daemon`]: brings it all up and down
 //! - [`node`]: the queue and the thread of the node
@@ -13,6 +13,7 @@
 //! - [`client`]: a mount without a replica
 //! - [`clients`]: what a node answers clients that have no replica
 //! - [`opens`]: which files mounts have open
+//! - [`wants`]: leases that would be useful
 //! - [`tree`]: the door for mounts: operations on their way
 //! - [`fronts`]: what mounts keep, and how they are told to forget it
 //! - [`browse`]: what the console shows
@@ -51,6 +52,7 @@ pub mod status;
 pub mod tree;
 pub mod txn;
 pub mod volumes;
+pub mod wants;
 
 pub use daemon::{Daemon, DaemonError};
 pub use node::{NodeHandle, NodeView};

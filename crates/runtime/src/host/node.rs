@@ -10,14 +10,16 @@ pub use locks::{LockInput, LockWait};
 use crate::host::blobs::Blobs;
 use crate::host::conflicts::{Conflicts, keeper};
 use crate::host::fronts::Fronts;
-use crate::host::journal::Order;
+use crate::host::journal::{Order, Unwritten};
 use crate::host::opens::Opens;
 use crate::host::status::NodeStatus;
+use crate::host::wants::Wants;
 use crate::net::Sender as Peers;
 use gavel_client::{Collision, LockId, LostBecause, LostPlan, OfferEffect, Pending, Token, Usable};
 use gavel_lease::range::whole_objects;
 use gavel_node::clients::ClientAsk;
 use gavel_node::{Node, NodeEffect};
+use gavel_quorum::Persist;
 use gavel_server::Clock;
 use gavel_store::engine::{Engine, LsmEngine};
 use gavel_store::records::{self, Records};
@@ -197,6 +199,8 @@ impl Inputs {
 pub struct NodeHandle {
     /// The way in.
     pub inbox: Inbox,
+    /// The runtime of the node's thread: what waits for the node, and has little to do then, goes on there without a change of threads.
+    pub near: tokio::runtime::Handle,
     /// The records, to read views from.
     pub records: Arc<Records<LsmEngine>>,
     published: AtomicU64,
@@ -212,6 +216,8 @@ pub struct NodeHandle {
     /// not wake the node's thread for that.
     /// What fronts open and close.
     pub opens: Opens,
+    /// Of which leases that would be useful the session has heard.
+    pub wants: Wants,
     /// Reads that were answered under leases.
     pub reads_leased: AtomicU64,
     /// Reads that had to be confirmed by the quorum.
@@ -244,10 +250,16 @@ pub struct NodeHandle {
 
 impl NodeHandle {
     /// A node that is about to run.
-    pub fn new(inbox: Inbox, records: Arc<Records<LsmEngine>>, conflicts: Arc<Conflicts>) -> NodeHandle {
+    pub fn new(
+        inbox: Inbox,
+        near: tokio::runtime::Handle,
+        records: Arc<Records<LsmEngine>>,
+        conflicts: Arc<Conflicts>,
+    ) -> NodeHandle {
         let stopped = tokio::sync::watch::Sender::new(None);
         NodeHandle {
             inbox,
+            near,
             records,
             published: AtomicU64::new(0),
             news: tokio::sync::watch::Sender::new(Tid::ZERO),
@@ -255,6 +267,7 @@ impl NodeHandle {
             usable: RwLock::default(),
             fronts: Arc::default(),
             opens: Opens::default(),
+            wants: Wants::default(),
             reads_leased: AtomicU64::new(0),
             reads_confirmed: AtomicU64::new(0),
             pending: Mutex::default(),
@@ -437,6 +450,8 @@ pub struct NodeThread {
     pub shipped_at: Moment,
     /// It is not to be waited for more.
     pub ship_now: bool,
+    /// How far the log is committed, if that is not written yet.
+    pub unwritten: Unwritten,
 }
 
 /// Operations that wait.
@@ -468,10 +483,11 @@ impl NodeThread {
             if !self.inputs.take(&mut batch).await {
                 break "the node was dropped".into();
             }
-            if let Err(cause) = self.turn(&mut batch) {
+            if let Err(cause) = self.turn(&mut batch).await {
                 break self.told_before(&mut batch).await.unwrap_or(cause);
             }
         };
+        let _ = self.write_commit_index();
         // A node that has stopped, for whatever it found, answers for nothing.
         *self.handle.usable.write() = Usable::default();
         for (_, wait) in std::mem::take(&mut self.waits.by_token) {
@@ -501,7 +517,7 @@ impl NodeThread {
         None
     }
 
-    fn turn(&mut self, batch: &mut Vec<Input>) -> Result<(), String> {
+    async fn turn(&mut self, batch: &mut Vec<Input>) -> Result<(), String> {
         self.handle.opens.tell(&mut self.node.session);
         // First of all: a node that has stood still must notice before it answers anybody.
         self.node.on_tick(self.handle.clocks.read());
@@ -512,23 +528,57 @@ impl NodeThread {
         self.ship_if_due();
         loop {
             let mut effects = self.node.take_effects(self.handle.clocks.read());
-            // What was accepted must not hide what is newer, from those who look at what is published.
-            effects.sort_by_key(|effect| !matches!(effect, NodeEffect::Landed { .. }));
-            let again = effects.iter().any(|effect| matches!(effect, NodeEffect::ShipPending(_)));
-            for effect in effects {
-                self.carry_out(effect)?;
-            }
-            if !again {
+            if effects.is_empty() {
                 break;
             }
-            self.ship();
+            // What was accepted must not hide what is newer, from those who look at what is published.
+            effects.sort_by_key(|effect| !matches!(effect, NodeEffect::Landed { .. }));
+            let ships = effects.iter().any(|effect| matches!(effect, NodeEffect::ShipPending(_)));
+            self.carry_out_all(effects).await?;
+            if ships {
+                self.ship();
+            }
         }
         let held = self.node.session.take_held();
         if !held.is_empty() {
             self.handle.fronts.orphaned(held);
         }
         self.look_for_lapse();
+        if self.unwritten.is_due(self.handle.clocks.now()) {
+            self.write_commit_index()?;
+        }
         Ok(())
+    }
+
+    /// What others wait for is on its way before this node's disk begins to write, and before it applies what is committed.
+    async fn carry_out_all(&mut self, effects: Vec<NodeEffect>) -> Result<(), String> {
+        let mut sent = false;
+        for effect in effects {
+            if sent && matches!(&effect, NodeEffect::Persist(persist) if persist.must_sync) {
+                // The connections run on this thread, too: they write now.
+                tokio::task::yield_now().await;
+                sent = false;
+            }
+            sent |= matches!(effect, NodeEffect::Send { .. });
+            self.carry_out(effect)?;
+        }
+        if sent && self.node.server.has_to_apply() {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, persist: Persist) -> Result<(), String> {
+        let write = self.unwritten.join(self.handle.clocks.now(), persist);
+        write.map_or(Ok(()), |persist| self.order(Order::Write(persist)))
+    }
+
+    fn write_commit_index(&mut self) -> Result<(), String> {
+        self.unwritten.take().map_or(Ok(()), |persist| self.order(Order::Write(persist)))
+    }
+
+    fn order(&mut self, order: Order) -> Result<(), String> {
+        self.journal.send(order).map_err(|_| "the journal thread has stopped".into())
     }
 
     /// Ships what was accepted, unless a moment more would bring more.
@@ -725,7 +775,6 @@ impl NodeThread {
     }
 
     fn carry_out(&mut self, effect: NodeEffect) -> Result<(), String> {
-        let gone = |what: &str| format!("the {what} thread has stopped");
         match effect {
             // A message that can't be sent is a message lost; the protocol sends again.
             NodeEffect::Send { to, message } => {
@@ -734,11 +783,12 @@ impl NodeThread {
                     tracing::error!(peer = to.0, %error, "a message could not be sent; please report this");
                 }
             }
-            NodeEffect::Persist(persist) => {
-                self.journal.send(Order::Write(persist)).map_err(|_| gone("journal"))?;
+            NodeEffect::Persist(persist) => self.write(persist)?,
+            NodeEffect::TrimLog(index) => {
+                self.write_commit_index()?;
+                self.order(Order::Trim(index))?;
             }
-            NodeEffect::TrimLog(index) => self.journal.send(Order::Trim(index)).map_err(|_| gone("journal"))?,
-            NodeEffect::Flush => self.flusher.send(()).map_err(|_| gone("flusher"))?,
+            NodeEffect::Flush => self.flusher.send(()).map_err(|_| "the flusher thread has stopped")?,
             NodeEffect::Blobs(news) => self.blobs.on_news(&news),
             NodeEffect::BlobsSkipped(tid) => {
                 let condemned = self.node.server.state().collection.condemned();

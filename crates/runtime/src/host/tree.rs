@@ -17,6 +17,7 @@ use gavel_client::tree::Answered;
 use gavel_client::{Answer, Behind, Forget, Keep, Leased, Run, Space, Step, Taken, Tree, TreeError, TreeRequest};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
+use gavel_types::limits::INLINE_BYTES_MAX;
 use gavel_types::{Blob, BlobId, KeyRange, Moment, ObjectId, Tid, VolumeId};
 use gavel_wire::Mode;
 use parking_lot::Mutex;
@@ -119,13 +120,15 @@ impl Tree for VolumeTree {
         let Some((asked, answered)) = self.inner.answer_leased(asked, answered) else { return };
         let Some((asked, answered)) = self.inner.answer_behind(asked, answered) else { return };
         let inner = self.inner.clone();
-        begin(&self.inner.tokio, async move {
-            let Some((asked, answered)) = inner.answer_when_there_is_room(asked, answered).await else { return };
+        let near = asked.is_short();
+        self.inner.begin(near, async move {
+            let mut owed = Owed(Some(answered));
+            let Some(asked) = inner.answer_when_there_is_room(asked, &mut owed).await else { return };
             let mut pin = Pin::new(&inner.node.opens);
             let answer = inner.answer(asked, &mut pin).await;
             // What was read meanwhile may be half of a step.
             let stale = !inner.is_as_before() || inner.node.is_mirror(inner.volume);
-            answered(if stale { Err(FsError::Stale.into()) } else { answer });
+            owed.give(if stale { Err(FsError::Stale.into()) } else { answer });
         });
     }
 
@@ -153,16 +156,22 @@ impl Tree for VolumeTree {
     }
 }
 
-/// Carries a task as far as it comes without waiting, on this thread, and has the runtime go on: nobody is waited for before the node has been asked.
-fn begin(tokio: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-    let mut task = Box::pin(task);
-    let is_over = {
-        let _runtime = tokio.enter();
-        // Whatever wakes it before it was spawned is seen then: the runtime asks it at once.
-        task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    };
-    if !is_over {
-        tokio.spawn(task);
+/// An answer that somebody waits for. It is given even if the runtime ends before whoever was to find it.
+struct Owed(Option<Answered>);
+
+impl Owed {
+    fn give(mut self, result: Result<Answer, TreeError>) {
+        if let Some(answered) = self.0.take() {
+            answered(result);
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(answered) = self.0.take() {
+            answered(Err(TreeError::Closed));
+        }
     }
 }
 
@@ -178,10 +187,39 @@ enum Asked {
     Operation(Box<UnderWay>),
 }
 
+impl Asked {
+    /// Is there little to do but to wait for the node?
+    fn is_short(&self) -> bool {
+        match self {
+            Asked::Space => false,
+            Asked::Sync(_) => true,
+            Asked::Operation(under_way) => under_way.short,
+        }
+    }
+}
+
+/// Is there little to do for it but to wait for the node? Not where many bytes or many names are read or written.
+fn is_short(request: &TreeRequest) -> bool {
+    use Operation as O;
+    match request {
+        TreeRequest::Lookup { .. } => true,
+        TreeRequest::Write { data, .. } => data.len() <= INLINE_BYTES_MAX,
+        TreeRequest::Operation(operation) => match operation {
+            O::Read { .. } | O::Write { .. } | O::Readdir { .. } | O::Fallocate { .. } | O::Seek { .. } => false,
+            O::Setattr { set, .. } => set.size.is_none(),
+            O::Open { truncate, .. } | O::Create { truncate, .. } => !truncate,
+            _ => true,
+        },
+        _ => false,
+    }
+}
+
 /// An operation, as far as it has come.
 struct UnderWay {
     caller: Caller,
     run: Run,
+    /// See [`is_short`].
+    short: bool,
     /// It makes a file and opens it.
     creates: bool,
     /// The file that it opens.
@@ -198,6 +236,7 @@ struct UnderWay {
 
 impl UnderWay {
     fn new(volume: VolumeId, caller: Caller, request: TreeRequest) -> Result<UnderWay, TreeError> {
+        let short = is_short(&request);
         let creates = matches!(request, TreeRequest::Operation(Operation::Create { .. }));
         let opens = match &request {
             TreeRequest::Operation(Operation::Open { object, .. }) => Some((*object, request.clone())),
@@ -210,13 +249,29 @@ impl UnderWay {
             _ => None,
         };
         let run = Run::new(volume, caller, request)?;
-        Ok(UnderWay { caller, run, creates, opens, reads, lacking: Default::default(), crowded: false, next: None })
+        let (lacking, crowded, next) = Default::default();
+        Ok(UnderWay { caller, run, short, creates, opens, reads, lacking, crowded, next })
     }
 }
 
 impl Inner {
     fn is_as_before(&self) -> bool {
         self.node.is_as_before(self.volume, &self.turned)
+    }
+
+    /// Carries a task as far as it comes without waiting, on this thread: nobody is waited for before the node has been asked. The rest is done on the node's
+    /// thread (`near`), which gives the answer without a change of threads then, or by the daemon's runtime.
+    fn begin(&self, near: bool, task: impl Future<Output = ()> + Send + 'static) {
+        let tokio = if near { &self.node.near } else { &self.tokio };
+        let mut task = Box::pin(task);
+        let is_over = {
+            let _runtime = tokio.enter();
+            // Whatever wakes it before it was spawned is seen then: the runtime asks it at once.
+            task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        if !is_over {
+            tokio.spawn(task);
+        }
     }
 
     /// Answers on this thread, if the node may answer without asking anybody. Gives back what it could not answer.
@@ -237,6 +292,7 @@ impl Inner {
             Leased::Step(step) => step,
             Leased::Lacks(ranges) => {
                 lacking.0 = ranges;
+                *next = Some(run.ask());
                 return Some((asked, answered));
             }
             Leased::No => return Some((asked, answered)),
@@ -348,19 +404,18 @@ impl Inner {
         room.1
     }
 
-    /// Waits until there is room among what is pending, and tries again.
-    async fn answer_when_there_is_room(
-        self: &Arc<Self>,
-        mut asked: Asked,
-        mut answered: Answered,
-    ) -> Option<(Asked, Answered)> {
+    /// If what is pending leaves no room, waits until there is some, and tries again. Gives what is not answered so.
+    async fn answer_when_there_is_room(self: &Arc<Self>, mut asked: Asked, owed: &mut Owed) -> Option<Asked> {
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             let room = self.node.room.notified();
-            (asked, answered) = self.answer_behind(asked, answered)?;
             let crowded = matches!(&asked, Asked::Operation(under_way) if under_way.crowded);
-            if !crowded || tokio::time::timeout_at(until, room).await.is_err() {
-                return Some((asked, answered));
+            let Some(answered) = owed.0.take_if(|_| crowded) else { return Some(asked) };
+            let (again, answered) = self.answer_behind(asked, answered)?;
+            (asked, owed.0) = (again, Some(answered));
+            let crowded = matches!(&asked, Asked::Operation(under_way) if under_way.crowded);
+            if crowded && tokio::time::timeout_at(until, room).await.is_err() {
+                return Some(asked);
             }
         }
     }
@@ -392,18 +447,16 @@ impl Inner {
             Asked::Sync(object) => self.sync(object).await,
             Asked::Operation(under_way) => {
                 let bytes_of = under_way.reads.as_ref().map(|(object, _)| *object);
-                let leased = under_way.next.is_some();
+                let leased = matches!(under_way.next, Some(Step::Fetch(_)));
                 let mut under_way = *under_way;
                 let lacking = std::mem::take(&mut under_way.lacking);
                 let result = self.operate(under_way, pin).await;
                 let (reads, writes) = lacking;
                 if !reads.is_empty() {
                     self.node.reads_confirmed.fetch_add(1, Ordering::Relaxed);
-                    self.node.inbox.push(Input::Want(reads, Mode::Shared));
                 }
-                if !writes.is_empty() {
-                    self.node.inbox.push(Input::Want(writes, Mode::Exclusive));
-                }
+                self.want(reads, Mode::Shared);
+                self.want(writes, Mode::Exclusive);
                 if let Some(object) = bytes_of.filter(|_| !leased) {
                     self.node.fronts.drop_bytes_soon(self.volume, object);
                 }
@@ -412,10 +465,18 @@ impl Inner {
         }
     }
 
+    /// Leases over these ranges would have answered an operation.
+    fn want(&self, ranges: Vec<KeyRange>, mode: Mode) {
+        let news = self.node.wants.news(self.node.clocks.now(), ranges, mode);
+        if !news.is_empty() {
+            self.node.inbox.push(Input::Want(news, mode));
+        }
+    }
+
     async fn operate(self: &Arc<Self>, under_way: UnderWay, pin: &mut Pin) -> Result<Answer, TreeError> {
         let UnderWay { caller, mut run, creates, mut opens, mut reads, mut next, .. } = under_way;
         // Then it was seen already.
-        reads.take_if(|_| next.is_some());
+        reads.take_if(|_| matches!(next, Some(Step::Fetch(_))));
         run.id().filter(|_| creates).into_iter().for_each(|object| pin.hold(object));
         let mut view = self.node.latest();
         let mut again = false;

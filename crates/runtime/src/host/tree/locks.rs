@@ -1,6 +1,6 @@
 //! Locks of files: calls that may wait for longer than anything else does.
 
-use super::{Inner, PATIENCE, VolumeTree, Waited, empty, not_sent, outcome_unknown, within};
+use super::{Inner, Owed, PATIENCE, VolumeTree, Waited, empty, not_sent, outcome_unknown, within};
 use crate::host::node::{Input, LockInput, WaitError};
 use gavel_client::tree::Answered;
 use gavel_client::{Answer, LockAnswer, LockCall, LockError, LockId, TreeError, TreeRequest};
@@ -25,20 +25,23 @@ impl VolumeTree {
                 let file = inner.lock_file(object, family);
                 let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
                 let give_up = move || inner.node.inbox.push(Input::Lock(LockInput::GiveUp(id)));
-                self.inner.tokio.spawn(async move { answered(locked(wait, reply, give_up).await) });
+                let owed = Owed(Some(answered));
+                self.inner.begin(true, async move { owed.give(locked(wait, reply, give_up).await) });
             }
             TreeRequest::Unlock { object, family, owner, span, closing } => {
                 let file = inner.lock_file(object, family);
-                self.inner.tokio.spawn(async move {
+                let owed = Owed(Some(answered));
+                self.inner.begin(true, async move {
                     // What was written under the lock is committed before somebody else has it. If that fails, it is told elsewhere.
                     let _ = within(inner.node.sync()).await;
                     let reply = inner.call(LockCall::Unlock { file, owner, span, closing }, None);
-                    answered(unlocked(closing, reply).await);
+                    owed.give(unlocked(closing, reply).await);
                 });
             }
             TreeRequest::TestLock { object, family, owner, span, kind } => {
                 let file = inner.lock_file(object, family);
-                self.inner.tokio.spawn(async move { answered(inner.test_lock(file, owner, span, kind).await) });
+                let owed = Owed(Some(answered));
+                self.inner.begin(true, async move { owed.give(inner.test_lock(file, owner, span, kind).await) });
             }
             TreeRequest::CancelLock { id } => {
                 inner.node.inbox.push(Input::Lock(LockInput::Cancel(id)));
