@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
 /// writes once more.
-pub const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const PENDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most plans that have not landed.
 pub const PENDING_PLANS_MAX: usize = 16 * 1024;
 /// Most bytes of plans (roughly) that are joined to one commit.

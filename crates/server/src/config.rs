@@ -17,6 +17,10 @@ const _: () = assert!(gavel_quorum::MESSAGE_BYTES_MAX < codec::MESSAGE_BYTES_MAX
 /// twice as much at a time it writes half as often over the same ones. Unpacking 100,000 small files wrote 3.4 times the log with 16 MiB, 2.2 times with this.
 /// As much is applied again when a node starts after a crash, which takes a quarter of a second, and the rows of two such pieces are in memory.
 const FLUSH_LOG_BYTES: u64 = 32 << 20;
+/// The records are flushed, too, when they have so much in memory as [`Engine::unsealed_bytes`](gavel_store::engine::Engine::unsealed_bytes) counts. Bytes of files
+/// are about as large in a record as in the log, but names and attributes become many small rows: of what making empty files writes to the log, they would have three
+/// times as much in memory.
+const FLUSH_MEMORY_BYTES: u64 = 32 << 20;
 
 /// How a server behaves. Times are in nanoseconds.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub struct Config {
     pub drift_ns: u64,
     /// The records are flushed when this many bytes of log have been applied since the last flush.
     pub flush_log_bytes: u64,
+    /// The records are flushed when they hold this many bytes in memory that no flush has been asked for.
+    pub flush_memory_bytes: u64,
     /// The records are flushed at least this often, if anything was applied.
     pub flush_interval_ns: u64,
     /// A leader whose wall clock is further than this from the median of a majority's does not lead.
@@ -52,6 +58,7 @@ impl Config {
             quorum,
             drift_ns: 250_000_000,
             flush_log_bytes: FLUSH_LOG_BYTES,
+            flush_memory_bytes: FLUSH_MEMORY_BYTES,
             flush_interval_ns: 30_000_000_000,
             clock_skew_max_ns: 5_000_000_000,
             scan_bytes_max: 1024 * 1024,

@@ -413,6 +413,7 @@ impl<E: Engine> Server<E> {
 
     fn flush_if_due(&mut self) {
         let due = self.log_bytes_since_flush >= self.config.flush_log_bytes
+            || self.records.unsealed_bytes() >= self.config.flush_memory_bytes
             || (self.log_bytes_since_flush > 0
                 && self.clock.now.since_ns(self.flushed_at) >= self.config.flush_interval_ns);
         if due && self.flushing.is_none() && self.catch_up.is_none() && self.failed.is_none() {

@@ -1,4 +1,4 @@
-//! What a replica's work for one file of an unpacked tree costs: decoding the entry, the commit rule, the records, the flusher. Run it by hand:
+//! What a replica's work for one file of an unpacked tree costs, and for one that is removed: decoding the entry, the commit rule, the records, the flusher. Run it by hand:
 //! `cargo test --release -p gavel-server --test apply_measure -- --ignored --nocapture`.
 //! It counts the thread's processor time, so other work on the machine does not show much. Its numbers of November 2026 are in `docs/benchmarks.md`.
 #![allow(clippy::unwrap_used)]
@@ -28,8 +28,13 @@ const FILES_PER_DIRECTORY: u64 = 25;
 const FILES_PER_COMMIT: u64 = 8;
 /// Trees, one after the other: what the flusher does shows with the number of its passes.
 const TREES: u64 = 8;
+/// Nodes, each with a session that must let go of each removed file, and files that one request of theirs names.
+const NODES: u64 = 3;
+const FILES_PER_RELEASE: u64 = 64;
 /// So much of the log is applied between two flushes, as `Config::flush_log_bytes` has it.
 const FLUSH_LOG_BYTES: usize = 32 << 20;
+/// Or so much is in memory, as `Config::flush_memory_bytes` has it.
+const FLUSH_MEMORY_BYTES: u64 = 32 << 20;
 /// Sizes of the files below, in turn: a mean of 4.6 KiB, as of those that have no blob in a tree with a mean of 10 kB.
 const SIZES: [usize; 10] = [300, 700, 1_100, 1_800, 2_600, 3_500, 5_000, 7_000, 9_900, 15_000];
 
@@ -65,7 +70,8 @@ fn written_bytes() -> u64 {
 struct Replica {
     records: Records<LsmEngine>,
     state: State,
-    session: SessionId,
+    /// One for each node; the first one makes and removes.
+    sessions: Vec<SessionId>,
     /// Bytes of the log since the last flush, and of all.
     unflushed: usize,
     log_bytes: usize,
@@ -76,13 +82,15 @@ impl Replica {
     fn new(dir: &std::path::Path) -> Replica {
         let engine = LsmEngine::open(dir, LsmConfig::default()).unwrap();
         let (records, _) = Records::open(engine, WHO).unwrap();
-        let (state, session) = (State { tid: Tid(DAWN), ..State::default() }, SessionId(0));
-        let mut replica = Replica { records, state, session, unflushed: 0, log_bytes: 0, spent: Spent::default() };
-        replica.item(Item::SessionOpen { node: NodeId(1), incarnation: 1, term_ms: 5_000, instead_of: None });
-        replica.session = SessionId(replica.state.tid.0);
+        let (state, sessions) = (State { tid: Tid(DAWN), ..State::default() }, Vec::new());
+        let mut replica = Replica { records, state, sessions, unflushed: 0, log_bytes: 0, spent: Spent::default() };
+        for node in (1..=NODES).map(NodeId) {
+            replica.item(Item::SessionOpen { node, incarnation: 1, term_ms: 5_000, instead_of: None });
+            replica.sessions.push(SessionId(replica.state.tid.0));
+        }
         replica.item(Item::CreateVolume { volume: V, mode: 0o755, uid: 0, gid: 0 });
         let range = KeyRange::of_objects(V);
-        replica.ask(RequestBody::Lease { wants: vec![Want { range, mode: Mode::Exclusive, urgent: true }] });
+        replica.ask(0, RequestBody::Lease { wants: vec![Want { range, mode: Mode::Exclusive, urgent: true }] });
         replica
     }
 
@@ -100,16 +108,17 @@ impl Replica {
         self.log_bytes += bytes.len();
     }
 
-    fn ask(&mut self, body: RequestBody) {
-        let seq = self.state.sessions[&self.session].next;
-        self.item(Item::Request(Request { session: self.session, seq, seen: seq, body }));
-        assert_eq!(self.state.sessions[&self.session].next, Seq(seq.0 + 1), "the request was taken");
+    fn ask(&mut self, node: usize, body: RequestBody) {
+        let session = self.sessions[node];
+        let seq = self.state.sessions[&session].next;
+        self.item(Item::Request(Request { session, seq, seen: seq, body }));
+        assert_eq!(self.state.sessions[&session].next, Seq(seq.0 + 1), "the request was taken");
     }
 
     fn commit(&mut self, mutations: Vec<Mutation>) {
         let (plan, author) = (Plan { mutations }, Author::default());
-        self.ask(RequestBody::Commit { guards: Vec::new(), plan, author, stored_as_of: Tid::MAX });
-        if self.unflushed >= FLUSH_LOG_BYTES {
+        self.ask(0, RequestBody::Commit { guards: Vec::new(), plan, author, stored_as_of: Tid::MAX });
+        if self.unflushed >= FLUSH_LOG_BYTES || self.records.unsealed_bytes() >= FLUSH_MEMORY_BYTES {
             self.unflushed = 0;
             let Replica { records, state, spent: sums, .. } = self;
             spent(&mut sums.seal, || records.seal(&state.encode()).unwrap());
@@ -119,15 +128,24 @@ impl Replica {
     }
 }
 
+/// The directory of a file, and the file.
+fn place_of(number: u64) -> (ObjectId, ObjectId) {
+    let directory = ObjectId(1_000_000 + number / FILES_PER_DIRECTORY * (FILES_PER_DIRECTORY + 1));
+    (directory, ObjectId(directory.0 + 1 + number % FILES_PER_DIRECTORY))
+}
+
+fn name_of(number: u64) -> String {
+    format!("file_{number:05}.c")
+}
+
 /// The plans of an unpacked file, as a node makes one commit of them.
 fn unpacked(number: u64, mutations: &mut Vec<Mutation>) {
-    let directory = ObjectId(1_000_000 + number / FILES_PER_DIRECTORY * (FILES_PER_DIRECTORY + 1));
+    let (directory, object) = place_of(number);
     if number.is_multiple_of(FILES_PER_DIRECTORY) {
         let name = format!("module_{:03}", number / FILES_PER_DIRECTORY);
         make(ObjectId::ROOT, directory, Kind::Directory, &name, mutations);
     }
-    let object = ObjectId(directory.0 + 1 + number % FILES_PER_DIRECTORY);
-    make(directory, object, Kind::File, &format!("file_{number:05}.c"), mutations);
+    make(directory, object, Kind::File, &name_of(number), mutations);
     let len = SIZES[number as usize % SIZES.len()] as u64;
     let bytes: Arc<[u8]> = (0..len).map(|at| (at * 31 + number) as u8).collect();
     mutations.push(Mutation::Carve { volume: V, object, start: 0, end: len });
@@ -155,27 +173,38 @@ fn make(parent: ObjectId, object: ObjectId, kind: Kind, name: &str, mutations: &
     mutations.push(Mutation::Adjust { volume: V, object: parent, delta });
 }
 
-#[test]
-#[ignore = "a measurement, not a test"]
-fn what_an_unpacked_file_costs() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut replica = Replica::new(dir.path());
-    let (mut before, mut log_before) = (written_bytes(), 0);
-    for tree in 0..TREES {
+/// The plans of a file that is removed.
+fn removed(number: u64, mutations: &mut Vec<Mutation>) -> (VolumeId, ObjectId) {
+    let (directory, object) = place_of(number);
+    let now = Some(Timestamp { secs: 1_720_000_001, nanos: number as u32 });
+    mutations.push(Mutation::Delete { key: Key::dirent(V, directory, name_of(number).as_bytes()) });
+    let delta = AttrDelta { nlink: -1, ctime: now, ..AttrDelta::default() };
+    mutations.push(Mutation::Adjust { volume: V, object, delta });
+    mutations.push(Mutation::Orphan { volume: V, object });
+    let delta = AttrDelta { size: -1, mtime: now, ctime: now, ..AttrDelta::default() };
+    mutations.push(Mutation::Adjust { volume: V, object: directory, delta });
+    (V, object)
+}
+
+/// Measures what is done for all files of a tree.
+struct Measured {
+    written: u64,
+    log: usize,
+}
+
+impl Measured {
+    fn begin(replica: &mut Replica) -> Measured {
         replica.spent = Spent::default();
-        for commit in 0..FILES / FILES_PER_COMMIT {
-            let mut mutations = Vec::new();
-            let first = tree * FILES + commit * FILES_PER_COMMIT;
-            (first..first + FILES_PER_COMMIT).for_each(|number| unpacked(number, &mut mutations));
-            replica.commit(mutations);
-        }
+        Measured { written: written_bytes(), log: replica.log_bytes }
+    }
+
+    fn end(self, what: &str, replica: &Replica) {
         let Spent { decode, rule, records, seal, flush, maintain } = replica.spent;
         let each = |sum: f64| sum / FILES as f64;
-        let log = replica.log_bytes - log_before;
-        let ratio = (written_bytes() - before) as f64 / log as f64;
-        (before, log_before) = (written_bytes(), replica.log_bytes);
+        let log = replica.log_bytes - self.log;
+        let ratio = (written_bytes() - self.written) as f64 / log as f64;
         println!(
-            "us a file: decode {:.1}, rule {:.1}, records {:.1}, seal {:.1}: {:.1}; flush {:.1}, maintain {:.1}: {:.1}; wrote {ratio:.1} times the log ({:.0} MB); {:?}",
+            "us a file {what}: decode {:.1}, rule {:.1}, records {:.1}, seal {:.1}: {:.1}; flush {:.1}, maintain {:.1}: {:.1}; wrote {ratio:.1} times the log ({:.0} MB); {:?}",
             each(decode),
             each(rule),
             each(records),
@@ -188,5 +217,53 @@ fn what_an_unpacked_file_costs() {
             replica.records.engine().stats(),
         );
     }
+}
+
+fn unpack_tree(tree: u64, replica: &mut Replica) {
+    let measured = Measured::begin(replica);
+    for commit in 0..FILES / FILES_PER_COMMIT {
+        let mut mutations = Vec::new();
+        let first = tree * FILES + commit * FILES_PER_COMMIT;
+        (first..first + FILES_PER_COMMIT).for_each(|number| unpacked(number, &mut mutations));
+        replica.commit(mutations);
+    }
+    measured.end("unpacked", replica);
+}
+
+fn remove_tree(tree: u64, replica: &mut Replica) {
+    let measured = Measured::begin(replica);
+    let mut gone = Vec::new();
+    for commit in 0..FILES / FILES_PER_COMMIT {
+        let mut mutations = Vec::new();
+        let first = tree * FILES + commit * FILES_PER_COMMIT;
+        gone.extend((first..first + FILES_PER_COMMIT).map(|number| removed(number, &mut mutations)));
+        replica.commit(mutations);
+        if gone.len() as u64 >= FILES_PER_RELEASE || commit + 1 == FILES / FILES_PER_COMMIT {
+            let orphans = std::mem::take(&mut gone);
+            (0..NODES as usize).for_each(|node| replica.ask(node, RequestBody::Release { orphans: orphans.clone() }));
+        }
+    }
+    measured.end("removed", replica);
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_an_unpacked_file_costs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut replica = Replica::new(dir.path());
+    (0..TREES).for_each(|tree| unpack_tree(tree, &mut replica));
+    println!("digest {:?}", replica.state.records);
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_a_removed_file_costs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut replica = Replica::new(dir.path());
+    for tree in 0..TREES {
+        unpack_tree(tree, &mut replica);
+        remove_tree(tree, &mut replica);
+    }
+    assert_eq!(replica.state.volumes[&V].bytes, 0, "all that was removed has ended");
     println!("digest {:?}", replica.state.records);
 }

@@ -418,6 +418,27 @@ fn a_wiped_engine_gives_its_files_back() {
     assert!(left < 10_000, "{left} bytes in {:?}", names(rig.dir.path()));
 }
 
+fn what_no_cut_has_is_counted<R: Rig>() {
+    let rig = R::start();
+    let engine = rig.engine();
+    assert_eq!(engine.unsealed_bytes(), 0);
+    put(&engine, b"key", &[7; 1000]);
+    assert!((1003..1200).contains(&engine.unsealed_bytes()), "{}", engine.unsealed_bytes());
+    engine.seal().unwrap();
+    assert_eq!(engine.unsealed_bytes(), 0, "it is in a cut, and in memory");
+    assert!(engine.stats().memory_bytes >= 1003);
+    put(&engine, b"another", &[7; 100]);
+    engine.flush().unwrap();
+    assert!((107..300).contains(&engine.unsealed_bytes()), "{}", engine.unsealed_bytes());
+    assert_eq!(engine.stats().memory_bytes, engine.unsealed_bytes());
+}
+
+#[test]
+fn what_no_cut_has_is_counted_by_both() {
+    what_no_cut_has_is_counted::<MemRig>();
+    what_no_cut_has_is_counted::<LsmRig>();
+}
+
 #[test]
 fn compaction_bounds_the_runs_and_drops_what_was_overwritten() {
     let rig = LsmRig::start();

@@ -103,13 +103,15 @@ pub fn apply(
     assert_eq!(index.0, state.applied.0 + 1, "entries apply in the order of the log");
     let (view, out) = (Overlay::new(base), Applied::default());
     let (named, begun) = Default::default();
-    let mut run = Run { state, base, view, out, reap_left: REAP_RECORDS_MAX, swept: false, named, begun };
+    let reap_left = REAP_RECORDS_MAX;
+    let mut run = Run { state, base, view, out, reap_left, swept: false, named, begun, is_last: false };
     if let Some(entry) = entry
         && entry.tid > run.state.tid
     {
         for (i, item) in entry.items.iter().enumerate() {
             let tid = Tid(entry.tid.0 + i as u64);
             run.state.tid = tid;
+            run.is_last = i + 1 == entry.items.len();
             run.item(tid, item)?;
         }
     }
@@ -147,6 +149,8 @@ struct Run<'a> {
     /// Clones that this entry has made, and volumes that go since this entry: what the entry did before is not in `base`, where a clone's
     /// origin and what a sweep removes are looked for.
     begun: BTreeSet<VolumeId>,
+    /// No item comes behind this one.
+    is_last: bool,
 }
 
 impl Run<'_> {
@@ -305,8 +309,9 @@ impl Run<'_> {
             }
             RequestBody::AllocateObjects => self.allocate(tid, request.session),
             RequestBody::Release { orphans } => {
-                for (volume, object) in orphans {
-                    self.release(tid, *volume, *object, request.session)?;
+                // Of files that were made one after the other, and removed together, the records lie side by side.
+                for run in orphans.chunk_by(|one, next| one.0 == next.0 && follows(one.1, next.1)) {
+                    self.release(tid, run, request.session)?;
                 }
                 Outcome::Committed { tid }
             }
@@ -431,7 +436,12 @@ impl Run<'_> {
                 let node = self.state.sessions.get(&session).map(|session| session.node).unwrap_or_default();
                 let by = Committed { node, uid: author.uid, note: author.note.clone(), staged: staged.to_vec() };
                 sign(tid, &by, &volumes, &mut done.0);
-                self.take(tid, done)?;
+                let changes = self.count_in(tid, done)?;
+                // Nobody reads behind the last item.
+                if !self.is_last {
+                    self.view.lay(tid, &changes);
+                }
+                self.out.changes.extend(changes);
                 Ok(Outcome::Committed { tid })
             }
             Err(ExpandError::BadPlan(_)) => bad_plan,
@@ -492,7 +502,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn take(&mut self, tid: Tid, (changes, counted): Expanded) -> Result<(), ViewError> {
+    fn take(&mut self, tid: Tid, done: Expanded) -> Result<(), ViewError> {
+        let changes = self.count_in(tid, done)?;
+        self.view.lay(tid, &changes);
+        self.out.changes.extend(changes);
+        Ok(())
+    }
+
+    /// Takes into the state what a transaction has come to. Gives its changes as they are stored.
+    fn count_in(&mut self, tid: Tid, (changes, counted): Expanded) -> Result<Vec<Change>, ViewError> {
         let found = Found { base: self.base, view: &self.view, past: &self.state.past };
         let changes = found.stored(changes)?;
         for change in &changes {
@@ -505,9 +523,7 @@ impl Run<'_> {
         for (volume, counted) in counted {
             self.add(volume, counted);
         }
-        self.view.lay(tid, &changes);
-        self.out.changes.extend(changes);
-        Ok(())
+        Ok(changes)
     }
 
     /// While a clone is being counted, more may be taken away than has been counted yet: at the end the sum is right.
@@ -614,7 +630,7 @@ impl Run<'_> {
                     let gavel_types::KeyParts::Orphan { object } = key.parts() else { continue };
                     from = ObjectId(object.0 + 1);
                     if matches!(&version.record, Record::Orphan(orphan) if orphan.holders.contains(&session)) {
-                        self.release(tid, volume, object, session)?;
+                        self.release(tid, &[(volume, object)], session)?;
                     }
                 }
                 if page.len() < ORPHAN_PAGE {
@@ -625,61 +641,81 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// `session` does not hold the orphan. If nobody does, its records end.
+    /// `session` does not hold these orphans, each of which has the id behind that of the one before. The records of those that nobody holds end.
     ///
-    /// Nothing happens if the session is not among the holders: an orphan that one item names twice would otherwise
+    /// Nothing happens to one that the session is not among the holders of: an orphan that one item names twice would otherwise
     /// get two versions at one Tid, and every needless release would start one more line of reaping.
-    fn release(&mut self, tid: Tid, volume: VolumeId, object: ObjectId, session: SessionId) -> Result<(), ViewError> {
-        let Some(mut orphan) = self.orphan(volume, object)? else { return Ok(()) };
-        if !orphan.holders.contains(&session) {
-            return Ok(());
+    fn release(&mut self, tid: Tid, run: &[(VolumeId, ObjectId)], session: SessionId) -> Result<(), ViewError> {
+        let (mut held, mut free) = (Vec::new(), Vec::new());
+        for (volume, object) in run.iter().copied() {
+            let Some((mut orphan, found)) = self.orphan(volume, object)? else { continue };
+            if !orphan.holders.contains(&session) {
+                continue;
+            }
+            orphan.holders.retain(|holder| *holder != session);
+            if orphan.holders.is_empty() {
+                free.push((volume, object, found));
+                continue;
+            }
+            // One record, of which is known what it was: there is nothing to expand.
+            let new = Version { create: tid, firm: tid, record: Record::Orphan(orphan) };
+            held.push(Change { tid, key: Key::orphan(volume, object), old: Some(found), new: Some(new) });
         }
-        orphan.holders.retain(|holder| *holder != session);
-        if orphan.holders.is_empty() {
-            return self.erase(tid, volume, object, Marked::Held);
+        if !held.is_empty() {
+            self.take(tid, (held, BTreeMap::new()))?;
         }
-        let mut expansion = Expansion::new(&self.view, tid);
-        let done = expansion.set_record(&Key::orphan(volume, object), Record::Orphan(orphan));
-        let done = sound(done.and_then(|()| expansion.finish()))?;
-        self.take(tid, done)
+        for run in free.chunk_by(|one, next| follows(one.1, next.1)) {
+            self.erase(tid, run, Marked::Held)?;
+        }
+        Ok(())
     }
 
     fn reap(&mut self, tid: Tid, volume: VolumeId, object: ObjectId) -> Result<(), ViewError> {
         match self.orphan(volume, object)? {
-            Some(orphan) if orphan.holders.is_empty() => self.erase(tid, volume, object, Marked::Free),
+            Some((orphan, found)) if orphan.holders.is_empty() => {
+                self.erase(tid, &[(volume, object, found)], Marked::Free)
+            }
             _ => Ok(()),
         }
     }
 
-    /// The mark of an orphan. Of a volume that goes, the sweep removes everything.
-    fn orphan(&self, volume: VolumeId, object: ObjectId) -> Result<Option<Orphan>, ViewError> {
+    /// The mark of an orphan, and the version that it is. Of a volume that goes, the sweep removes everything.
+    fn orphan(&self, volume: VolumeId, object: ObjectId) -> Result<Option<(Orphan, Version)>, ViewError> {
         if self.state.past.of(volume).is_some_and(|past| past.stage == Stage::Going) {
             return Ok(None);
         }
-        Ok(match self.view.get(&Key::orphan(volume, object))?.map(|version| version.record) {
-            Some(Record::Orphan(orphan)) => Some(orphan),
+        let found = self.view.get(&Key::orphan(volume, object))?;
+        Ok(found.and_then(|found| match &found.record {
+            Record::Orphan(orphan) => Some((orphan.clone(), found)),
             _ => None,
-        })
+        }))
     }
 
-    /// Ends records of an orphan that nobody holds any more, as many as this entry may still end. Its mark stays, with
-    /// no holder, until the last one has ended.
-    fn erase(&mut self, tid: Tid, volume: VolumeId, object: ObjectId, marked: Marked) -> Result<(), ViewError> {
-        let key = Key::orphan(volume, object);
+    /// Ends records of orphans that nobody holds any more, as many as this entry may still end. Each has the id behind that of the one before, and comes with
+    /// its mark, which stays, with no holder, until the last record has ended.
+    fn erase(&mut self, tid: Tid, run: &[(VolumeId, ObjectId, Version)], marked: Marked) -> Result<(), ViewError> {
+        let (Some((volume, first, _)), Some((_, last, _))) = (run.first(), run.last()) else { return Ok(()) };
         let mut expansion = Expansion::new(&self.view, tid);
-        let ended = sound(expansion.erase(volume, object, self.reap_left))?;
-        let more = ended == self.reap_left;
-        let mark = match (more, marked) {
-            (true, Marked::Held) => expansion.set_record(&key, Record::Orphan(Orphan { holders: Vec::new() })),
-            (true, Marked::Free) => Ok(()),
-            (false, _) => expansion.end_record(&key),
-        };
-        let done = sound(mark.and_then(|()| expansion.finish()))?;
-        self.take(tid, done)?;
-        self.reap_left -= ended;
-        if more {
-            self.out.to_reap.push((volume, object));
+        let ended = sound(expansion.erase(&KeyRange::objects(*volume, *first, *last), self.reap_left))?;
+        // There may be more of the last one that was found, and of all behind it.
+        let more_from = (ended.records == self.reap_left).then(|| ended.last.unwrap_or(*first));
+        for (volume, object, mark) in run {
+            let key = Key::orphan(*volume, *object);
+            let more = more_from.is_some_and(|from| *object >= from);
+            match (more, marked) {
+                (true, Marked::Held) => {
+                    sound(expansion.set_record(&key, Record::Orphan(Orphan { holders: Vec::new() })))?;
+                }
+                (true, Marked::Free) => {}
+                (false, _) => expansion.end_found(&key, mark.clone()),
+            }
+            if more {
+                self.out.to_reap.push((*volume, *object));
+            }
         }
+        let done = sound(expansion.finish())?;
+        self.take(tid, done)?;
+        self.reap_left -= ended.records;
         Ok(())
     }
 
@@ -828,6 +864,11 @@ fn given_up(tid: Tid, done: Result<(), gavel_lease::Refused>) -> Outcome {
         Ok(()) => Outcome::Committed { tid },
         Err(_) => Outcome::Refused { refusal: Refusal::Leased },
     }
+}
+
+/// Is the second id the one behind the first?
+fn follows(one: ObjectId, next: ObjectId) -> bool {
+    one.0.checked_add(1) == Some(next.0)
 }
 
 /// What the mark of an orphan that nobody holds says so far.

@@ -43,6 +43,15 @@ pub struct Counted {
     pub bytes: i64,
 }
 
+/// What [`Expansion::erase`] found to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Erased {
+    /// So many records.
+    pub records: usize,
+    /// The object of the last one.
+    pub last: Option<ObjectId>,
+}
+
 /// The changes of one transaction while they are worked out: one old and one new version a key.
 pub struct Expansion<'v> {
     base: &'v dyn View,
@@ -110,8 +119,14 @@ impl<'v> Expansion<'v> {
     pub fn get(&self, key: &Key) -> Result<Option<Version>, ViewError> {
         match self.steps.get(key) {
             Some((_, new)) => Ok(new.clone()),
+            None if self.has_nothing_of(key) => Ok(None),
             None => self.base.get(key),
         }
+    }
+
+    /// Is it known that the base has nothing of the key's object?
+    fn has_nothing_of(&self, key: &Key) -> bool {
+        self.known_new.get() == Some((key.volume(), key.object()))
     }
 
     /// Ends `key`, whatever it holds.
@@ -122,16 +137,26 @@ impl<'v> Expansion<'v> {
         self.set(key, None)
     }
 
-    /// Ends the records under `object`, `limit` of them at most. Says how many there were to end.
+    /// The same of a key that this transaction has not touched, and that holds `found`.
+    pub(crate) fn end_found(&mut self, key: &Key, found: Version) {
+        self.replace(key, Some(found), None);
+    }
+
+    /// Ends the records in `range`, `limit` of them at most.
     ///
     /// # Errors
     /// [`ExpandError`]; the expansion must then be dropped.
-    pub fn erase(&mut self, volume: VolumeId, object: ObjectId, limit: usize) -> Result<usize, ExpandError> {
-        let found = self.base.scan(&KeyRange::object(volume, object), limit)?;
-        for (key, _) in &found {
-            self.set(key, None)?;
+    pub fn erase(&mut self, range: &KeyRange, limit: usize) -> Result<Erased, ExpandError> {
+        let found = self.base.scan(range, limit)?;
+        let erased = Erased { records: found.len(), last: found.last().map(|(key, _)| key.object()) };
+        for (key, version) in found {
+            // What has just been read need not be got again, unless this transaction has changed it.
+            match self.steps.contains_key(&key) {
+                true => self.set(&key, None)?,
+                false => self.replace(&key, Some(version), None),
+            }
         }
-        Ok(found.len())
+        Ok(erased)
     }
 
     /// Puts `record` as it is.
@@ -370,8 +395,8 @@ impl<'v> Expansion<'v> {
         Ok(())
     }
 
-    /// Did the transaction make this object? Then the base has no extent of it: only an orphan's attributes end before its extents, and that has its mark
-    /// until the last one has ended. To ask for the mark costs a fraction of what looking for extents does.
+    /// Did the transaction make this object? Then the base has no record of it: only an orphan's attributes end before its other records, and that has its mark
+    /// until the last one has ended. To ask for the mark costs a fraction of what looking for extents does. (A name in a directory is a record of the directory.)
     fn is_new(&self, volume: VolumeId, object: ObjectId) -> Result<bool, ViewError> {
         if self.known_new.get() == Some((volume, object)) {
             return Ok(true);

@@ -33,8 +33,11 @@ use tokio::sync::oneshot;
 /// A daemon that ends waits so long until what it has answered is committed.
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A leader keeps its log for followers that were away briefly, up to this many bytes.
-const LOG_RETAINED_BYTES: u64 = 64 << 20;
+/// A node keeps its log for followers that were away briefly, up to this many bytes, all of it in memory. Beside it is what was applied since the last flush
+/// (`Config::flush_log_bytes`, 32 MiB). Who was away for longer asks what has changed instead.
+const LOG_RETAINED_BYTES: u64 = 16 << 20;
+/// No entry is taken while the log has so much in memory: the disk is so slow that flushes do not keep up.
+const LOG_WINDOW_BYTES: u64 = 128 << 20;
 /// Holds the number of the node's latest life. Without it, the node has never run.
 const BORN_FILE: &str = "born";
 
@@ -479,6 +482,7 @@ fn tuned(config: &Config, seed: u64) -> (gavel_server::Config, SessionConfig) {
     quorum.election_timeout_ns = config.tuning.election_ms * MS;
     quorum.heartbeat_ns = config.tuning.heartbeat_ms * MS;
     quorum.retained_bytes_max = LOG_RETAINED_BYTES;
+    quorum.window_bytes_max = LOG_WINDOW_BYTES;
     let mut server = gavel_server::Config::new(quorum);
     server.collect_grace_ns = config.tuning.collect_grace_ms * MS;
     let patience_ns = config.tuning.election_ms * MS * 5;

@@ -1,5 +1,6 @@
 //! The thread that makes sealed records durable, and compacts them when there is nothing else to do.
 
+use crate::host::memory;
 use crate::host::node::{Inbox, Input};
 use gavel_store::engine::Engine;
 use gavel_store::records::Records;
@@ -27,5 +28,6 @@ fn run<E: Engine>(records: &Records<E>, orders: &Receiver<()>, inbox: &Inbox) {
             inbox.push(Input::StorageFailed { cause: format!("compacting records: {error}"), full: false });
             return;
         }
+        memory::give_back();
     }
 }

@@ -41,6 +41,7 @@ pub mod flusher;
 pub mod fronts;
 pub mod history;
 pub mod journal;
+mod memory;
 pub mod mirror;
 pub mod node;
 pub mod opens;

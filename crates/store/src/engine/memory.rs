@@ -10,6 +10,9 @@ use std::sync::Arc;
 type Bytes = Arc<[u8]>;
 type Rows = OrdMap<Bytes, Bytes>;
 
+/// What a row costs beside its key and its value, about: what the real engine counts.
+const ROW_BYTES: u64 = 64;
+
 /// How a flush fails. The caller is told the same in both cases, as by a real disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlushFault {
@@ -34,8 +37,10 @@ struct State {
     sealed_cuts: usize,
     /// What survives a crash.
     durable: Rows,
-    /// Bytes written since the last flush, counted as the real engine counts them.
+    /// Bytes written since the last flush, about.
     unflushed_bytes: u64,
+    /// Of these, what was written since the last cut.
+    unsealed_bytes: u64,
     /// The first failure; until a crash.
     stopped: Option<String>,
     /// What the next flush does.
@@ -65,6 +70,7 @@ impl MemEngine {
         state.sealed = None;
         state.sealed_cuts = 0;
         state.unflushed_bytes = 0;
+        state.unsealed_bytes = 0;
         state.stopped = None;
         state.fault = None;
     }
@@ -82,7 +88,9 @@ impl Engine for MemEngine {
         let mut state = self.state.lock();
         state.check_running()?;
         for Row { key, value, .. } in batch.rows() {
-            state.unflushed_bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+            let bytes = (key.len() + value.map_or(0, <[u8]>::len)) as u64 + ROW_BYTES;
+            state.unflushed_bytes += bytes;
+            state.unsealed_bytes += bytes;
             match value {
                 Some(value) => state.rows.insert(key.into(), value.into()),
                 None => state.rows.remove(key),
@@ -100,6 +108,7 @@ impl Engine for MemEngine {
         state.check_running()?;
         state.sealed = Some(state.rows.clone());
         state.sealed_cuts += 1;
+        state.unsealed_bytes = 0;
         Ok(())
     }
 
@@ -112,7 +121,7 @@ impl Engine for MemEngine {
         {
             state.durable = cut;
             state.sealed_cuts = 0;
-            state.unflushed_bytes = 0;
+            state.unflushed_bytes = state.unsealed_bytes;
         }
         if fault.is_some() {
             let cause = "the disk failed on demand".to_string();
@@ -132,6 +141,10 @@ impl Engine for MemEngine {
         state.check_running()?;
         *state = State::default();
         Ok(())
+    }
+
+    fn unsealed_bytes(&self) -> u64 {
+        self.state.lock().unsealed_bytes
     }
 
     fn stats(&self) -> Stats {

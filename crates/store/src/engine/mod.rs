@@ -249,6 +249,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Any; the engine stops after [`EngineError::Damaged`] and [`EngineError::Io`], and holds what it held or nothing.
     fn wipe(&self) -> Result<(), EngineError>;
 
+    /// Bytes in memory that were written since the last cut, about: of keys and values, and 64 for each row.
+    fn unsealed_bytes(&self) -> u64;
+
     /// What it occupies.
     fn stats(&self) -> Stats;
 }
@@ -278,6 +281,10 @@ impl<E: Engine> Engine for Arc<E> {
 
     fn wipe(&self) -> Result<(), EngineError> {
         (**self).wipe()
+    }
+
+    fn unsealed_bytes(&self) -> u64 {
+        (**self).unsealed_bytes()
     }
 
     fn stats(&self) -> Stats {

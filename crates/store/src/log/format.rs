@@ -156,15 +156,26 @@ pub(super) fn record_bytes(body: usize) -> usize {
 
 /// Appends the record for `body` to `out`, as it must stand at `offset`; returns the chain value after it.
 pub(super) fn encode_record(out: &mut Vec<u8>, kind: RecordKind, body: &[u8], place: Place) -> u64 {
+    encode_record_of(out, kind, place, |out| out.extend_from_slice(body))
+}
+
+/// The same for a batch, whose body is not put together elsewhere first.
+pub(super) fn encode_batch_record(out: &mut Vec<u8>, batch: &LogBatch, place: Place) -> u64 {
+    out.reserve(record_bytes(batch_body_bytes(batch)));
+    encode_record_of(out, RecordKind::Batch, place, |out| encode_batch_to(batch, out))
+}
+
+fn encode_record_of(out: &mut Vec<u8>, kind: RecordKind, place: Place, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
     let start = out.len();
     out.resize(start + RECORD_HEADER_BYTES, 0);
-    out.extend_from_slice(body);
-    out.resize(start + record_bytes(body.len()), 0);
+    body(out);
+    let body_bytes = out.len() - start - RECORD_HEADER_BYTES;
+    out.resize(start + record_bytes(body_bytes), 0);
     let (header, stored) = out[start..].split_at_mut(RECORD_HEADER_BYTES);
     mask(stored, place.salt, place.offset);
     header[0..4].copy_from_slice(&RECORD_MAGIC);
     header[4] = kind as u8;
-    header[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    header[8..12].copy_from_slice(&(body_bytes as u32).to_le_bytes());
     header[12..16].copy_from_slice(&(place.synced_to as u32).to_le_bytes());
     header[16..24].copy_from_slice(&place.chain.to_le_bytes());
     header[24..32].copy_from_slice(&crc_fast::crc64_nvme(stored).to_le_bytes());
@@ -234,8 +245,14 @@ fn mask(body: &mut [u8], salt: u64, offset: u64) {
 }
 
 /// The body of a [`RecordKind::Batch`].
+#[cfg(test)]
 pub(super) fn encode_batch(batch: &LogBatch) -> Vec<u8> {
     let mut body = Vec::with_capacity(batch_body_bytes(batch));
+    encode_batch_to(batch, &mut body);
+    body
+}
+
+fn encode_batch_to(batch: &LogBatch, body: &mut Vec<u8>) {
     let mut flags = 0;
     flags |= if batch.hard_state.is_some() { HAS_HARD_STATE } else { 0 };
     flags |= if batch.snapshot_mark.is_some() { HAS_SNAPSHOT_MARK } else { 0 };
@@ -256,10 +273,9 @@ pub(super) fn encode_batch(batch: &LogBatch) -> Vec<u8> {
         body.extend((entry.data.len() as u32).to_le_bytes());
         body.extend_from_slice(&entry.data);
     }
-    body
 }
 
-/// How long [`encode_batch`] makes the body.
+/// How long the body of a batch is.
 pub(super) fn batch_body_bytes(batch: &LogBatch) -> usize {
     let states = if batch.hard_state.is_some() { 24 } else { 0 } + if batch.snapshot_mark.is_some() { 16 } else { 0 };
     let first = if batch.entries.is_empty() { 0 } else { 8 };

@@ -252,6 +252,8 @@ impl Active {
         self.file.write_at(self.written_to, &self.buffer)?;
         self.written_to = end;
         self.buffer.clear();
+        // A batch may have been much larger than what is gathered otherwise.
+        self.buffer.shrink_to(2 * BUFFER_BYTES);
         Ok(())
     }
 
@@ -265,8 +267,17 @@ impl Active {
     }
 
     fn push(&mut self, kind: RecordKind, body: &[u8]) {
-        let place = Place { salt: self.salt, offset: self.end(), synced_to: self.synced_to, chain: self.chain };
+        let place = self.next_place();
         self.chain = format::encode_record(&mut self.buffer, kind, body, place);
+    }
+
+    fn next_place(&self) -> Place {
+        Place { salt: self.salt, offset: self.end(), synced_to: self.synced_to, chain: self.chain }
+    }
+
+    fn push_batch(&mut self, batch: &LogBatch) {
+        let place = self.next_place();
+        self.chain = format::encode_batch_record(&mut self.buffer, batch, place);
     }
 }
 
@@ -302,7 +313,7 @@ impl Log {
         let mut outline = self.outline.clone();
         outline.take(batch).map_err(LogError::Contradiction)?;
         self.make_room(format::record_bytes(bytes) as u64, MARK_RESERVE_BYTES)?;
-        self.active.push(RecordKind::Batch, &format::encode_batch(batch));
+        self.active.push_batch(batch);
         self.outline = outline;
         self.note_entries(batch);
         if self.active.buffer.len() >= self.options.buffer_bytes {

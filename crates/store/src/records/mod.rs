@@ -263,6 +263,11 @@ impl<E: Engine> Records<E> {
         &self.recent
     }
 
+    /// Bytes in memory that were applied since the last cut, about: see [`Engine::unsealed_bytes`].
+    pub fn unsealed_bytes(&self) -> u64 {
+        self.engine.unsealed_bytes()
+    }
+
     /// What the engine occupies.
     pub fn stats(&self) -> Stats {
         self.engine.stats()

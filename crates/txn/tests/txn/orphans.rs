@@ -239,3 +239,34 @@ fn ten_thousand_orphans_of_a_dead_session_all_end() {
     let none: &[SessionId] = &[other];
     assert!(!world.state.sessions.contains_key(&none[0]));
 }
+
+/// Files that were made one after the other: their records lie side by side, and end together.
+#[test]
+fn neighbours_that_are_released_together_end_one_by_one() {
+    const EACH: u64 = REAP_RECORDS_MAX as u64 / 2 - 50;
+    let mut world = World::new();
+    let other = world.open(2, 1);
+    let files: Vec<ObjectId> = (0..5).map(|n| ObjectId(FILE.0 + n)).collect();
+    // Before the middle one, another session keeps one; behind them lies one that has a name.
+    files.iter().for_each(|file| orphaned(&mut world, *file, EACH));
+    let named = ObjectId(FILE.0 + 5);
+    world.committed(vec![put_attr(named, file(1)), put_extent(named, 0, 1, Content::Zeros)]);
+    world.release(other, &files);
+    let kept = files[1];
+    assert!(files.iter().all(|file| world.holders(*file) == Some(vec![world.session])));
+
+    let released: Vec<ObjectId> = files.iter().copied().filter(|file| *file != kept).collect();
+    let mut applied = world.release(world.session, &released);
+    // Two whole ones, and a few records of the next.
+    assert_eq!(applied.to_reap, [(V, files[3]), (V, files[4])]);
+    assert_eq!([0, 2].map(|at: usize| world.holders(files[at])), [None, None]);
+    assert_eq!([3, 4].map(|at: usize| world.holders(files[at])), [Some(vec![]), Some(vec![])]);
+    assert_eq!(world.version(&Key::attr(V, files[3])), None, "it is among what has ended");
+    assert!(world.version(&Key::attr(V, files[4])).is_some());
+    assert_eq!(world.holders(kept), Some(vec![world.session]));
+    applied = world.entry(applied.to_reap.iter().map(|(_, object)| reap(*object)).collect());
+    assert_eq!(applied.to_reap, []);
+    assert!(released.iter().all(|file| world.holders(*file).is_none() && world.extents(*file).is_empty()));
+    assert_eq!((world.attr(kept).nlink, world.attr(named).nlink), (0, 1));
+    assert_eq!(world.state.volumes[&V].bytes, EACH + 1, "of the one that is kept, and the one that has a name");
+}

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Most bytes that one peer was sent, or is about to be sent, and has not stored yet. Twice what is answered before it is committed (64 MiB): a replica that is as
+/// Most bytes that one peer was sent, or is about to be sent, and has not stored yet. Twice what is answered before it is committed (32 MiB): a replica that is as
 /// fast as the others is never that far behind.
-const LAG_BYTES_MAX: usize = 128 << 20;
+const LAG_BYTES_MAX: usize = 64 << 20;
 
 const _: () = assert!(LAG_BYTES_MAX >= 2 * gavel_client::pending::PENDING_BYTES_MAX);
 

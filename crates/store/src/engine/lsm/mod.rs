@@ -265,6 +265,10 @@ impl Engine for LsmEngine {
         Ok(())
     }
 
+    fn unsealed_bytes(&self) -> u64 {
+        self.tree.active_memtable().size() + self.writing.lock().bytes()
+    }
+
     fn stats(&self) -> Stats {
         let sealed_cuts = self.tree.sealed_memtable_count();
         Stats {

@@ -150,6 +150,11 @@ proptest! {
         };
         let body = encode_batch(&batch);
         prop_assert_eq!(body.len(), batch_body_bytes(&batch));
+        // Put together in place, behind what is there.
+        let (mut one, mut other) = (vec![7; 24], vec![7; 24]);
+        let chain = encode_record(&mut one, RecordKind::Batch, &body, place());
+        prop_assert_eq!(chain, encode_batch_record(&mut other, &batch, place()));
+        prop_assert_eq!(one, other);
         prop_assert_eq!(decode_batch(&body), Some(batch));
     }
 
