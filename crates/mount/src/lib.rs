@@ -22,7 +22,7 @@
 //! 2. Every request is answered exactly once, also when the tree loses it: a reply that is dropped says EIO.
 //! 3. Each open that the kernel was told of is [opened](gavel_client::tree::Tree::opened) once more than
 //!    [closed](gavel_client::tree::Tree::closed), until its release or the end of
-//!    the connection.
+//!    the connection. Where the kernel opens files unasked, that is so of each object that it has.
 //! 4. The kernel keeps a name, an attribute or (but for mappings) a page only as the tree's answer allows, and has forgotten it when
 //!    the tree is told so.
 
