@@ -163,6 +163,17 @@ impl Cluster {
         1..=self.nodes
     }
 
+    /// Mounts the tree anew on a node, with this option, until the node ends.
+    ///
+    /// # Errors
+    /// If it can't be taken off or mounted.
+    pub fn mount_with(&self, node: u64, option: &str) -> Result<()> {
+        let (mount, config) = (self.mount(node), self.config(node));
+        self.gavel().run(["umount".as_ref(), mount.as_os_str()])?.ok()?;
+        let options = ["mount".as_ref(), "--config".as_ref(), config.as_os_str(), "-o".as_ref(), option.as_ref()];
+        self.gavel().run(options.into_iter().chain([mount.as_os_str()]))?.ok().map(drop)
+    }
+
     /// Where a node mounts the tree.
     pub fn mount(&self, node: u64) -> PathBuf {
         self.dir.join("mnt").join(node.to_string())

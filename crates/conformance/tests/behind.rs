@@ -117,11 +117,8 @@ fn a_killed_node_loses_its_last_unsynced_changes_and_nothing_else() -> Result<()
 fn a_sync_mount_loses_nothing_that_was_answered() -> Result<()> {
     with_cluster(3, |cluster| {
         let node = cluster.follower()?;
-        let mount = prepare(cluster, node)?;
-        cluster.gavel().run(["umount".as_ref(), mount.as_os_str()])?.ok()?;
-        let config = cluster.config(node);
-        let arguments = ["mount".as_ref(), "--config".as_ref(), config.as_os_str(), "-o".as_ref(), "sync".as_ref()];
-        cluster.gavel().run(arguments.into_iter().chain([mount.as_os_str()]))?.ok()?;
+        prepare(cluster, node)?;
+        cluster.mount_with(node, "sync")?;
         let before = cluster.leases(node)?.answered_behind;
         let (answered, _) = make_until_killed(cluster, node, FILES, Duration::from_millis(700))?;
         ensure!(answered > 0, "nothing was made");

@@ -22,14 +22,7 @@ const CALL_MAX: Duration = Duration::from_secs(40);
 const WRITE_MAX: Duration = Duration::from_secs(4);
 
 fn mount_anew(cluster: &Cluster) -> Result<()> {
-    for node in cluster.ids() {
-        let (mount, config) = (cluster.mount(node), cluster.config(node));
-        cluster.gavel().run(["umount".as_ref(), mount.as_os_str()])?.ok()?;
-        let arguments =
-            ["mount".as_ref(), "--config".as_ref(), config.as_os_str(), "-o".as_ref(), "local_opens".as_ref()];
-        cluster.gavel().run(arguments.into_iter().chain([mount.as_os_str()]))?.ok()?;
-    }
-    Ok(())
+    cluster.ids().try_for_each(|node| cluster.mount_with(node, "local_opens"))
 }
 
 /// Live objects, as `df -i` counts them.

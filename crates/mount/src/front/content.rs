@@ -13,6 +13,7 @@ use super::{Door, Front, caller};
 use fuser::{Errno, ReplyData, ReplyWrite, Request};
 use gavel_client::tree::{Answer, Keep, TreeRequest};
 use gavel_fs::Reply;
+use gavel_fs::operation::Caller;
 use gavel_types::ObjectId;
 use std::sync::Arc;
 
@@ -24,13 +25,16 @@ impl Front {
             return door.start(caller(req), request, len as usize, move |answered| replies::data(reply, answered));
         }
         door.known().hold(object);
-        let passing = self.passes(object);
+        let passing = self.vouches().then(|| self.passes(object));
         self.door.start(caller(req), request, len as usize, move |answered| {
             let read = answered.is_ok();
             replies::data(reply, answered);
             door.known().release(object);
             match passing {
-                Some(passing) => door.has_passed(object, passing, read.then_some((offset, len.into()))),
+                Some(passing) => {
+                    let is_lost = read && passing != Passing::Vouched;
+                    door.has_passed(object, passing, is_lost.then_some((offset, len.into())));
+                }
                 // A file that is open since before its pages were revoked: they are used once, and not kept.
                 None if read && door.known().pages(object) == Pages::Revoked => {
                     door.forgetter.drop_pages(object, offset, len.into(), Box::new(|| ()));
@@ -40,17 +44,14 @@ impl Front {
         });
     }
 
-    /// Bytes of the file are about to pass through pages that the kernel keeps unasked; none if it asks, or if nobody else changes them.
-    fn passes(&self, object: ObjectId) -> Option<Passing> {
-        if !self.vouches {
-            return None;
-        }
+    /// Bytes of the file are about to pass through pages that the kernel keeps unasked.
+    fn passes(&self, object: ObjectId) -> Passing {
         let known = self.door.known();
         if known.pages(object) != Pages::Kept {
             let since = known.moment();
             self.door.tree.keep_bytes(object, &mut || _ = known.open_cached(object, since));
         }
-        Some(known.begins_to_pass(object))
+        known.begins_to_pass(object)
     }
 
     /// `direct`: the bytes come from a program, not from the kernel's pages. `sync`: it is answered when they are durable.
@@ -70,11 +71,10 @@ impl Front {
         if !direct {
             door.known().hold(object);
         } else if let TreeRequest::Write { offset, .. } = request
-            && self.vouches
+            && self.vouches()
         {
             return self.write_through_pages(req, object, request, (offset, len as u64), sync, reply);
         }
-        let syncing = self.door.clone();
         let answer = move |answered: Result<Answer, Errno>| {
             let written = match &answered {
                 Ok(answer) => match answer.reply {
@@ -97,13 +97,7 @@ impl Front {
                 door.known().release(object);
             }
         };
-        self.door.start(caller, request, len, move |answered| match answered {
-            // The kernel does not ask for it behind a direct write.
-            Ok(written) if sync => {
-                syncing.start(caller, TreeRequest::Sync { object }, 0, move |synced| answer(synced.map(|_| written)));
-            }
-            answered => answer(answered),
-        });
+        self.door.write(caller, object, request, len, sync, answer);
     }
 
     /// As [`Front::write_bytes`], of a file that was opened unasked: the kernel has put the bytes into its pages.
@@ -116,38 +110,47 @@ impl Front {
         sync: bool,
         reply: ReplyWrite,
     ) {
-        let (door, caller) = (self.door.clone(), caller(req));
+        let door = self.door.clone();
         door.known().begins_to_write(object);
         let passing = self.passes(object);
-        let answering = door.clone();
         let answer = move |answered: Result<Answer, Errno>| {
             // Pages of a write that failed, the kernel gives up by itself. What was appended may have come to lie elsewhere than it believes.
-            let written = answered.is_ok();
-            let appended = matches!(&answered, Ok(Answer { reply: Reply::Appended { .. }, .. }));
+            let is_lost = match &answered {
+                Ok(Answer { reply: Reply::Appended { .. }, .. }) => true,
+                Ok(_) => passing != Passing::Vouched,
+                Err(_) => false,
+            };
             replies::written(reply, answered);
-            answering.known().has_written(object).into_iter().for_each(|then| then());
-            if let Some(passing) = passing {
-                answering.has_passed(object, passing, written.then_some(range));
-            }
-            if appended && passing == Some(Passing::Vouched) {
-                answering.forgetter.drop_pages(object, range.0, range.1, Box::new(|| ()));
-            }
+            door.known().has_written(object);
+            door.has_passed(object, passing, is_lost.then_some(range));
         };
-        self.door.start(caller, request, range.1 as usize, move |answered| match answered {
+        self.door.write(caller(req), object, request, range.1 as usize, sync, answer);
+    }
+}
+
+impl Door {
+    /// Starts a write. `sync`: `answer` is called when it is durable; the kernel does not ask for that behind a write.
+    fn write(
+        self: &Arc<Door>,
+        caller: Caller,
+        object: ObjectId,
+        request: TreeRequest,
+        len: usize,
+        sync: bool,
+        answer: impl FnOnce(Result<Answer, Errno>) + Send + 'static,
+    ) {
+        let door = self.clone();
+        self.start(caller, request, len, move |answered| match answered {
             Ok(written) if sync => {
                 door.start(caller, TreeRequest::Sync { object }, 0, move |synced| answer(synced.map(|_| written)));
             }
             answered => answer(answered),
         });
     }
-}
 
-impl Door {
-    /// A request was answered, and has left bytes in the kernel's pages of this range.
-    fn has_passed(self: &Arc<Door>, object: ObjectId, passing: Passing, range: Option<(u64, u64)>) {
-        let Some((offset, len)) = range.filter(|_| passing != Passing::Vouched) else {
-            return self.known().has_passed(object, passing);
-        };
+    /// A request was answered; `lost`: where it has left bytes that may not stay in the kernel's pages.
+    fn has_passed(self: &Arc<Door>, object: ObjectId, passing: Passing, lost: Option<(u64, u64)>) {
+        let Some((offset, len)) = lost else { return self.known().has_passed(object, passing) };
         let door = self.clone();
         self.forgetter.drop_pages(object, offset, len, Box::new(move || door.known().has_passed(object, passing)));
     }

@@ -244,7 +244,7 @@ impl<K: Kernel> Worker<K> {
                     Err(errno) => tracing::error!(%errno, "the kernel does not forget what it may no longer keep"),
                 },
                 Job::Pages { object, offset, len, then } => {
-                    if let Some(passing) = self.known.is_written(object) {
+                    if let Some(passing) = self.known.passes_behind_writes(object) {
                         self.drop_behind_writes(object, passing, (offset, len), then);
                         continue;
                     }
@@ -310,7 +310,7 @@ impl<K: Kernel> Worker<K> {
     fn forget_object(&self, object: ObjectId, pages_from: i64) -> Result<(), Errno> {
         let Some(device) = &self.device else { return Ok(()) };
         if pages_from != NO_PAGES
-            && let Some(passing) = self.known.is_written(object)
+            && let Some(passing) = self.known.passes_behind_writes(object)
         {
             self.drop_behind_writes(object, passing, (0, 0), Box::new(|| ()));
             return self.forget_object(object, NO_PAGES);

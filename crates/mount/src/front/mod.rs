@@ -52,8 +52,6 @@ pub(crate) struct Front {
     door: Arc<Door>,
     terms: Terms,
     agreed: Agreed,
-    /// The tree says of each file what may be kept of it, as the kernel opens it unasked.
-    vouches: bool,
     /// See [`MountOptions::control`](crate::MountOptions::control).
     control: Vec<u8>,
 }
@@ -93,13 +91,12 @@ impl Front {
             shared: !options.private,
         };
         let door = Door { tree, opens, locking, gate, forgetter, past, ages, handles, page, page_plus };
-        Front {
-            door: Arc::new(door),
-            terms,
-            agreed: Agreed::nothing(),
-            vouches: false,
-            control: options.control.clone(),
-        }
+        Front { door: Arc::new(door), terms, agreed: Agreed::nothing(), control: options.control.clone() }
+    }
+
+    /// Does the tree say of each file what may be kept of it, as the kernel opens it unasked?
+    fn vouches(&self) -> bool {
+        self.agreed.unasked_opens && self.terms.shared
     }
 
     /// What the kernel speaks of.

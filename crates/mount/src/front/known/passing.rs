@@ -61,24 +61,25 @@ impl Known {
         self.shard(object).lock().entry(object).or_default().writing.get_or_insert_default().writes += 1;
     }
 
-    /// It was answered. Gives what is to be done now.
-    pub(in crate::front) fn has_written(&self, object: ObjectId) -> Vec<Box<dyn FnOnce() + Send>> {
+    /// It was answered. What has waited for that is done.
+    pub(in crate::front) fn has_written(&self, object: ObjectId) {
         let mut shard = self.shard(object).lock();
-        let Some(inode) = shard.get_mut(&object) else { return Vec::new() };
-        let Some(writing) = inode.writing.as_mut() else { return Vec::new() };
+        let Some(inode) = shard.get_mut(&object) else { return };
+        let Some(writing) = inode.writing.as_mut() else { return };
         writing.writes -= 1;
         if writing.writes > 0 {
-            return Vec::new();
+            return;
         }
         let behind = inode.writing.take().map(|writing| writing.behind).unwrap_or_default();
         if inode.is_unused() {
             shard.remove(&object);
         }
-        behind
+        drop(shard);
+        behind.into_iter().for_each(|then| then());
     }
 
     /// If the object is being written: what its pages are until they are dropped behind that.
-    pub(in crate::front) fn is_written(&self, object: ObjectId) -> Option<Passing> {
+    pub(in crate::front) fn passes_behind_writes(&self, object: ObjectId) -> Option<Passing> {
         let mut shard = self.shard(object).lock();
         let inode = shard.get_mut(&object).filter(|inode| inode.writing.is_some() && !self.ended())?;
         Some(inode.passes_unvouched())
@@ -116,7 +117,7 @@ impl Known {
         due.into_iter().for_each(|then| then());
     }
 
-    /// Calls `then` when all that is passing now has passed; at once, if nothing is. True if it was called.
+    /// Calls `then` when all that is passing now has passed; at once, if nothing is. It is told whether it had to wait.
     pub(in crate::front) fn behind_unvouched(&self, object: ObjectId, then: impl FnOnce(bool) + Send + 'static) {
         let mut shard = self.shard(object).lock();
         match shard.get_mut(&object).and_then(|inode| inode.unvouched.as_mut()).filter(|_| !self.ended()) {
