@@ -124,6 +124,11 @@ impl Window {
         self.wanted.set(false);
     }
 
+    /// The leadership that it was made in has ended.
+    pub(crate) fn withdraw_offer(&mut self) {
+        self.offered = None;
+    }
+
     pub(crate) fn wants_snapshot(&self) -> bool {
         self.wanted.get()
     }

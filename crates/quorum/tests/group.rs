@@ -345,6 +345,43 @@ fn a_snapshot_outlives_the_leader_that_sent_it() {
 }
 
 #[test]
+fn what_a_leader_offered_in_an_earlier_leadership_is_not_sent_again() {
+    let mut world = World::new(3, 3, 0, SCARCE);
+    assert!(world.run_until(10 * ELECTION_NS, |world| world.leader().is_some()));
+    world.run(ELECTION_NS);
+    let leader = world.leader().expect("a leader");
+    let (away, other) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    world.crash(away);
+    for _ in 0..100 {
+        world.propose(leader);
+        world.run(10 * MS);
+    }
+    world.start(away);
+    world.holds_fetches = true;
+    assert!(world.run_until(10 * ELECTION_NS, |world| world.nodes[&away].fetching.is_some()));
+    let offered = world.nodes[&away].fetching.as_ref().expect("just seen").mark;
+    world.isolate(away);
+    world.node(away).finish_fetch(true, false);
+    for target in [other, leader] {
+        world.transfer(target);
+        assert!(world.run_until(10 * ELECTION_NS, |world| world.leader() == Some(target)));
+        world.run(ELECTION_NS);
+    }
+    let status = world.nodes[&leader].status().expect("alive");
+    assert!(
+        status.compacted.index <= offered.index && status.applied > offered.index,
+        "the old offer would do: {status:?}"
+    );
+    world.heal();
+    assert!(world.run_until(10 * ELECTION_NS, |world| world.nodes[&away].fetching.is_some()));
+    let mark = world.nodes[&away].fetching.as_ref().expect("just seen").mark;
+    assert!(mark.index > offered.index, "{mark:?} was offered before");
+    assert!(world.node(away).finish_fetch(false, false));
+    world.holds_fetches = false;
+    world.assert_recovers();
+}
+
+#[test]
 fn a_new_leader_holds_reads_until_it_knows_what_is_committed() {
     let mut early = 0;
     for seed in 0..20 {

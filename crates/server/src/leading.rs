@@ -367,9 +367,6 @@ impl<E: Engine> Server<E> {
                 leading.line.push(Item::Prune { volume });
             }
         }
-        self.refresh_offer();
-        let past = &self.state.past;
-        let Some(leading) = &mut self.leading else { return };
         let (pace, steps) = (self.config.sweep_pace_ns, past.steps());
         let busy = !leading.line.is_empty() || !leading.under_way.is_empty();
         let waits = leading.swept.is_some_and(|(at, before)| match now.since_ns(at) {
@@ -397,8 +394,12 @@ impl<E: Engine> Server<E> {
     }
 
     /// A snapshot that was offered before a sweep leads to records that nobody has any more.
-    fn refresh_offer(&mut self) {
-        if self.offered_sweeps.is_some_and(|sweeps| sweeps != self.state.past.sweeps()) && !self.are_all_in_step() {
+    ///
+    /// It is replaced before the leadership is established, too: if the peer that is to copy is needed for a majority, nothing of this
+    /// term is committed before it has a snapshot that it can reach. A state that is itself being caught up with is no offer.
+    pub(crate) fn refresh_offer(&mut self) {
+        let is_stale = self.offered_sweeps.is_some_and(|sweeps| sweeps != self.state.past.sweeps());
+        if is_stale && self.leading.is_some() && self.catch_up.is_none() && !self.are_all_in_step() {
             self.offer_snapshot();
         }
     }

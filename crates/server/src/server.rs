@@ -61,7 +61,7 @@ pub struct Server<E: Engine> {
     to_apply: Vec<LogEntry>,
     /// Something has become durable since effects were last taken.
     has_persisted: bool,
-    /// How many sweeps had gone over the records of the last snapshot that was offered.
+    /// How many sweeps had gone over the records of the last snapshot that was offered in this leadership.
     pub(crate) offered_sweeps: Option<u64>,
     /// The revision of the past that the records were told of last.
     told_past: Option<u64>,
@@ -194,6 +194,7 @@ impl<E: Engine> Server<E> {
         }
         self.tick_leading();
         self.tick_schedules();
+        self.refresh_offer();
         self.tick_pruning();
         self.tick_collecting();
         self.tick_catch_up();
@@ -345,6 +346,8 @@ impl<E: Engine> Server<E> {
         self.leader = leader;
         self.term = term;
         self.leading = (role == Role::Leader).then(|| Leading::new(term));
+        // An offer ends with its leadership.
+        self.offered_sweeps = None;
     }
 
     pub(crate) fn offer_snapshot(&mut self) {

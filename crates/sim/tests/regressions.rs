@@ -372,3 +372,34 @@ fn a_session_that_is_asked_for_again_ends_in_the_same_entry() {
         ],
     });
 }
+
+/// A leader has offered its state, sweeps, loses the second node for good and with it its leadership, and is elected anew by the third,
+/// which was cut off and has to copy all records. That one takes no entry before it has copied, and nothing of the new term is committed
+/// without it: what was offered before the sweep, whose records nobody has any more, must not be offered again.
+#[test]
+fn a_leader_elected_anew_by_a_node_that_is_to_copy_does_not_offer_what_was_swept_since() {
+    let outcome = sound(&Script {
+        seed: 201207,
+        nodes: 3,
+        programs: 9,
+        operations: 64,
+        busy_ms: 10755,
+        mix: Mix { names: 4, registers: 4, journals: 3, churn: 5, bytes: 3, open_files: 3, xattrs: 1, shared: 6 },
+        lockers: 0,
+        snapshots: true,
+        transactions: 1,
+        short_log: true,
+        drift_ppm: 1000,
+        faults: vec![
+            Fault { at_ms: 46, what: What::SlowDisk { node: LEADER, times: 34, for_ms: 3581 } },
+            Fault { at_ms: 286, what: What::CaughtCommitting { paused: false, for_ms: 3688 } },
+            Fault { at_ms: 3947, what: What::Blackout { down_ms: 98 } },
+            Fault { at_ms: 4354, what: What::Pause { node: LEADER, for_ms: 1015, lossy: false } },
+            Fault { at_ms: 4838, what: What::Split { side: 1, for_ms: 7189 } },
+            Fault { at_ms: 5094, what: What::Retain { node: 2, whole_ms: 701, every_ms: 0, for_ms: 4031, rows: 20 } },
+            Fault { at_ms: 7552, what: What::Weather { lost: 145, doubled: 104, late: 287, late_ms: 84, for_ms: 281 } },
+            Fault { at_ms: 7815, what: What::BitFlip { node: 1, place: 7524056702795453033, down_ms: 327 } },
+        ],
+    });
+    assert!(outcome.cover.count("catch_up_ended") > 0);
+}

@@ -265,6 +265,8 @@ impl Quorum {
             self.reads.fail_all();
             self.lease.end();
             self.transfers.clear();
+            // The owner's state moves on while others lead; raft-rs would send what was offered before that again and again.
+            self.raft.mut_store().withdraw_offer();
         }
         let core = &self.raft.raft;
         self.high.observe(leadership, core.term, core.raft_log.committed);

@@ -51,7 +51,7 @@ impl Quorum {
 
     /// Gives what a follower that is too far behind is to be told: an opaque text (at most 16 MiB) that
     /// stands for the state at `index`, which must be applied and not before the start of the log. Kept
-    /// until the log is compacted past it.
+    /// until the log is compacted past it, or the leadership ends.
     pub fn offer_snapshot(&mut self, index: LogIndex, data: Bytes) -> Result<(), OfferError> {
         if data.len() > SNAPSHOT_BYTES_MAX {
             return Err(OfferError::Size { bytes: data.len(), max: SNAPSHOT_BYTES_MAX });
