@@ -9,6 +9,8 @@
 //! 2. The layer holds what the plans that have not landed leave behind, and nothing else.
 //! 3. No plan is shipped before its blob is on a majority.
 
+mod join;
+
 use bytes::Bytes;
 use gavel_fs::{Caller, Operation};
 use gavel_lease::range::written;
@@ -16,7 +18,8 @@ use gavel_txn::expand::{ExpandError, Expansion, PLAN_MUTATIONS_MAX};
 use gavel_txn::{Layer, Layered};
 use gavel_types::limits::{FILE_BYTES_MAX, OBJECT_BLOCK, REQUEST_BYTES_MAX};
 use gavel_types::{BlobId, Key, KeyParts, KeyRange, ObjectId, SessionId, Tid, VolumeId};
-use gavel_wire::{AttrDelta, Author, Change, Content, Guard, Mutation, Plan, Record, View, ViewError};
+use gavel_wire::{Author, Change, Content, Guard, Mutation, Plan, Record, View, ViewError};
+use join::Join;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Most bytes of plans and blobs that have not landed; beyond it, operations wait for room. What was asked for is kept beside, and holds the bytes of small
@@ -292,30 +295,32 @@ impl Pending {
     /// The next plans that can be shipped, if there are any.
     pub fn take_batch(&mut self) -> Option<Batch> {
         let from = (self.shipped - self.landed) as usize;
-        let (mut bytes, mut mutations) = (0, Vec::new());
         let uid = self.queue.get(from)?.asked.caller.uid;
+        let (mut bytes, mut join) = (0, Join::new(&mut self.layer));
         let mut removed = true;
         let mut stored_as_of = Tid::MAX;
         for accepted in self.queue.range(from..) {
             let is_ready = accepted.blob.is_none_or(|(_, stored)| stored.is_some());
             let own = accepted.bytes.min(weight(&accepted.plan));
-            let fits = mutations.is_empty()
+            let mutations = join.mutations();
+            let fits = bytes == 0
                 || (bytes + own <= BATCH_BYTES_MAX
                     && mutations.len() + accepted.plan.mutations.len() <= BATCH_MUTATIONS_MAX);
             let removes = removes(&accepted.plan);
             let apart =
-                accepted.asked.caller.uid != uid || truncates(&accepted.plan, &mutations) || (removes && !removed);
+                accepted.asked.caller.uid != uid || truncates(&accepted.plan, mutations) || (removes && !removed);
             if !is_ready || !fits || apart {
                 break;
             }
             removed = removes;
             stored_as_of = stored_as_of.min(accepted.named_as_of());
             bytes += own;
-            join(&mut mutations, &accepted.plan.mutations);
             self.shipped += 1;
+            join.push(self.shipped, &accepted.plan);
         }
+        let plan = join.finish();
         let author = Author::user(uid);
-        (!mutations.is_empty()).then_some(Batch { last: self.shipped, plan: Plan { mutations }, author, stored_as_of })
+        (bytes > 0).then_some(Batch { last: self.shipped, plan, author, stored_as_of })
     }
 
     /// What was accepted so far is to be shipped soon, and [`Pending::take_shipped`] to give `id` then.
@@ -431,51 +436,6 @@ fn truncates(plan: &Plan, before: &[Mutation]) -> bool {
 /// Does a plan take an object's last name away? What was before removals begin is to have been a state, for the same reason.
 fn removes(plan: &Plan) -> bool {
     plan.mutations.iter().any(|mutation| matches!(mutation, Mutation::Orphan { .. }))
-}
-
-/// How far back a change of the same counters is looked for.
-const JOIN_BACK_MAX: usize = 16;
-
-/// Puts mutations behind others. Changes of one object's counters and times that nothing lies between which could tell become one: a directory
-/// in which many names are made is adjusted once.
-fn join(mutations: &mut Vec<Mutation>, more: &[Mutation]) {
-    for mutation in more {
-        let Mutation::Adjust { volume, object, delta } = mutation else {
-            mutations.push(mutation.clone());
-            continue;
-        };
-        let touches = |other: &&mut Mutation| match other {
-            Mutation::Put { key, .. } | Mutation::Delete { key } => {
-                (key.volume(), key.object()) == (*volume, *object) && *key == Key::attr(*volume, *object)
-            }
-            Mutation::Adjust { volume: v, object: o, .. }
-            | Mutation::Orphan { volume: v, object: o }
-            | Mutation::Append { volume: v, object: o, .. }
-            | Mutation::Carve { volume: v, object: o, .. } => (*v, *o) == (*volume, *object),
-        };
-        let joined = match mutations.iter_mut().rev().take(JOIN_BACK_MAX).find(touches) {
-            Some(Mutation::Adjust { delta: earlier, .. }) => join_deltas(earlier, delta),
-            _ => false,
-        };
-        if !joined {
-            mutations.push(mutation.clone());
-        }
-    }
-}
-
-/// Makes one change of two, if it can: what the first one makes the size to be at least must be known before the second one adds to it.
-fn join_deltas(earlier: &mut AttrDelta, later: &AttrDelta) -> bool {
-    let sums = (earlier.nlink.checked_add(later.nlink), earlier.size.checked_add(later.size));
-    let (Some(nlink), Some(size), 0, 0) = (sums.0, sums.1, earlier.size_min, later.size_min) else { return false };
-    *earlier = AttrDelta {
-        nlink,
-        size,
-        size_min: 0,
-        atime: later.atime.or(earlier.atime),
-        mtime: later.mtime.or(earlier.mtime),
-        ctime: later.ctime.or(earlier.ctime),
-    };
-    true
 }
 
 /// Drops the ids before `floor` out of ranges of ids.

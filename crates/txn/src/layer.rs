@@ -25,7 +25,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Lays the changes of transaction `number`, the newest, over what is there.
+    /// Lays the changes of transaction `number` over what is there: it is the newest that has touched these keys.
     pub fn lay(&mut self, number: u64, changes: Vec<Change>) {
         for change in changes {
             self.laid.insert(change.key, Laid { version: change.new, number });
@@ -37,8 +37,8 @@ impl Layer {
         self.made.insert((volume, object), number);
     }
 
-    /// Is all of the object here?
-    fn has_all(&self, volume: VolumeId, object: ObjectId) -> bool {
+    /// Is all of the object here, because a transaction that is laid has made it?
+    pub fn has_all(&self, volume: VolumeId, object: ObjectId) -> bool {
         !self.made.is_empty() && self.made.contains_key(&(volume, object))
     }
 
@@ -68,6 +68,11 @@ impl Layer {
     /// What is laid for a key, if anything: a version, or that there is none.
     pub fn get(&self, key: &Key) -> Option<Option<&Version>> {
         Some(self.laid.get(key)?.version.as_ref())
+    }
+
+    /// Which transaction laid what is laid for a key, if anything is.
+    pub fn laid_by(&self, key: &Key) -> Option<u64> {
+        self.laid.get(key).map(|laid| laid.number)
     }
 
     /// What is laid for the keys in the range, in their order.

@@ -1,6 +1,8 @@
+mod join;
+
 use super::*;
 use gavel_types::{Blob, Class, Timestamp, VolumeId};
-use gavel_wire::{Attr, Dirent, Extent, Firm, Kind, Version, ViewError};
+use gavel_wire::{Attr, AttrDelta, Dirent, Extent, Firm, Kind, Version, ViewError};
 
 const V: VolumeId = VolumeId(1);
 const DIR: ObjectId = ObjectId(20);

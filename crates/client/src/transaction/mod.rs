@@ -446,4 +446,4 @@ impl CloneOf for BTreeMap<ObjectId, Runs> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

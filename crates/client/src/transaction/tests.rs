@@ -11,14 +11,14 @@ use gavel_fs::{Operation, Reply};
 use gavel_types::{BlobId, Cookie, Timestamp};
 use gavel_wire::{Attr, Content, Extent, Firm, Guard, Kind, Live, ViewError};
 
-const V: VolumeId = VolumeId(1);
+pub(crate) const V: VolumeId = VolumeId(1);
 const ROOT: ObjectId = ObjectId::ROOT;
-const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 
 /// Live records, and when each key was last changed.
 #[derive(Clone, Debug)]
-struct Base {
-    tid: Tid,
+pub(crate) struct Base {
+    pub(crate) tid: Tid,
     live: BTreeMap<Key, Version>,
     changed: BTreeMap<Key, Tid>,
 }
@@ -45,7 +45,7 @@ impl Live for Base {
 }
 
 impl Base {
-    fn new() -> Base {
+    pub(crate) fn new() -> Base {
         let now = Timestamp { secs: 1, nanos: 0 };
         let firm = Firm {
             kind: Kind::Directory,
@@ -64,7 +64,7 @@ impl Base {
     }
 
     /// As the commit rule does it, one second later.
-    fn commit(&mut self, plan: &Plan) {
+    pub(crate) fn commit(&mut self, plan: &Plan) {
         let tid = Tid(self.tid.0 + SECOND);
         let mut expansion = Expansion::new(&*self, tid);
         for mutation in &plan.mutations {
@@ -114,10 +114,10 @@ fn run(
 }
 
 /// xorshift64*: (Vigna, 2014).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -139,7 +139,7 @@ impl Dice {
     }
 
     /// Something to do, with what is there.
-    fn request(&mut self, view: &dyn View) -> TreeRequest {
+    pub(crate) fn request(&mut self, view: &dyn View) -> TreeRequest {
         let directory = self.object(view, Some(Kind::Directory));
         let (file, any) = (self.object(view, Some(Kind::File)), self.object(view, None));
         let (name, other) = (self.name(), self.name());
@@ -223,7 +223,7 @@ fn shown(view: &dyn View) -> BTreeMap<Key, Record> {
     named.map(|(key, version)| (key, without_times(version.record))).collect()
 }
 
-fn without_times(record: Record) -> Record {
+pub(crate) fn without_times(record: Record) -> Record {
     let none = Timestamp { secs: 0, nanos: 0 };
     match record {
         Record::Attr(mut attr) => {
