@@ -22,15 +22,15 @@ const WANTS_MAX: usize = 64;
 const FORGET_PATIENCE_TERMS: u64 = 2;
 /// An exclusive lease that was not used for so long becomes a shared one: what others may read must not depend on this node.
 const IDLE_NS: u64 = 3_000_000_000;
-/// Recalls within this time are counted to see whether somebody works in a neighbourhood.
+/// Objects that were recalled within this time are counted to see whether somebody works in a neighbourhood.
 const NEIGHBOURHOOD_NS: u64 = 1_000_000_000;
-/// Most recalls that are counted.
+/// Most of them that are counted.
 const RECALLS_MAX: usize = 1024;
 /// Objects that were numbered together: what is given up when somebody else works through them. A power of two.
 const BLOCK: u64 = 64;
 /// The same, when even blocks are recalled often.
 const LARGE_BLOCK: u64 = 4096;
-/// So many recalls in a large block, and the next ones give up whole blocks; twice as many, and they give up all of it.
+/// So many objects of a large block, and the next ones give up whole blocks; twice as many, and they give up all of it.
 const RECALLS_FOR_BLOCK: usize = 4;
 
 /// What a node may answer for at the moment.
@@ -130,8 +130,8 @@ pub struct Leases {
     wants: Vec<Want>,
     /// Ranges that were asked for, by their start and mode, and when.
     recent: BTreeMap<(Box<[u8]>, Mode), Moment>,
-    /// When large blocks were recalled.
-    recalls: VecDeque<(Moment, VolumeId, u64)>,
+    /// When objects were recalled last.
+    recalls: VecDeque<(Moment, (VolumeId, ObjectId))>,
     /// Until when the session lives for sure.
     until: Moment,
     /// What the cluster's clock showed at some moment.
@@ -399,16 +399,17 @@ impl Leases {
         })
     }
 
-    /// How many objects around a recalled one are given up, a power of two: more, the more recalls there were around here.
+    /// How many objects around a recalled one are given up, a power of two: more, the more others were recalled around here. (One that is recalled again and
+    /// again says nothing about its neighbours: two nodes meet on it.)
     fn round(&mut self, now: Moment, volume: VolumeId, first: ObjectId) -> u64 {
-        while self.recalls.front().is_some_and(|(at, _, _)| now.since_ns(*at) > NEIGHBOURHOOD_NS)
-            || self.recalls.len() >= RECALLS_MAX
-        {
+        self.recalls.retain(|(at, object)| now.since_ns(*at) <= NEIGHBOURHOOD_NS && *object != (volume, first));
+        if self.recalls.len() >= RECALLS_MAX {
             self.recalls.pop_front();
         }
-        let place = (volume, first.0 / LARGE_BLOCK);
-        let before = self.recalls.iter().filter(|(_, volume, block)| (*volume, *block) == place).count();
-        self.recalls.push_back((now, place.0, place.1));
+        let around =
+            |(of, object): (VolumeId, ObjectId)| of == volume && object.0 / LARGE_BLOCK == first.0 / LARGE_BLOCK;
+        let before = self.recalls.iter().filter(|(_, object)| around(*object)).count();
+        self.recalls.push_back((now, (volume, first)));
         match before / RECALLS_FOR_BLOCK {
             0 => 1,
             1 => BLOCK,
@@ -595,6 +596,20 @@ mod tests {
         assert!(given[8] > 3 * BLOCK, "{given:?}");
         assert_eq!(given[9], 0, "it is all gone");
         leases.check_invariants();
+    }
+
+    #[test]
+    fn one_that_is_recalled_again_and_again_is_given_up_alone() {
+        let mut leases = holder();
+        let object = object(8192);
+        for moment in (0..20).map(|i| Moment(NOW.0 + i * NEIGHBOURHOOD_NS / 10)) {
+            let forget = match leases.recall(moment, std::slice::from_ref(&object), Mode::Exclusive, false) {
+                Some(Next::Forget(forget)) => forget,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(forget.ranges, [object.clone()], "where two meet on an object, its directory stays leased");
+            leases.yielded(forget.id);
+        }
     }
 
     #[test]
