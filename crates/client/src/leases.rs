@@ -607,7 +607,11 @@ mod tests {
                 Some(Next::Forget(forget)) => forget,
                 other => panic!("{other:?}"),
             };
-            assert_eq!(forget.ranges, [object.clone()], "where two meet on an object, its directory stays leased");
+            assert_eq!(
+                forget.ranges,
+                std::slice::from_ref(&object),
+                "where two meet on an object, its directory stays leased"
+            );
             leases.yielded(forget.id);
         }
     }

@@ -39,7 +39,7 @@ pub mod transaction;
 pub mod tree;
 
 pub use behind::{Behind, Taken};
-pub use leased::Leased;
+pub use leased::{Leased, LookUp};
 pub use leases::{ToForget, Usable, What};
 pub use locks::{LockAnswer, LockCall};
 pub use offers::{Collision, OfferEffect, Offers};

@@ -45,6 +45,8 @@ pub enum Step {
         author: Author,
         /// As of when the blobs that it names were stored, or found.
         stored_as_of: Tid,
+        /// The object that it makes, if this is the first time that it is shipped: [`Session::will_make`](crate::Session::will_make).
+        made: Option<ObjectId>,
     },
     /// Fetch these blobs, then [`Run::fetched`].
     Fetch(Vec<BlobId>),
@@ -82,6 +84,8 @@ pub struct Run {
     stored: Option<(Blob<bytes::Bytes>, Tid)>,
     /// This node holds the object open, name or no name.
     held: bool,
+    /// It was shipped before.
+    shipped: bool,
     conflicts: u32,
 }
 
@@ -131,16 +135,26 @@ impl Run {
             | TreeRequest::CancelLock { .. } => return Err(FsError::NotSupported.into()),
         };
         let cx = Cx { volume, caller, fresh: None };
-        let (confirmed, confirming) = (None, Vec::new());
-        let (stored, held, conflicts) = (None, false, 0);
-        Ok(Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, stored, held, conflicts })
+        Ok(Run { absence_is_an_answer, phase, ..Run::bare(cx, operation, plus) })
     }
 
     /// An operation as it is evaluated, and nothing else of a run.
     pub(crate) fn bare(cx: Cx, operation: Operation, plus: bool) -> Run {
         let (confirmed, confirming, stored) = (None, Vec::new(), None);
-        let (absence_is_an_answer, held, conflicts, phase) = (false, false, 0, Phase::Evaluating);
-        Run { cx, operation, plus, absence_is_an_answer, phase, confirmed, confirming, stored, held, conflicts }
+        let (absence_is_an_answer, held, shipped, conflicts, phase) = (false, false, false, 0, Phase::Evaluating);
+        Run {
+            cx,
+            operation,
+            plus,
+            absence_is_an_answer,
+            phase,
+            confirmed,
+            confirming,
+            stored,
+            held,
+            shipped,
+            conflicts,
+        }
     }
 
     /// Does the next step evaluate the operation?
@@ -292,7 +306,8 @@ impl Run {
                 self.phase = Phase::Committing(reply);
                 // What it copies was named in this view.
                 let stored_as_of = self.stored.as_ref().map_or(view.tid(), |(_, as_of)| view.tid().min(*as_of));
-                Step::Commit { guards, plan, author: Author::user(self.cx.caller.uid), stored_as_of }
+                let made = self.cx.fresh.filter(|_| !std::mem::replace(&mut self.shipped, true));
+                Step::Commit { guards, plan, author: Author::user(self.cx.caller.uid), stored_as_of, made }
             }
             Err(Stop::NeedObjectId) => Step::NeedObjectId,
             Err(Stop::View(error)) => Step::Done(Err(error.into())),

@@ -10,7 +10,6 @@ use crate::leases::{Leases, Next, ToForget, Usable};
 use crate::locks::{self, LockAnswer, LockCall, Locks};
 use crate::pending::Batch;
 use gavel_lease::RangeSet;
-use gavel_lease::range::whole_objects;
 use gavel_types::limits::{REQUEST_BYTES_MAX, SESSION_WINDOW_MAX};
 use gavel_types::{KeyRange, LogIndex, Moment, NodeId, ObjectId, Seq, SessionId, Tid, VolumeId};
 use gavel_wire::codec::MESSAGE_BYTES_MAX;
@@ -45,8 +44,6 @@ const _: () = assert!(REQUEST_BYTES_MAX < MESSAGE_BYTES_MAX && SUBMIT_BYTES_MAX 
 const ROUNDS_MAX: usize = 4;
 /// Object ids are asked for when fewer are left.
 const IDS_LOW: u64 = 1024;
-/// Object ids that operations have and nothing was made of yet, as far as is remembered.
-const UNMADE_MAX: usize = 1024;
 /// Requests that may wait for a place in the session's window.
 pub const BACKLOG_MAX: usize = 65_536;
 
@@ -209,8 +206,8 @@ pub struct Session {
     ids: VecDeque<(u64, u64)>,
     ids_waiting: VecDeque<Token>,
     ids_asked: bool,
-    /// Ids that were given to operations, of which nobody has heard yet.
-    unmade: BTreeSet<ObjectId>,
+    /// What the next commit makes.
+    will_make: Option<ObjectId>,
     /// How often each object is open on this node.
     open: BTreeMap<ObjectId, u32>,
     held: BTreeSet<(VolumeId, ObjectId)>,
@@ -253,7 +250,7 @@ impl Session {
             ids: VecDeque::new(),
             ids_waiting: VecDeque::new(),
             ids_asked: false,
-            unmade: BTreeSet::new(),
+            will_make: None,
             open: BTreeMap::new(),
             held: BTreeSet::new(),
             held_since: BTreeSet::new(),
@@ -570,16 +567,16 @@ impl Session {
     /// This node is about to [`Session::commit`] what writes these ranges: to be called first, and waited for until
     /// [`Session::may_ship`].
     pub fn write(&mut self, now: Moment, token: Token, writes: &[KeyRange]) {
-        let is_new = |object| self.unmade.contains(&object);
-        for next in self.leases.write(now, token, writes, is_new) {
+        let made = self.will_make.take();
+        for next in self.leases.write(now, token, writes, |object| Some(object) == made) {
             self.follow(0, Some(next));
         }
-        // From here on it may be there.
-        for (_, first, last) in writes.iter().filter_map(whole_objects) {
-            if first == last {
-                self.unmade.remove(&first);
-            }
-        }
+    }
+
+    /// The next [`Session::write`] is about a commit that makes this object: its id was given to one operation alone, and nothing of it was shipped or answered
+    /// before, so that nobody can keep anything of it.
+    pub fn will_make(&mut self, object: ObjectId) {
+        self.will_make = Some(object);
     }
 
     /// Does what has to happen next. `id` names the recall that it is about, if the log is to be told something.
@@ -800,10 +797,6 @@ impl Session {
                 self.ids.pop_front();
             }
             self.ids_waiting.pop_front();
-            if self.unmade.len() >= UNMADE_MAX {
-                self.unmade.pop_first();
-            }
-            self.unmade.insert(object);
             self.effects.push_back(SessionEffect::Id { token, object });
         }
         let left: u64 = self.ids.iter().map(|(first, end)| end - first).sum();
@@ -914,7 +907,6 @@ impl Session {
         assert!(seqs.last().is_none_or(|last| last + 1 == self.next.0), "the next number does not follow");
         assert!(self.in_flight.is_empty() || self.id.is_some(), "requests in flight without a session");
         assert!(self.rounds.len() <= ROUNDS_MAX);
-        assert!(self.unmade.len() <= UNMADE_MAX);
         self.leases.check_invariants();
         self.locks.check_invariants();
     }

@@ -217,7 +217,8 @@ impl World {
         match step {
             Step::Confirm(reads) => life.node.confirm_read(clock, token, reads),
             Step::NeedObjectId => life.node.session.object_id(clock.now, token),
-            Step::Commit { guards, plan, author, stored_as_of } => {
+            Step::Commit { guards, plan, author, stored_as_of, made } => {
+                made.into_iter().for_each(|object| life.node.session.will_make(object));
                 life.node.commit(clock, token, guards, plan, author, stored_as_of);
             }
             Step::Store(bytes) => self.store_blob(token, bytes),

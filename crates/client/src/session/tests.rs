@@ -1,4 +1,8 @@
 use super::*;
+use crate::run::{Run, Step};
+use crate::transaction::tests::{Base, V};
+use crate::tree::TreeRequest;
+use gavel_fs::{Caller, Operation};
 
 const LIFE: u64 = 7;
 const CONFIG: SessionConfig = SessionConfig { term_ns: 5_000_000_000, patience_ns: 20_000_000_000 };
@@ -139,4 +143,28 @@ fn what_is_sent_and_sent_again_is_bounded_in_bytes() {
     assert_eq!(next.first().copied(), Some(first[first.len() - 1] + 1));
     assert!((3..=6).contains(&next.len()), "{next:?}");
     session.check_invariants();
+}
+
+#[test]
+fn of_what_a_commit_makes_nothing_is_forgotten_before_it_is_shipped_for_the_first_time() {
+    let parent = ObjectId::ROOT;
+    let create =
+        Operation::Create { parent, name: (*b"f").into(), mode: 0o600, umask: 0, exclusive: true, truncate: false };
+    let base = Base::new();
+    let mut run = Run::new(V, Caller::default(), TreeRequest::Operation(create)).unwrap();
+    assert_eq!(run.step(&base), Step::NeedObjectId);
+    run.fresh_id(ObjectId(500));
+    let mut session = shipped();
+    for (token, forgets) in [(1, None), (2, Some(ObjectId(500)))] {
+        let Step::Commit { plan, made, .. } = run.step(&base) else { panic!("it is ready") };
+        made.into_iter().for_each(|object| session.will_make(object));
+        let own = |range: &KeyRange| range.overlaps(&KeyRange::object(V, ObjectId(500)));
+        session.write(at(2), token, &gavel_lease::written(&plan).into_iter().filter(own).collect::<Vec<_>>());
+        let forgotten = session.take_effects(at(2)).into_iter().find_map(|effect| match effect {
+            SessionEffect::Forget(forget) => gavel_lease::range::whole_objects(&forget.ranges[0]),
+            _ => None,
+        });
+        assert_eq!(forgotten.map(|(_, first, _)| first), forgets, "the second time, it may be there");
+        run.outcome(None).unwrap();
+    }
 }

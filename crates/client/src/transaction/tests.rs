@@ -87,7 +87,7 @@ impl Base {
     }
 
     /// Runs one operation as a transaction of its own.
-    fn operate(&mut self, request: &TreeRequest, fresh: ObjectId) -> Result<Answer, TreeError> {
+    pub(crate) fn operate(&mut self, request: &TreeRequest, fresh: ObjectId) -> Result<Answer, TreeError> {
         let mut transaction = Transaction::new(V, self.tid);
         let answer = run(&mut transaction, self, request, fresh);
         let folded = transaction.fold(self).unwrap();

@@ -38,7 +38,7 @@ pub(super) struct Coming(oneshot::Receiver<Result<(Option<Outcome>, NodeView), W
 /// Ships a plan. What it names was stored, or found named, as of `stored_as_of`.
 pub(super) fn ship(node: &NodeHandle, guards: Vec<Guard>, plan: Plan, author: Author, stored_as_of: Tid) -> Coming {
     let (reply, outcome) = oneshot::channel();
-    node.inbox.push(Input::Commit { guards, plan, author, stored_as_of, reply });
+    node.inbox.push(Input::Commit { guards, plan, author, stored_as_of, made: None, reply });
     Coming(outcome)
 }
 

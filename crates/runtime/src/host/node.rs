@@ -99,6 +99,8 @@ pub enum Input {
         author: Author,
         /// As of when the blobs that it names were stored, or found.
         stored_as_of: Tid,
+        /// The object that it makes, if nothing of that was shipped or answered before.
+        made: Option<ObjectId>,
         /// Gets the outcome, and a view that holds the commit.
         reply: oneshot::Sender<Result<(Option<Outcome>, NodeView), WaitError>>,
     },
@@ -708,8 +710,9 @@ impl NodeThread {
             Input::Persisted(ticket) => self.node.server.on_persisted(clock, ticket),
             Input::Flushed(result) => self.node.server.on_flushed(clock, result),
             Input::StorageFailed { cause, .. } => return Err(cause),
-            Input::Commit { guards, plan, author, stored_as_of, reply } => {
+            Input::Commit { guards, plan, author, stored_as_of, made, reply } => {
                 let token = self.waits.add(Wait::Commit(reply));
+                made.into_iter().for_each(|object| self.node.session.will_make(object));
                 self.node.commit(clock, token, guards, plan, author, stored_as_of);
             }
             Input::Request { body, reply } => {

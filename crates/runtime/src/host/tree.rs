@@ -14,7 +14,9 @@ use crate::host::mirror;
 use crate::host::node::{GATHERED_MAX, Input, NodeHandle, WaitError};
 use crate::host::opens::Pin;
 use gavel_client::tree::Answered;
-use gavel_client::{Answer, Behind, Forget, Keep, Leased, Run, Space, Step, Taken, Tree, TreeError, TreeRequest};
+use gavel_client::{
+    Answer, Behind, Forget, Keep, Leased, LookUp, Run, Space, Step, Taken, Tree, TreeError, TreeRequest,
+};
 use gavel_fs::FsError;
 use gavel_fs::operation::{Caller, Operation, Reply};
 use gavel_types::limits::INLINE_BYTES_MAX;
@@ -123,12 +125,17 @@ impl Tree for VolumeTree {
         let near = asked.is_short();
         self.inner.begin(near, async move {
             let mut owed = Owed(Some(answered));
-            let Some(asked) = inner.answer_when_there_is_room(asked, &mut owed).await else { return };
+            let Some(mut asked) = inner.answer_when_there_is_room(asked, &mut owed).await else { return };
             let mut pin = Pin::new(&inner.node.opens);
+            let look_up = asked.take_look_up();
             let answer = inner.answer(asked, &mut pin).await;
             // What was read meanwhile may be half of a step.
             let stale = !inner.is_as_before() || inner.node.is_mirror(inner.volume);
-            owed.give(if stale { Err(FsError::Stale.into()) } else { answer });
+            match (answer, look_up) {
+                _ if stale => owed.give(Err(FsError::Stale.into())),
+                (Ok(answer), Some(look_up)) => inner.give_looked_up(owed, &look_up, answer),
+                (answer, _) => owed.give(answer),
+            }
         });
     }
 
@@ -196,6 +203,14 @@ impl Asked {
             Asked::Operation(under_way) => under_way.short,
         }
     }
+
+    /// The name that it looks up, if leases might cover that, and did not cover all of the answer.
+    fn take_look_up(&mut self) -> Option<LookUp> {
+        match self {
+            Asked::Operation(under_way) => under_way.look_up.take(),
+            _ => None,
+        }
+    }
 }
 
 /// Is there little to do for it but to wait for the node? Not where many bytes or many names are read or written.
@@ -228,6 +243,8 @@ struct UnderWay {
     reads: Option<(ObjectId, Range<u64>)>,
     /// Leases that would have answered it: to read, and to write.
     lacking: (Vec<KeyRange>, Vec<KeyRange>),
+    /// The name that it looks up, if leases were lacking.
+    look_up: Option<LookUp>,
     /// It waits for room among what is pending.
     crowded: bool,
     /// What it needs next, if that is known already.
@@ -249,8 +266,8 @@ impl UnderWay {
             _ => None,
         };
         let run = Run::new(volume, caller, request)?;
-        let (lacking, crowded, next) = Default::default();
-        Ok(UnderWay { caller, run, short, creates, opens, reads, lacking, crowded, next })
+        let (lacking, look_up, crowded, next) = Default::default();
+        Ok(UnderWay { caller, run, short, creates, opens, reads, lacking, look_up, crowded, next })
     }
 }
 
@@ -277,7 +294,7 @@ impl Inner {
     /// Answers on this thread, if the node may answer without asking anybody. Gives back what it could not answer.
     fn answer_leased(self: &Arc<Self>, mut asked: Asked, answered: Answered) -> Option<(Asked, Answered)> {
         let Asked::Operation(under_way) = &mut asked else { return Some((asked, answered)) };
-        let UnderWay { caller, run, opens, reads, lacking, next, .. } = &mut **under_way;
+        let UnderWay { caller, run, opens, reads, lacking, look_up, next, .. } = &mut **under_way;
         if !run.is_fresh_read() {
             return Some((asked, answered));
         }
@@ -292,6 +309,7 @@ impl Inner {
             Leased::Step(step) => step,
             Leased::Lacks(ranges) => {
                 lacking.0 = ranges;
+                *look_up = run.look_up();
                 *next = Some(run.ask());
                 return Some((asked, answered));
             }
@@ -316,6 +334,16 @@ impl Inner {
         let keeps = matches!(&result, Ok(answer) if answer.keep != Keep::default()) || kept;
         self.hand_over(now, keeps, answered, result);
         None
+    }
+
+    /// Gives the answer to a look-up that was confirmed: its name may be kept, if leases cover that.
+    fn give_looked_up(&self, owed: Owed, look_up: &LookUp, answer: Answer) {
+        let usable = self.node.usable.read_recursive();
+        let now = self.node.clocks.now();
+        let keep = look_up.keep(&answer, &self.node.latest(), &usable, now);
+        let keep = self.node.fronts.hand_out(self.volume, None, keep);
+        let answered = Box::new(move |result| owed.give(result));
+        self.hand_over(now, keep != Keep::default(), answered, Ok(Answer { keep, ..answer }));
     }
 
     /// Gives an answer to whoever may keep it. `now` is when it was found out for how long.
@@ -501,8 +529,9 @@ impl Inner {
                     }
                     run.fresh_id(object);
                 }
-                Step::Commit { guards, plan, author, stored_as_of } => {
-                    let shipped = self.ask(|reply| Input::Commit { guards, plan, author, stored_as_of, reply }).await;
+                Step::Commit { guards, plan, author, stored_as_of, made } => {
+                    let commit = |reply| Input::Commit { guards, plan, author, stored_as_of, made, reply };
+                    let shipped = self.ask(commit).await;
                     let (outcome, newer) = shipped.map_err(outcome_unknown)?;
                     view = newer;
                     run.outcome(outcome)?;

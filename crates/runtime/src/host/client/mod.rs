@@ -81,7 +81,13 @@ fn failing<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> C
 /// What the session's task is told.
 enum Input {
     /// Ship a plan that writes these ranges.
-    Commit { body: RequestBody, writes: Vec<KeyRange>, reply: oneshot::Sender<Result<Option<Outcome>, WaitError>> },
+    Commit {
+        body: RequestBody,
+        writes: Vec<KeyRange>,
+        /// What it makes, if nothing of that was shipped before.
+        made: Option<ObjectId>,
+        reply: oneshot::Sender<Result<Option<Outcome>, WaitError>>,
+    },
     /// A fresh object id.
     ObjectId(oneshot::Sender<Result<ObjectId, WaitError>>),
     /// Does the session hold this object open, although it has no name any more?

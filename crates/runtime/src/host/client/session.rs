@@ -166,8 +166,9 @@ impl SessionTask {
     fn take(&mut self, input: Input) {
         let now = self.shared.clocks.now();
         match input {
-            Input::Commit { body, writes, reply } => {
+            Input::Commit { body, writes, made, reply } => {
                 let token = self.add(Wait::Commit(reply));
+                made.into_iter().for_each(|object| self.session.will_make(object));
                 self.session.write(now, token, &writes);
                 self.unshipped.insert(token, body);
             }

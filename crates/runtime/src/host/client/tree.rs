@@ -316,14 +316,14 @@ impl Inner {
                     }
                     run.fresh_id(object);
                 }
-                Step::Commit { guards, plan, author, stored_as_of } => {
+                Step::Commit { guards, plan, author, stored_as_of, made } => {
                     let (reads, writes) = (guards.iter().map(guarded).collect(), gavel_lease::written(&plan));
                     if std::mem::take(&mut in_the_way) {
                         self.clear(reads, writes.clone()).await?;
                     }
                     let body = RequestBody::Commit { guards, plan, author, stored_as_of };
                     self.shared.commits.fetch_add(1, Ordering::Relaxed);
-                    let outcome = self.ask(|reply| Input::Commit { body, writes, reply }).await;
+                    let outcome = self.ask(|reply| Input::Commit { body, writes, made, reply }).await;
                     let outcome = outcome.map_err(outcome_unknown)?;
                     in_the_way = outcome == Some(Outcome::Refused { refusal: Refusal::Leased });
                     run.outcome(outcome)?;
