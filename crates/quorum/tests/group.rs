@@ -13,7 +13,11 @@ const PLENTY: u64 = 1 << 20;
 const SCARCE: u64 = 2 << 10;
 
 fn led(seed: u64, voters: u64) -> (World, u64) {
-    let mut world = World::new(seed, voters, 0, PLENTY);
+    led_with(seed, voters, PLENTY)
+}
+
+fn led_with(seed: u64, voters: u64, retained: u64) -> (World, u64) {
+    let mut world = World::new(seed, voters, 0, retained);
     assert!(world.run_until(10 * ELECTION_NS, |world| world.leader().is_some()));
     world.run(ELECTION_NS);
     let leader = world.leader().expect("a leader");
@@ -240,31 +244,9 @@ fn reads_survive_the_loss_of_their_heartbeats() {
     assert!(world.reads_confirmed > confirmed + 20, "{} of 40", world.reads_confirmed - confirmed);
 }
 
-#[test]
-fn a_follower_that_was_away_long_gets_a_snapshot_and_then_entries() {
-    for seed in 0..20 {
-        let mut world = World::new(seed, 3, 0, SCARCE);
-        assert!(world.run_until(10 * ELECTION_NS, |world| world.leader().is_some()));
-        world.run(ELECTION_NS);
-        let leader = world.leader().expect("a leader");
-        let away = 1 + leader % 3;
-        world.crash(away);
-        for _ in 0..100 {
-            world.propose(leader);
-            world.run(10 * MS);
-        }
-        world.start(away);
-        assert!(world.run_until(10 * ELECTION_NS, |world| world.snapshots_installed > 0));
-        world.assert_recovers();
-    }
-}
-
-#[test]
-fn a_follower_that_dies_with_a_snapshot_in_hand_is_sent_another() {
-    let mut world = World::new(3, 3, 0, SCARCE);
-    assert!(world.run_until(10 * ELECTION_NS, |world| world.leader().is_some()));
-    world.run(ELECTION_NS);
-    let leader = world.leader().expect("a leader");
+/// A leader, and a follower that has just come back, and was away for longer than the log is kept.
+fn away_for_long(seed: u64) -> (World, u64, u64) {
+    let (mut world, leader) = led_with(seed, 3, SCARCE);
     let away = 1 + leader % 3;
     world.crash(away);
     for _ in 0..100 {
@@ -272,8 +254,29 @@ fn a_follower_that_dies_with_a_snapshot_in_hand_is_sent_another() {
         world.run(10 * MS);
     }
     world.start(away);
+    (world, leader, away)
+}
+
+/// The same when the follower has a snapshot in hand, which it keeps there.
+fn fetching(seed: u64) -> (World, u64, u64) {
+    let (mut world, leader, away) = away_for_long(seed);
     world.holds_fetches = true;
     assert!(world.run_until(10 * ELECTION_NS, |world| world.nodes[&away].fetching.is_some()));
+    (world, leader, away)
+}
+
+#[test]
+fn a_follower_that_was_away_long_gets_a_snapshot_and_then_entries() {
+    for seed in 0..20 {
+        let (mut world, _, _) = away_for_long(seed);
+        assert!(world.run_until(10 * ELECTION_NS, |world| world.snapshots_installed > 0));
+        world.assert_recovers();
+    }
+}
+
+#[test]
+fn a_follower_that_dies_with_a_snapshot_in_hand_is_sent_another() {
+    let (mut world, _, away) = fetching(3);
     world.crash(away);
     world.holds_fetches = false;
     world.start(away);
@@ -318,19 +321,7 @@ fn a_partitioned_follower_does_not_depose_the_leader_on_its_return() {
 
 #[test]
 fn a_snapshot_outlives_the_leader_that_sent_it() {
-    let mut world = World::new(3, 3, 0, SCARCE);
-    assert!(world.run_until(10 * ELECTION_NS, |world| world.leader().is_some()));
-    world.run(ELECTION_NS);
-    let leader = world.leader().expect("a leader");
-    let away = 1 + leader % 3;
-    world.crash(away);
-    for _ in 0..100 {
-        world.propose(leader);
-        world.run(10 * MS);
-    }
-    world.start(away);
-    world.holds_fetches = true;
-    assert!(world.run_until(10 * ELECTION_NS, |world| world.nodes[&away].fetching.is_some()));
+    let (mut world, leader, away) = fetching(3);
     world.isolate(leader);
     let elected = |world: &World| world.leader().is_some_and(|id| id != leader);
     assert!(world.run_until(20 * ELECTION_NS, elected), "a replica in catch-up votes");
@@ -346,19 +337,8 @@ fn a_snapshot_outlives_the_leader_that_sent_it() {
 
 #[test]
 fn what_a_leader_offered_in_an_earlier_leadership_is_not_sent_again() {
-    let mut world = World::new(3, 3, 0, SCARCE);
-    assert!(world.run_until(10 * ELECTION_NS, |world| world.leader().is_some()));
-    world.run(ELECTION_NS);
-    let leader = world.leader().expect("a leader");
-    let (away, other) = (1 + leader % 3, 1 + (leader + 1) % 3);
-    world.crash(away);
-    for _ in 0..100 {
-        world.propose(leader);
-        world.run(10 * MS);
-    }
-    world.start(away);
-    world.holds_fetches = true;
-    assert!(world.run_until(10 * ELECTION_NS, |world| world.nodes[&away].fetching.is_some()));
+    let (mut world, leader, away) = fetching(3);
+    let other = 1 + away % 3;
     let offered = world.nodes[&away].fetching.as_ref().expect("just seen").mark;
     world.isolate(away);
     world.node(away).finish_fetch(true, false);
