@@ -10,6 +10,10 @@
 //! reached has seen others than the records here, these are wiped, and copied from the beginning; a source that has swept on
 //! meanwhile refuses, and a newer snapshot is asked for.
 //!
+//! A crash in the middle of a copy may leave records that are ahead of all that can be had: whoever sent the snapshot is gone
+//! for good, and the leader of now does not know yet that what was copied is committed, for it needs this replica to commit
+//! anything. So a snapshot that is older than the records is taken as well: they are wiped.
+//!
 //! States: none -> waiting (for the snapshot, after a restart) -> scanning -> sealing (the records are there, and become
 //! durable) -> none. Another snapshot may come at any time; then scanning goes on to that one.
 
@@ -86,9 +90,8 @@ impl<E: Engine> Server<E> {
         };
         self.leading = None;
         let sweeps = state.past.sweeps();
-        let is_old = |catch_up: &CatchUp| state.tid < catch_up.after || sweeps < catch_up.sweeps;
-        if self.catch_up.as_ref().is_some_and(is_old) {
-            return self.refuse_old_snapshot();
+        if self.catch_up.as_ref().is_some_and(|catch_up| catch_up.after > state.tid) {
+            self.begin_again();
         }
         let target = Target { mark: snapshot.mark, state, source: snapshot.from };
         match &mut self.catch_up {
@@ -106,14 +109,19 @@ impl<E: Engine> Server<E> {
     }
 
     /// The records are to become those that `sweeps` sweeps have changed: if others have changed what is here, all of it goes.
-    ///
-    /// A crash behind the wipe finds no records: what the log has is applied from its beginning, or all is copied.
     fn begin_again_if_swept(&mut self, sweeps: u64) {
         let Some(catch_up) = self.catch_up.as_mut().filter(|catch_up| catch_up.sweeps != sweeps) else { return };
         catch_up.sweeps = sweeps;
-        if catch_up.holds_nothing() {
-            return;
+        if !catch_up.holds_nothing() {
+            self.begin_again();
         }
+    }
+
+    /// All that was copied goes: no scan leads back from it.
+    ///
+    /// A crash behind the wipe finds no records: what the log has is applied from its beginning, or all is copied.
+    fn begin_again(&mut self) {
+        let Some(catch_up) = &mut self.catch_up else { return };
         (catch_up.after, catch_up.skip, catch_up.records) = (Tid::ZERO, 0, Digest::default());
         catch_up.unsealed = 0;
         if let Err(error) = self.records.clear_all() {
@@ -121,9 +129,8 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// A snapshot that was sent long ago has come in place of the one under way, and the records are past it already: no
-    /// scan leads back. A new one is asked for in a moment.
-    fn refuse_old_snapshot(&mut self) {
+    /// Nobody has the records of this snapshot's state any more. A newer one is asked for in a moment.
+    fn give_up_snapshot(&mut self) {
         let now = self.clock.now;
         if let Some(catch_up) = &mut self.catch_up {
             catch_up.target = None;
@@ -194,7 +201,7 @@ impl<E: Engine> Server<E> {
         let Some(catch_up) = self.catch_up.as_ref().filter(|catch_up| catch_up.ticket == ticket) else { return };
         match &catch_up.target {
             Some(_) if catch_up.sealing => {}
-            Some(_) if sweeps > catch_up.sweeps => self.refuse_old_snapshot(),
+            Some(_) if sweeps > catch_up.sweeps => self.give_up_snapshot(),
             _ => self.ask_next_peer(),
         }
     }
@@ -217,6 +224,8 @@ impl<E: Engine> Server<E> {
         match catch_up.target {
             Some(_) if catch_up.sealing => {}
             Some(_) if waited >= SCAN_PATIENCE_NS => self.ask_next_peer(),
+            // A log may be whole where the records are not. A leader has nobody to ask.
+            None if self.leading.is_some() => self.step_aside(),
             None if waited >= SNAPSHOT_PATIENCE_NS => {
                 catch_up.asked_at = now;
                 self.quorum.request_snapshot();

@@ -224,7 +224,7 @@ impl<E: Engine> Server<E> {
 
     /// Hands leadership to the voter with the most complete log among those whose clock can be trusted. Seldom: just after
     /// a clock has jumped, two nodes may each think that the other should lead.
-    fn step_aside(&mut self) {
+    pub(crate) fn step_aside(&mut self) {
         let now = self.clock.now;
         if self.stepped_aside_at.is_some_and(|at| now.since_ns(at) < STEP_ASIDE_NS) {
             return;

@@ -1,6 +1,7 @@
 //! A copy of the records that depends on which snapshot a leader offers.
 #![allow(clippy::unwrap_used)]
 
+use gavel_quorum::{Persist, Recovered};
 use gavel_server::{Clock, Config, Effect, Server};
 use gavel_store::engine::MemEngine;
 use gavel_store::records::{Identity, Records};
@@ -18,37 +19,50 @@ const BEHIND: NodeId = NodeId(3);
 /// Three servers on engines in memory: writes and flushes are done at once, messages arrive in their order.
 struct Group {
     now_ms: u64,
-    servers: BTreeMap<NodeId, Server<MemEngine>>,
+    servers: BTreeMap<NodeId, Server<Arc<MemEngine>>>,
     /// Nodes that can be reached, and for which time passes.
     alive: BTreeSet<NodeId>,
     under_way: VecDeque<(NodeId, NodeId, Message)>,
-    loses_scans: bool,
+    /// What each node's log holds.
+    logs: BTreeMap<NodeId, Recovered>,
+    engines: BTreeMap<NodeId, Arc<MemEngine>>,
+    /// Questions for changes are lost that go on from such a Tid, or a later one.
+    loses_scans_from: Option<Tid>,
     scans_lost: usize,
     sessions: Vec<SessionId>,
+    written: u64,
+}
+
+/// A server on what its disks hold. Answers to scans hold a row each, and each is sealed.
+fn server_of(node: NodeId, engine: &Arc<MemEngine>, log: Recovered, clock: Clock) -> Server<Arc<MemEngine>> {
+    let identity = Identity { cluster: ClusterId([7; 16]), node };
+    let (records, sealed) = Records::open(Arc::clone(engine), identity).unwrap();
+    let mut config = Config::new(gavel_quorum::Config::new(node, vec![FIRST, SECOND, BEHIND], node.0));
+    config.quorum.retained_bytes_max = 2 << 10;
+    config.flush_log_bytes = 1;
+    config.prune_look_ns = 100 * MS;
+    config.sweep_rows = 4;
+    config.scan_bytes_max = 1;
+    config.catch_up_seal_changes = 1;
+    Server::new(config, Arc::new(records), sealed.as_deref(), log, clock).unwrap()
 }
 
 impl Group {
     fn new() -> Group {
-        let members = vec![FIRST, SECOND, BEHIND];
-        let server = |node: NodeId| {
-            let identity = Identity { cluster: ClusterId([7; 16]), node };
-            let records = Arc::new(Records::open(MemEngine::new(), identity).unwrap().0);
-            let mut config = Config::new(gavel_quorum::Config::new(node, members.clone(), node.0));
-            config.quorum.retained_bytes_max = 2 << 10;
-            config.flush_log_bytes = 1;
-            config.prune_look_ns = 100 * MS;
-            config.sweep_rows = 4;
-            let clock = Clock { now: Moment(0), wall_ns: DAWN_NS };
-            (node, Server::new(config, records, None, Default::default(), clock).unwrap())
-        };
+        let clock = Clock { now: Moment(0), wall_ns: DAWN_NS };
+        let members = [FIRST, SECOND, BEHIND];
+        let engines = BTreeMap::from(members.map(|node| (node, Arc::new(MemEngine::new()))));
         Group {
             now_ms: 0,
-            servers: members.iter().map(|node| server(*node)).collect(),
+            servers: members.map(|node| (node, server_of(node, &engines[&node], Recovered::default(), clock))).into(),
+            engines,
             alive: BTreeSet::new(),
             under_way: VecDeque::new(),
-            loses_scans: false,
+            logs: members.map(|node| (node, Recovered::default())).into(),
+            loses_scans_from: None,
             scans_lost: 0,
             sessions: Vec::new(),
+            written: 0,
         }
     }
 
@@ -56,7 +70,7 @@ impl Group {
         Clock { now: Moment(self.now_ms * MS), wall_ns: DAWN_NS + self.now_ms * MS }
     }
 
-    fn server(&mut self, node: NodeId) -> &mut Server<MemEngine> {
+    fn server(&mut self, node: NodeId) -> &mut Server<Arc<MemEngine>> {
         self.servers.get_mut(&node).unwrap()
     }
 
@@ -74,7 +88,19 @@ impl Group {
             for effect in effects {
                 match effect {
                     Effect::Send { to, message } => self.under_way.push_back((node, to, message)),
-                    Effect::Persist(write) if write.must_sync => self.server(node).on_persisted(clock, write.ticket),
+                    Effect::Persist(write) => {
+                        let (ticket, must_sync) = (write.ticket, write.must_sync);
+                        self.write_log(node, write);
+                        if must_sync {
+                            self.server(node).on_persisted(clock, ticket);
+                        }
+                    }
+                    Effect::TrimLog(up_to) => {
+                        let log = self.logs.get_mut(&node).unwrap();
+                        let gone = log.entries.iter().take_while(|entry| entry.index <= up_to).count();
+                        log.compacted =
+                            log.entries.drain(..gone).next_back().map_or(log.compacted, |entry| entry.mark());
+                    }
                     Effect::Flush => {
                         self.server(node).records().flush().unwrap();
                         self.server(node).on_flushed(clock, Ok(()));
@@ -87,8 +113,30 @@ impl Group {
         }
     }
 
+    fn write_log(&mut self, node: NodeId, write: Persist) {
+        let log = self.logs.get_mut(&node).unwrap();
+        log.hard_state = write.hard_state.unwrap_or(log.hard_state);
+        if let Some(mark) = write.snapshot {
+            log.compacted = mark;
+            log.entries.clear();
+        }
+        if let Some(first) = write.append.first() {
+            log.entries.retain(|entry| entry.index < first.index);
+        }
+        log.entries.extend(write.append);
+    }
+
+    /// The power of a node fails, and comes back.
+    fn crash(&mut self, node: NodeId) {
+        self.under_way.clear();
+        self.engines[&node].crash();
+        let server = server_of(node, &self.engines[&node], self.logs[&node].clone(), self.clock());
+        self.servers.insert(node, server);
+    }
+
     fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) {
-        if self.loses_scans && matches!(message, Message::ScanChanges { .. }) {
+        let is_lost = |from: Tid| matches!(message, Message::ScanChanges { after, .. } if after >= from);
+        if self.loses_scans_from.is_some_and(is_lost) {
             self.scans_lost += 1;
         } else if self.alive.contains(&from) && self.alive.contains(&to) {
             let clock = self.clock();
@@ -125,25 +173,41 @@ impl Group {
         self.servers[&node].quorum_status().role.leader == Some(node)
     }
 
-    /// What a session does: it overwrites much, of which nothing is to be kept.
-    fn overwrite_much(&mut self, node: NodeId) {
-        self.ask(node, Message::OpenSession { node, incarnation: 1, term_ms: 60_000, instead_of: None });
-        assert!(self.run_until(1_000, |group| !group.sessions.is_empty()));
-        let (session, seen) = (self.sessions[0], Seq(1));
-        let write = |number: u64| {
-            let key = Key::xattr(VolumeId::FIRST, ObjectId(20), b"user.a");
-            let put = Mutation::Put { key, record: Record::Xattr(vec![number as u8; 400].into()) };
-            let (plan, author) = (Plan { mutations: vec![put] }, Author::default());
-            RequestBody::Commit { guards: Vec::new(), plan, author, stored_as_of: Tid::MAX }
-        };
-        let policy = Retention { whole_ns: Some(0), rules: Vec::new() };
-        let forget = RequestBody::SetRetention { volume: VolumeId::FIRST, policy };
-        for (seq, body) in (1..).zip((0..20).map(write).chain([forget])) {
-            self.ask(node, Message::Submit(vec![Request { session, seq: Seq(seq), seen, body }]));
-            let next = Seq(seq + 1);
-            let is_applied = move |group: &Group| group.servers[&node].state().sessions[&session].next == next;
-            assert!(self.run_until(1_000, is_applied));
+    /// Who leads, and the others that can be reached, from the least.
+    fn elect(&mut self) -> (NodeId, Vec<NodeId>) {
+        let led = |group: &Group| group.alive.iter().copied().find(|node| group.leads(*node));
+        let serves = |node: NodeId, group: &Group| group.servers[&node].state().volumes.contains_key(&VolumeId::FIRST);
+        assert!(self.run_until(10_000, |group| led(group).is_some_and(|leader| serves(leader, group))));
+        let leader = led(self).unwrap();
+        (leader, self.alive.iter().copied().filter(|node| *node != leader).collect())
+    }
+
+    /// What a session does, until its node has applied it.
+    fn commit(&mut self, node: NodeId, body: RequestBody) {
+        if self.sessions.is_empty() {
+            self.ask(node, Message::OpenSession { node, incarnation: 1, term_ms: 600_000, instead_of: None });
+            assert!(self.run_until(1_000, |group| !group.sessions.is_empty()));
         }
+        let (session, seen) = (self.sessions[0], Seq(1));
+        self.written += 1;
+        self.ask(node, Message::Submit(vec![Request { session, seq: Seq(self.written), seen, body }]));
+        let next = Seq(self.written + 1);
+        let is_applied = move |group: &Group| group.servers[&node].state().sessions[&session].next == next;
+        assert!(self.run_until(1_000, is_applied));
+    }
+
+    /// The same few bytes, again and again.
+    fn overwrite(&mut self, node: NodeId, times: u8) {
+        for number in 0..times {
+            let key = Key::xattr(VolumeId::FIRST, ObjectId(20), b"user.a");
+            let put = Mutation::Put { key, record: Record::Xattr(vec![number; 400].into()) };
+            let (plan, author) = (Plan { mutations: vec![put] }, Author::default());
+            self.commit(node, RequestBody::Commit { guards: Vec::new(), plan, author, stored_as_of: Tid::MAX });
+        }
+    }
+
+    fn has_caught_up(&self, node: NodeId) -> bool {
+        !self.servers[&node].is_catching_up() && self.servers[&node].state().tid > Tid::ZERO
     }
 }
 
@@ -153,10 +217,11 @@ impl Group {
 fn a_leader_that_has_committed_nothing_yet_replaces_an_offer_that_was_swept_past() {
     let mut group = Group::new();
     group.alive = [FIRST, SECOND].into();
-    assert!(group.run_until(10_000, |group| [FIRST, SECOND].into_iter().any(|node| group.leads(node))));
-    let (old, new) = if group.leads(FIRST) { (FIRST, SECOND) } else { (SECOND, FIRST) };
-    assert!(group.run_until(1_000, |group| group.servers[&old].state().volumes.contains_key(&VolumeId::FIRST)));
-    group.overwrite_much(old);
+    let (old, others) = group.elect();
+    let new = others[0];
+    group.overwrite(old, 20);
+    let policy = Retention { whole_ns: Some(0), rules: Vec::new() };
+    group.commit(old, RequestBody::SetRetention { volume: VolumeId::FIRST, policy });
     assert!(group.run_until(20_000, |group| group.sweeps(old) > 0 && group.sweeps(new) == group.sweeps(old)));
     let before = group.sweeps(new);
     // The next sweep is in both logs, and only its leader knows that it is committed, when that is gone.
@@ -165,16 +230,67 @@ fn a_leader_that_has_committed_nothing_yet_replaces_an_offer_that_was_swept_past
     group.under_way.clear();
     assert_eq!((group.sweeps(new), group.servers[&new].quorum_status().last), (before, swept.applied));
     group.alive = [new, BEHIND].into();
-    group.loses_scans = true;
+    group.loses_scans_from = Some(Tid::ZERO);
     assert!(group.run_until(20_000, |group| group.leads(new) && group.scans_lost > 0), "it is offered a state");
     // What any other replica that copies would say.
-    group.loses_scans = false;
+    group.loses_scans_from = None;
     let (index, term) = (swept.applied, swept.role.term);
     let (after, upto, clock) = (Tid::ZERO, group.servers[&old].state().tid, group.clock());
     let scan = Message::ScanChanges { ticket: 1, after, upto, skip: 0, index, term, sweeps: before + 1 };
     group.server(new).on_message(clock, old, scan).unwrap();
     group.take_effects(new);
     assert_eq!(group.sweeps(new), before + 1);
-    let is_there = |group: &Group| group.sweeps(BEHIND) > before && !group.servers[&BEHIND].is_catching_up();
+    let is_there = |group: &Group| group.sweeps(BEHIND) > before && group.has_caught_up(BEHIND);
     assert!(group.run_until(30_000, is_there), "it waits for records that nobody has");
+}
+
+/// A node has copied nearly all from a leader that is gone for good then. The one that is left has the last entry in its log, does not know that
+/// it is committed, and can't commit anything without the first: so it offers a state that is older than what was copied.
+#[test]
+fn what_was_copied_from_a_node_that_is_gone_is_given_up_for_what_is_left() {
+    let mut group = Group::new();
+    group.alive = [FIRST, SECOND].into();
+    let (old, others) = group.elect();
+    let new = others[0];
+    group.overwrite(old, 20);
+    assert!(group.run_until(1_000, |group| group.servers[&new].state().tid == group.servers[&old].state().tid));
+    let known = group.servers[&new].state().tid;
+    group.run_until(20, |_| false);
+    group.overwrite(old, 1);
+    let committed = group.servers[&old].quorum_status().applied;
+    group.under_way.clear();
+    assert_eq!((group.servers[&new].state().tid, group.servers[&new].quorum_status().last), (known, committed));
+    group.alive = [old, BEHIND].into();
+    group.loses_scans_from = Some(Tid(known.0 + 1));
+    assert!(group.run_until(5_000, |group| group.scans_lost > 0), "it has begun with what only the leader knows");
+    group.crash(BEHIND);
+    group.alive = [new, BEHIND].into();
+    assert!(group.run_until(60_000, |group| group.has_caught_up(BEHIND)), "it waits for a leader that is gone");
+    assert!(group.run_until(5_000, |group| group.servers[&BEHIND].quorum_status().applied > committed));
+    assert_eq!(group.servers[&BEHIND].state().tid, group.servers[&new].state().tid);
+}
+
+/// A node whose records were taken away has the longest log of those that are left. It must be elected, and can't lead: it hands over to
+/// the one that has records.
+#[test]
+fn a_leader_without_records_hands_over_to_a_node_that_has_them() {
+    let mut group = Group::new();
+    group.alive = [FIRST, SECOND, BEHIND].into();
+    let (old, others) = group.elect();
+    let (short, long) = (others[0], others[1]);
+    group.overwrite(old, 20);
+    assert!(group.run_until(1_000, |group| group.servers[&short].state().tid == group.servers[&old].state().tid));
+    group.alive.remove(&short);
+    group.overwrite(old, 1);
+    assert!(group.run_until(1_000, |group| group.servers[&long].state().tid == group.servers[&old].state().tid));
+    let applied = group.servers[&long].quorum_status().applied;
+    group.engines.insert(long, Arc::new(MemEngine::new()));
+    group.crash(long);
+    assert!(group.servers[&long].is_catching_up());
+    group.alive = [short, long].into();
+    assert!(group.run_until(10_000, |group| group.leads(long)), "its log is the longer one");
+    assert!(group.run_until(30_000, |group| group.leads(short)), "it leads, and serves nobody");
+    assert!(group.run_until(30_000, |group| group.has_caught_up(long)));
+    assert!(group.run_until(5_000, |group| group.servers[&long].quorum_status().applied > applied));
+    assert_eq!(group.servers[&long].state().tid, group.servers[&short].state().tid);
 }

@@ -34,6 +34,8 @@ pub const MARKS: &[(&str, &str)] = &[
     ("catch_up_sealed", "a cut was sealed in the middle of a catch-up"),
     ("catch_up_crashed", "a node crashed while it was catching up"),
     ("catch_up_resumed", "a node started with records that were between two states"),
+    ("records_wiped", "a node had to make its records anew"),
+    ("source_lost", "a node was gone for good while another copied from it"),
     ("scan_refused", "a peer could not answer a change scan"),
     ("waited_for_catch_up", "an operation had to wait until its replica had caught up"),
     ("clock_far", "a leader's clock was far from the others'"),

@@ -27,6 +27,14 @@ impl World {
                 self.crash_if_up(node % nodes, down_ms);
                 self.machines[node % nodes].flip_bit(place);
             }
+            What::Wiped { node, down_ms } => {
+                self.crash_if_up(node % nodes, down_ms);
+                if self.lives[node % nodes].is_none() {
+                    self.cover.hit("records_wiped");
+                    self.machines[node % nodes].wipe();
+                }
+            }
+            What::Bereft { down_ms } => self.bereaved = Some(down_ms),
             What::Pause { node, for_ms, lossy } => {
                 self.freeze(node % nodes, lossy);
                 self.at(for_ms * MS, Event::Mend { what });
@@ -107,6 +115,7 @@ impl World {
             | What::FlushFails { node, .. }
             | What::SlowDisk { node, .. }
             | What::BitFlip { node, .. }
+            | What::Wiped { node, .. }
                 if *node == LEADER =>
             {
                 *node = leader;
@@ -158,6 +167,27 @@ impl World {
         }
     }
 
+    /// A machine has taken in a part of what it copies from another: perhaps that one is gone now.
+    pub(crate) fn bereave(&mut self, machine: usize, source: usize) {
+        let Some(down_ms) = self.bereaved else { return };
+        let is_copying = self.lives[machine].as_ref().is_some_and(|life| life.node.server.is_catching_up());
+        if is_copying && self.delays.permille(300) {
+            self.bereaved = None;
+            self.cover.hit("source_lost");
+            self.machines[source].ruined = Some("gone for good".into());
+            self.crash_if_up(source, 0);
+            if self.delays.permille(500) {
+                // What it had sent did not leave its machine.
+                self.lose_messages_of(source);
+            }
+            if down_ms > 0 {
+                let number = self.lives[machine].as_ref().map_or(0, |life| life.number);
+                let delay = self.delays.below(20 * MS);
+                self.at(delay, Event::Fall { machine, life: number, down_ms });
+            }
+        }
+    }
+
     /// A machine has answered a change that is not committed.
     pub(crate) fn surprise(&mut self, machine: usize) {
         if let Some((paused, for_ms)) = self.surprises.pop_front() {
@@ -205,6 +235,7 @@ impl World {
         self.dooms.fill(None);
         self.surprises.clear();
         self.ambushes.clear();
+        self.bereaved = None;
         for machine in 0..self.machines.len() {
             self.thaw(machine);
             self.machines[machine].clocks.set_wrong(0);

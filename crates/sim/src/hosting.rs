@@ -147,10 +147,14 @@ impl World {
                 }
                 let Some(life) = &mut self.lives[to] else { return };
                 let catching_up = life.node.server.is_catching_up();
+                let is_part = matches!(message, Message::Changes { .. });
                 if let Err(refused) = life.node.on_message(clock, sender, message) {
                     self.judge_refused(to, &refused);
                 }
                 self.pump(to);
+                if catching_up && is_part {
+                    self.bereave(to, from);
+                }
                 if catching_up {
                     self.tempt(to, When::CatchingUp);
                 }

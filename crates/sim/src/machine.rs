@@ -245,6 +245,11 @@ impl Machine {
         self.blob_disk.crash(self.dice.roll());
     }
 
+    /// Its records are taken away.
+    pub fn wipe(&mut self) {
+        self.engine = Arc::new(MemEngine::new());
+    }
+
     /// There is room on the log's disk again.
     pub fn free(&mut self) {
         self.full = false;

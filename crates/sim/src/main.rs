@@ -21,7 +21,7 @@ struct Arguments {
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// Only this scenario (calm, lossy, partitions, crashes, pauses, clocks, disk-faults, catch-up, old-messages, locks, pruning, transactions, everything)
+    /// Only this scenario (calm, lossy, partitions, crashes, pauses, clocks, disk-faults, catch-up, rebuilds, old-messages, locks, pruning, transactions, everything)
     #[arg(long)]
     scenario: Option<String>,
     /// Stop after this many minutes

@@ -121,6 +121,11 @@ pub enum What {
     SlowDisk { node: usize, times: u64, for_ms: u64 },
     /// The power of a node fails, and a bit of its log turns over before it comes back.
     BitFlip { node: usize, place: u64, down_ms: u64 },
+    /// The power of a node fails, and its records are taken away before it comes back: it is to make them anew.
+    Wiped { node: usize, down_ms: u64 },
+    /// The next node that takes in changes which it had missed is at once, or within milliseconds, without the one that it copies from,
+    /// which is gone for good; and its own power fails, or not (0).
+    Bereft { down_ms: u64 },
     /// From now on, everything is kept for so long, and the last state of each period (0: of none) for so long; sweeps look at so many rows.
     Retain { node: usize, whole_ms: u64, every_ms: u64, for_ms: u64, rows: u32 },
     /// Some object that there is keeps everything for so long from now on (0: as long as the volume), and so does what is made in it.
@@ -177,6 +182,10 @@ enum Kind {
     Flush,
     SlowDisk,
     BitFlip,
+    /// A node has to make its records anew.
+    Wiped,
+    /// A node is gone for good from which another copies.
+    Bereft,
     /// Many messages come twice, and long after they were sent.
     Storm,
     /// A node is cut off for a moment.
@@ -302,6 +311,23 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: &[(Kind::Storm, 3), (Kind::Blink, 8), (Kind::Relapse, 6), (Kind::Crash, 1)],
     },
     Scenario {
+        name: "rebuilds",
+        nodes: &[3, 3, 5],
+        mix: Mix::ALL,
+        short_log: true,
+        drift_ppm: 100,
+        faults: &[
+            (Kind::Bereft, 1),
+            (Kind::Wiped, 1),
+            (Kind::Away, 4),
+            (Kind::Relapse, 2),
+            (Kind::Crash, 3),
+            (Kind::Cut, 2),
+            (Kind::SlowLink, 4),
+            (Kind::Retain, 1),
+        ],
+    },
+    Scenario {
         name: LOCKS,
         nodes: &[3, 3, 5],
         mix: Mix::ALL,
@@ -403,16 +429,16 @@ impl Scenario {
         let nodes = *dice.pick(self.nodes);
         let busy_ms = dice.between(6_000, 18_000);
         let mut faults = Vec::new();
-        let mut flipped = false;
+        let mut harmed = false;
         for (kind, most) in self.faults {
             for _ in 0..dice.between(0, *most) {
                 let what = draw(*kind, nodes, &mut dice);
-                // One damaged log can be done without; a majority of them cannot.
-                let flip = matches!(what, What::BitFlip { .. });
-                if !(flip && flipped) {
+                // One node's disks can be done without; a majority of them cannot.
+                let harms = matches!(what, What::BitFlip { .. } | What::Wiped { .. } | What::Bereft { .. });
+                if !(harms && harmed) {
                     faults.push(Fault { at_ms: dice.below(busy_ms), what });
                 }
-                flipped |= flip;
+                harmed |= harms;
             }
         }
         faults.sort_by_key(|fault| fault.at_ms);
@@ -514,6 +540,8 @@ fn draw(kind: Kind, nodes: usize, dice: &mut Dice) -> What {
         }
         Kind::Schedule => What::Schedule { node: there, every_s: dice.between(1, 4), keep: dice.between(1, 4) as u32 },
         Kind::Pin => What::Pin { node: there, ago_ms: dice.below(2_000), for_ms: while_ms(dice, 10_000) },
+        Kind::Wiped => What::Wiped { node: there, down_ms: while_ms(dice, 3_000) },
+        Kind::Bereft => What::Bereft { down_ms: dice.below(2) * dice.between(1, 2_000) },
         Kind::BitFlip => What::BitFlip { node, place: dice.roll(), down_ms: while_ms(dice, 3_000) },
     }
 }

@@ -112,6 +112,8 @@ pub struct World {
     pub(crate) surprises: VecDeque<(bool, u64)>,
     /// The same for a node that ships the commit of a transaction.
     pub(crate) ambushes: VecDeque<(bool, u64)>,
+    /// Waits for a node that copies: whether it falls when its source is gone for good, and for how many milliseconds.
+    pub(crate) bereaved: Option<u64>,
     pub(crate) network: Network,
     pub(crate) programs: Vec<Program>,
     pub(crate) jobs: BTreeMap<u64, Job>,
@@ -159,6 +161,7 @@ impl World {
             dooms: vec![None; nodes],
             surprises: VecDeque::new(),
             ambushes: VecDeque::new(),
+            bereaved: None,
             machines,
             network: Network::new(seed, nodes),
             programs,
@@ -444,6 +447,11 @@ impl World {
     pub(crate) fn lose_messages_after(&mut self, delay: u64) {
         let after = self.now + delay;
         self.events.retain(|(at, _), event| *at <= after || !matches!(event, Event::Deliver { .. }));
+    }
+
+    /// What a machine has sent, and has not arrived, is lost.
+    pub(crate) fn lose_messages_of(&mut self, machine: usize) {
+        self.events.retain(|_, event| !matches!(event, Event::Deliver { from, .. } if *from == machine));
     }
 
     /// The programs may begin: faults strike from here on.

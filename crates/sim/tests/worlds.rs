@@ -71,6 +71,11 @@ fn catch_up() {
 }
 
 #[test]
+fn rebuilds() {
+    all_sound("rebuilds", &["records_wiped", "source_lost", "catch_up_ended"]);
+}
+
+#[test]
 fn old_messages() {
     all_sound("old-messages", &["catch_up_crashed", "catch_up_in_parts", "catch_up_sealed"]);
 }

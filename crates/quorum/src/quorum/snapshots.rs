@@ -127,9 +127,13 @@ impl Quorum {
             return Err(Refused::Malformed("snapshot of a group with other members"));
         }
         let mark = mark_of(&message);
-        let log = &self.core().raft_log;
-        let has_it = self.core().pending_request_snapshot == 0 && log.match_term(mark.index.0, mark.term.0);
-        if mark.index.0 <= log.committed && self.core().pending_request_snapshot == 0 || has_it {
+        let (log, requested) = (&self.core().raft_log, self.core().pending_request_snapshot);
+        if mark.index.0 < requested {
+            // From before the request: the log would lose entries behind it that are acknowledged.
+            return Ok(());
+        }
+        let has_it = log.match_term(mark.index.0, mark.term.0);
+        if requested == 0 && (mark.index.0 <= log.committed || has_it) {
             // No records are needed: raft-rs commits up to it, or answers that it is further.
             self.step(message);
         } else {
@@ -168,4 +172,48 @@ fn same_members(one: &ConfState, other: &ConfState) -> bool {
         members
     };
     sorted(one.get_voters()) == sorted(other.get_voters()) && sorted(one.get_learners()) == sorted(other.get_learners())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::entry::Recovered;
+    use gavel_types::Moment;
+    use raft::eraftpb::{Entry, MessageType, Snapshot};
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message::default();
+        message.set_msg_type(kind);
+        (message.to, message.from, message.term) = (1, 2, 1);
+        message
+    }
+
+    fn snapshot(quorum: &Quorum, index: u64) -> Message {
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index, 1);
+        metadata.set_conf_state(quorum.raft.store().conf().clone());
+        let mut message = message(MessageType::MsgSnapshot);
+        message.set_snapshot(snapshot);
+        message
+    }
+
+    /// The log is whole, and what it has acknowledged counts; the records are not, and a snapshot has been asked for.
+    #[test]
+    fn a_snapshot_from_before_the_request_takes_no_acknowledged_entry_away() {
+        let config = Config::new(NodeId(1), [1, 2, 3].map(NodeId).into(), 1);
+        let mut quorum = Quorum::new(config, Recovered::default(), Moment(0)).expect("a fresh replica");
+        let entry = |index| Entry { index, term: 1, data: vec![1].into(), ..Entry::default() };
+        let mut append = message(MessageType::MsgAppend);
+        append.set_entries((1..=10).map(entry).collect::<Vec<_>>().into());
+        quorum.step(append);
+        let written = quorum.take_ready().persist.expect("ten entries to write").ticket;
+        quorum.on_persisted(written);
+        assert!(quorum.request_snapshot());
+        quorum.hold_snapshot(snapshot(&quorum, 5)).expect("of this group");
+        assert!(quorum.held.is_none());
+        quorum.hold_snapshot(snapshot(&quorum, 10)).expect("of this group");
+        assert!(quorum.held.is_some());
+    }
 }
