@@ -6,6 +6,7 @@
 //! view that is at least as new as the result says.
 
 use crate::tree::{Answer, TreeError, TreeRequest};
+use bytes::Bytes;
 use gavel_fs::operation::{Caller, Cx, Listed, Operation, Piece, Reply};
 use gavel_fs::{FsError, Stop};
 use gavel_lease::RangeSet;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 const CONFLICTS_MAX: u32 = 1000;
 
 /// Bytes of blobs that a read needs, by name.
-pub type Blobs = BTreeMap<BlobId, bytes::Bytes>;
+pub type Blobs = BTreeMap<BlobId, Bytes>;
 
 /// What the run needs next.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,7 +30,7 @@ pub type Blobs = BTreeMap<BlobId, bytes::Bytes>;
 )]
 pub enum Step {
     /// Store these bytes as a blob on a majority, then call [`Run::stored`].
-    Store(bytes::Bytes),
+    Store(Bytes),
     /// Ask the quorum from which entry on a view is current, and that nobody holds these ranges exclusively as of it; then step again with
     /// such a view, after [`Run::confirmed`].
     Confirm(Vec<KeyRange>),
@@ -57,7 +58,7 @@ pub enum Step {
 #[derive(Clone, PartialEq, Debug)]
 enum Phase {
     /// The bytes of a write wait to be stored.
-    Storing(Blob<bytes::Bytes>),
+    Storing(Blob<Bytes>),
     Evaluating,
     /// Waits for the outcome of what was shipped; the reply is good once it is committed.
     Committing(Reply),
@@ -81,7 +82,7 @@ pub struct Run {
     /// What was asked to be confirmed.
     confirming: Vec<KeyRange>,
     /// The bytes of a write that are stored, and as of when.
-    stored: Option<(Blob<bytes::Bytes>, Tid)>,
+    stored: Option<(Blob<Bytes>, Tid)>,
     /// This node holds the object open, name or no name.
     held: bool,
     /// It was shipped before.
@@ -118,7 +119,7 @@ impl Run {
                 let content = if data.len() <= INLINE_BYTES_MAX {
                     Content::Inline(data.into())
                 } else {
-                    let blob = Blob::of(bytes::Bytes::from(data));
+                    let blob = Blob::of(Bytes::from(data));
                     let id = blob.id();
                     phase = Phase::Storing(blob);
                     Content::Blob { id, blob_len: len, offset: 0 }
@@ -272,7 +273,7 @@ impl Run {
     }
 
     /// The bytes that [`Step::Store`] would have stored, or has: whoever commits them later can't rely on when that was.
-    pub(crate) fn blob_to_store(&self) -> Option<Blob<bytes::Bytes>> {
+    pub(crate) fn blob_to_store(&self) -> Option<Blob<Bytes>> {
         match &self.phase {
             Phase::Storing(blob) => Some(blob.clone()),
             _ => self.stored.as_ref().map(|(blob, _)| blob.clone()),
@@ -403,20 +404,26 @@ impl Run {
     }
 }
 
-fn assemble(pieces: &[Piece], blobs: &Blobs) -> Result<Vec<u8>, TreeError> {
+/// The bytes of a read. Those of one blob are not copied.
+fn assemble(pieces: &[Piece], blobs: &Blobs) -> Result<Bytes, TreeError> {
+    if let [Piece::Blob { id, offset, len, .. }] = pieces {
+        return part(blobs, *id, *offset, *len);
+    }
     let mut data = Vec::new();
     for piece in pieces {
         match piece {
             Piece::Bytes(bytes) => data.extend_from_slice(bytes),
             Piece::Zeros(len) => data.resize(data.len() + *len as usize, 0),
-            Piece::Blob { id, offset, len, .. } => {
-                let (from, to) = (*offset as usize, *offset as usize + *len as usize);
-                let bytes = blobs.get(id).and_then(|blob| blob.get(from..to));
-                let lacking =
-                    || TreeError::Storage { cause: format!("blob {id} is missing or too short"), full: false };
-                data.extend_from_slice(bytes.ok_or_else(lacking)?);
-            }
+            Piece::Blob { id, offset, len, .. } => data.extend_from_slice(&part(blobs, *id, *offset, *len)?),
         }
     }
-    Ok(data)
+    Ok(data.into())
+}
+
+/// `len` bytes of a blob, from `offset` on.
+fn part(blobs: &Blobs, id: BlobId, offset: u32, len: u32) -> Result<Bytes, TreeError> {
+    let (from, to) = (offset as usize, offset as usize + len as usize);
+    let blob = blobs.get(&id).filter(|blob| to <= blob.len());
+    let lacking = || TreeError::Storage { cause: format!("blob {id} is missing or too short"), full: false };
+    blob.map(|blob| blob.slice(from..to)).ok_or_else(lacking)
 }

@@ -1,5 +1,6 @@
 //! The door between a mount (or any other front) and a node.
 
+use bytes::Bytes;
 use gavel_fs::operation::Caller;
 use gavel_fs::{FsError, Operation, Reply};
 use gavel_types::{At, ObjectId, Tid, VolumeId};
@@ -159,7 +160,7 @@ pub struct Answer {
     /// Attributes of the names of a listing, in their order.
     pub listed: Vec<Option<Attr>>,
     /// The bytes of a read: short only at the end of the file.
-    pub data: Vec<u8>,
+    pub data: Bytes,
     /// For [`TreeRequest::Statfs`].
     pub space: Option<Space>,
     /// For [`TreeRequest::TestLock`]: the lock in the way, if there is one; its process is 0 if it belongs to another node.
@@ -177,7 +178,7 @@ impl Answer {
             reply,
             attr: None,
             listed: Vec::new(),
-            data: Vec::new(),
+            data: Bytes::new(),
             space: None,
             lock: None,
             at: None,

@@ -506,7 +506,7 @@ fn a_file_that_came_and_went_is_no_part_of_it() {
     let unlink = Operation::Unlink { parent: ROOT, name: b"a"[..].into() };
     run(&mut transaction, &base, &TreeRequest::Operation(unlink), ROOT).unwrap();
     let read = TreeRequest::Read { object, offset: 0, len: 10 };
-    assert_eq!(run(&mut transaction, &base, &read, ROOT).unwrap().data, b"bytes", "while it is open");
+    assert_eq!(run(&mut transaction, &base, &read, ROOT).unwrap().data, b"bytes"[..], "while it is open");
     let plan = transaction.fold(&base).unwrap().plan;
     assert!(
         plan.mutations.iter().all(|mutation| matches!(mutation, Mutation::Adjust { object: ROOT, .. })),

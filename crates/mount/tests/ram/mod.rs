@@ -105,7 +105,7 @@ impl RamTree {
             TreeRequest::Read { object, offset, len } => {
                 let reply = run(world, caller, &Operation::Read { object, offset, len })?;
                 let Reply::Data(pieces) = reply else { panic!("{reply:?} is no answer to a read") };
-                Ok(Answer { data: world.bytes(&pieces), ..Answer::of(Reply::Empty) })
+                Ok(Answer { data: world.bytes(&pieces).into(), ..Answer::of(Reply::Empty) })
             }
             TreeRequest::Write { object, offset, append, data, kill_suidgid } => {
                 let len = data.len() as u32;

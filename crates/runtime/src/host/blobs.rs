@@ -368,8 +368,12 @@ impl Blobs {
     /// # Errors
     /// If no replica that can be reached has one, or it can't be stored.
     pub(super) async fn repair(&self, id: BlobId) -> Result<(), String> {
-        let bytes = self.fetch_uncached(id, BlobStore::get).await.map_err(|error| error.to_string())?;
-        self.replace(Blob::of(bytes)).await
+        let here = self.read_here(id, BlobStore::get).await.ok().flatten().map(Blob::of);
+        let blob = match here.filter(|blob| blob.id() == id) {
+            Some(older) => older,
+            None => self.fetch_from_peer(id).await.map_err(|error| error.to_string())?,
+        };
+        self.replace(blob).await
     }
 
     async fn replace(&self, blob: Blob<Bytes>) -> Result<(), String> {

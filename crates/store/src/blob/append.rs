@@ -4,7 +4,7 @@
 //! multiples of [`DIRECT_ALIGN`]; what lies before and behind it up to there is zeros. Small ones are packed, and stay in the cache: whoever has made many
 //! small files is likely to look at them, here or on another node.
 
-use super::segment::{HEADER_BYTES, RecordHeader, Spot};
+use super::segment::{HEADER_BYTES, RecordHeader, Spot, body_sum};
 use super::writer::Writer;
 use super::{BlobError, BlobStore};
 use crate::disk::{AlignedBuffer, DIRECT_ALIGN, DiskError, DiskFile};
@@ -117,7 +117,7 @@ fn write_run(
     for (addition, spot) in run.iter().zip(spots) {
         staging.fill_up_to(spot.offset)?;
         let Addition { id, as_of, bytes, .. } = *addition;
-        let header = RecordHeader { id, length: spot.length, synced_to, as_of };
+        let header = RecordHeader { id, length: spot.length, synced_to, as_of, body_sum: body_sum(bytes) };
         staging.push(&header.encode(writer.sequence, spot.offset))?;
         staging.push(bytes)?;
     }

@@ -318,10 +318,10 @@ impl BlobStore {
         let (fresh, sealed) = self.places(id);
         let newer = sealed.iter().filter(|other| other.sequence > segment.sequence);
         let newer: Vec<Arc<Sealed>> = newer.map(Arc::clone).collect();
-        if matches!(self.get_from(id, Tid::ZERO, fresh, &newer, Way::PastCache), Ok(Some(_))) {
+        if matches!(self.get_from(id, Tid::ZERO, fresh, &newer, Way::Scrub), Ok(Some(_))) {
             return Ok(0);
         }
-        match self.read_blob(&Place::of(segment, spot), id, Way::PastCache) {
+        match self.read_blob(&Place::of(segment, spot), id, Way::Scrub) {
             Ok((bytes, as_of)) => {
                 self.append(vec![Addition { id, bytes: &bytes, again: true, as_of }])?;
                 Ok(spot.record_bytes())

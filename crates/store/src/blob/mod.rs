@@ -95,6 +95,9 @@ enum Way {
     Cached,
     /// They do not take room there.
     PastCache,
+    /// The same, and they are held against their name, not only against their checksum: what was damaged in memory, before it was
+    /// written, has a good one.
+    Scrub,
 }
 
 /// Where a copy of a blob is.
@@ -139,7 +142,7 @@ impl BlobStore {
         writer::open(disk, segment_bytes.min(SEGMENT_BYTES), DIRECT_BYTES_MIN)
     }
 
-    /// A blob's bytes, verified against its name. `None`: it is not here.
+    /// A blob's bytes, verified against their checksum. `None`: it is not here.
     ///
     /// # Errors
     /// [`BlobError::Damaged`] if it was here, and no copy is what was written: fetch it from another replica and
@@ -317,7 +320,8 @@ impl BlobStore {
         let bytes = self.read_at(place, RECORD_HEADER_BYTES + spot.length as usize, way)?.ok_or_else(damaged)?;
         let header = RecordHeader::decode(&bytes, *sequence, spot.offset).ok_or_else(damaged)?;
         let body = bytes.slice(RECORD_HEADER_BYTES..);
-        if header.id != id || header.length != spot.length || BlobId::of(&body) != id {
+        let is_named_so = way != Way::Scrub || BlobId::of(&body) == id;
+        if header.id != id || !header.is_of(&body) || !is_named_so {
             return Err(damaged());
         }
         Ok((body, header.as_of))
@@ -349,7 +353,9 @@ impl BlobStore {
         let whole = wanted.end.next_multiple_of(DIRECT_ALIGN);
         let mut buffer = self.buffers.take(whole);
         let read = match way {
-            Way::PastCache => file.read_past_cache(offset - skipped as u64, &mut buffer.as_mut_slice()[..whole])?,
+            Way::PastCache | Way::Scrub => {
+                file.read_past_cache(offset - skipped as u64, &mut buffer.as_mut_slice()[..whole])?
+            }
             Way::Cached => skipped + file.read_at(offset, &mut buffer.as_mut_slice()[wanted.clone()])?,
         };
         Ok((read >= wanted.end).then(|| buffer.into_bytes(wanted)))

@@ -1,8 +1,8 @@
 //! Reading everything, to find damage before somebody needs the bytes.
 
 use super::index::Sealed;
-use super::{BlobError, BlobStore};
-use gavel_types::BlobId;
+use super::{BlobError, BlobStore, Way};
+use gavel_types::{BlobId, Tid};
 use std::sync::Arc;
 
 /// Most damaged blobs that one report lists; run again after repairing those.
@@ -68,7 +68,7 @@ impl BlobStore {
         go_on: &mut impl FnMut(&ScrubReport) -> bool,
     ) -> Result<bool, BlobError> {
         for id in names {
-            match self.get_past_cache(*id) {
+            match self.get_taken_since(*id, Tid::ZERO, Way::Scrub) {
                 Ok(bytes) => report.bytes += bytes.map_or(0, |bytes| bytes.len() as u64),
                 Err(BlobError::Damaged { id, file, offset }) => report.damaged.push(DamagedBlob { id, file, offset }),
                 Err(error) => return Err(error),

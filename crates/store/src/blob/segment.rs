@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the segments' format. What is written with another one is refused.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// A segment's header fills one sector.
 pub(super) const HEADER_BYTES: usize = SECTOR_BYTES;
 /// The fixed part in front of a blob.
-pub(super) const RECORD_HEADER_BYTES: usize = 64;
+pub(super) const RECORD_HEADER_BYTES: usize = 72;
 /// Records start at multiples of this.
 pub(super) const RECORD_ALIGN: u64 = 64;
 /// Longest file that is read as a segment: a blob may begin just before the bound, and zeros follow up to a multiple of [`DIRECT_ALIGN`].
@@ -56,9 +56,16 @@ pub(super) struct RecordHeader {
     pub(super) synced_to: u64,
     /// The last transaction that the replica had applied when it took this copy.
     pub(super) as_of: Tid,
+    /// The checksum of the blob's bytes: see [`body_sum`].
+    pub(super) body_sum: u64,
 }
 
 impl RecordHeader {
+    /// Is this what it stands in front of?
+    pub(super) fn is_of(&self, body: &[u8]) -> bool {
+        body.len() == self.length as usize && body_sum(body) == self.body_sum
+    }
+
     pub(super) fn encode(&self, sequence: u64, offset: u64) -> [u8; RECORD_HEADER_BYTES] {
         let mut bytes = [0; RECORD_HEADER_BYTES];
         bytes[0..4].copy_from_slice(&RECORD_MAGIC);
@@ -66,8 +73,9 @@ impl RecordHeader {
         bytes[8..16].copy_from_slice(&self.as_of.0.to_le_bytes());
         bytes[16..48].copy_from_slice(&self.id.0);
         bytes[48..56].copy_from_slice(&self.synced_to.to_le_bytes());
-        let sum = record_sum(&bytes[..56], sequence, offset);
-        bytes[56..64].copy_from_slice(&sum.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.body_sum.to_le_bytes());
+        let sum = record_sum(&bytes[..64], sequence, offset);
+        bytes[64..72].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
 
@@ -77,16 +85,22 @@ impl RecordHeader {
         if bytes[0..4] != RECORD_MAGIC {
             return None;
         }
-        let sum = u64::from_le_bytes(*bytes[56..].first_chunk()?);
-        if sum != record_sum(&bytes[..56], sequence, offset) {
+        let sum = u64::from_le_bytes(*bytes[64..].first_chunk()?);
+        if sum != record_sum(&bytes[..64], sequence, offset) {
             return None;
         }
         let length = u32::from_le_bytes(*bytes[4..].first_chunk()?);
         let id = BlobId(*bytes[16..].first_chunk()?);
         let synced_to = u64::from_le_bytes(*bytes[48..].first_chunk()?);
         let as_of = Tid(u64::from_le_bytes(*bytes[8..].first_chunk()?));
-        (length as usize <= BLOB_BYTES_MAX).then_some(RecordHeader { id, length, synced_to, as_of })
+        let body_sum = u64::from_le_bytes(*bytes[56..].first_chunk()?);
+        (length as usize <= BLOB_BYTES_MAX).then_some(RecordHeader { id, length, synced_to, as_of, body_sum })
     }
+}
+
+/// What tells damaged bytes from those that were stored, in a tenth of the time that their name takes.
+pub(super) fn body_sum(body: &[u8]) -> u64 {
+    crc_fast::crc64_nvme(body)
 }
 
 fn record_sum(fields: &[u8], sequence: u64, offset: u64) -> u64 {
@@ -187,7 +201,7 @@ pub(super) fn scan(bytes: &[u8], sequence: u64) -> Scan {
         scan.end = spot.end();
         let body = spot.offset as usize + RECORD_HEADER_BYTES..;
         let body = bytes[body].get(..spot.length as usize);
-        let intact = body.is_some_and(|body| BlobId::of(body) == header.id);
+        let intact = body.is_some_and(|body| header.is_of(body));
         found.push((header, spot, intact));
     }
     // Bodies at the end that are not whole, and that nobody says were durable, are a crash's.

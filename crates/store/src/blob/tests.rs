@@ -64,16 +64,17 @@ fn golden_bytes_of_a_segment() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let file = disk.contents("0000000000000001.blob").unwrap();
     assert_eq!(file.len(), HEADER_BYTES + RECORD_HEADER_BYTES + 5);
-    assert_eq!(hex(&file[..24]), "474156454c424c4203000000000200000100000000000000");
+    assert_eq!(hex(&file[..24]), "474156454c424c4204000000000200000100000000000000");
     assert!(file[24..504].iter().all(|byte| *byte == 0));
-    assert_eq!(hex(&file[504..512]), "b1f7eae1ad9fa339");
+    assert_eq!(hex(&file[504..512]), "8736f037d71d9e26");
     let golden_record = "47424c31050000000201000000000000\
                          2008726219768ed20754e3f9e748eddc\
                          0cf3b711c1b8e48ff245855de6307b42\
-                         00020000000000007a4d11a7f3a5c38d\
+                         00020000000000006a5611ad242d94e1\
+                         2126c87e309117a6\
                          676176656c";
     assert_eq!(hex(&file[512..]), golden_record);
-    assert_eq!(segment::VERSION, 3);
+    assert_eq!(segment::VERSION, 4);
 }
 
 #[test]
@@ -377,7 +378,8 @@ proptest! {
         // A good header in front of anything.
         let offset = 512 + 64 * at.index(30);
         if offset + RECORD_HEADER_BYTES <= bytes.len() {
-            let header = RecordHeader { id: BlobId::of(b"x"), length, synced_to: u64::from(length) << 20, as_of: Tid(7) };
+            let (id, synced_to) = (BlobId::of(b"x"), u64::from(length) << 20);
+            let header = RecordHeader { id, length, synced_to, as_of: Tid(7), body_sum: 7 };
             bytes[offset..offset + RECORD_HEADER_BYTES].copy_from_slice(&header.encode(1, offset as u64));
             let scan = segment::scan(&bytes, 1);
             prop_assert!(scan.spots.len() <= 1);

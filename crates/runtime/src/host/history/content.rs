@@ -70,5 +70,5 @@ async fn bytes(daemon: &Arc<Daemon>, volume: VolumeId, object: Option<ObjectId>,
     if size > TEXT_BYTES_MAX {
         return Err(Lacking::TooLarge);
     }
-    Ok(tree.read_past(at, TreeRequest::Read { object, offset: 0, len: size as u32 }).await?.data)
+    Ok(tree.read_past(at, TreeRequest::Read { object, offset: 0, len: size as u32 }).await?.data.into())
 }

@@ -148,16 +148,39 @@ fn a_scrub_can_be_stopped() {
     assert_eq!((report.checked, report.complete), (7, false));
 }
 
+/// Bytes that changed in memory, before their checksum was made.
+#[test]
+fn a_scrub_finds_bytes_that_are_not_what_their_name_says() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    put(&store, 1..2);
+    store.sync().unwrap();
+    let (name, (id, mut bytes)) = (segment_name(1), blob(1));
+    let spot = store.catalog.read().fresh[&id];
+    bytes[0] ^= 1;
+    let mut file = disk.contents(&name).unwrap();
+    let record = &mut file[spot.offset as usize..];
+    let header = RecordHeader::decode(record, 1, spot.offset).unwrap();
+    let header = RecordHeader { body_sum: segment::body_sum(&bytes), ..header };
+    record[..RECORD_HEADER_BYTES].copy_from_slice(&header.encode(1, spot.offset));
+    record[RECORD_HEADER_BYTES..][..bytes.len()].copy_from_slice(&bytes);
+    disk.tamper(&name, Some(&file));
+    drop(store);
+    let report = open(&disk).scrub(|_| true).unwrap();
+    let found: Vec<(BlobId, u64)> = report.damaged.iter().map(|blob| (blob.id, blob.offset)).collect();
+    assert_eq!(found, [(id, spot.offset)]);
+}
+
 #[test]
 fn segments_of_another_version_are_refused() {
     let mut header = segment::encode_header(1);
-    header[8] = 4;
+    header[8] += 1;
     let sum = crc_fast::crc64_nvme(&header[..504]);
     header[504..].copy_from_slice(&sum.to_le_bytes());
     let disk = SimDisk::new(1);
     disk.tamper(&segment_name(1), Some(&header));
     let error = BlobStore::open(disk.mount().unwrap()).unwrap_err();
-    assert!(matches!(error, BlobError::Version { found: 4, known: 3, .. }), "{error}");
+    assert!(matches!(error, BlobError::Version { found: 5, known: 4, .. }), "{error}");
 }
 
 #[test]
@@ -169,6 +192,6 @@ fn a_newer_good_copy_or_an_older_one_stands_in_for_a_damaged_one() {
     let active = store.catalog.read();
     let (sequence, spot) = (active.active_sequence, active.fresh[&blob(3).0]);
     drop(active);
-    disk.flip_bit(&segment_name(sequence), 8 * (spot.offset + 70));
+    disk.flip_bit(&segment_name(sequence), 8 * (spot.offset + 80));
     assert!(has(&store, 3), "the older copy");
 }
