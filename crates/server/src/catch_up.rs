@@ -219,13 +219,16 @@ impl<E: Engine> Server<E> {
 
     pub(crate) fn tick_catch_up(&mut self) {
         let now = self.clock.now;
+        // A log may be whole where the records are not: then this node can be elected, and has nobody to ask for a snapshot. Whoever has
+        // records can lead meanwhile, even if its clock is wrong.
+        if self.leading.is_some() && self.catch_up.is_some() {
+            self.hand_over(|_, _| true);
+        }
         let Some(catch_up) = &mut self.catch_up else { return };
         let waited = now.since_ns(catch_up.asked_at);
         match catch_up.target {
             Some(_) if catch_up.sealing => {}
             Some(_) if waited >= SCAN_PATIENCE_NS => self.ask_next_peer(),
-            // A log may be whole where the records are not. A leader has nobody to ask.
-            None if self.leading.is_some() => self.step_aside(),
             None if waited >= SNAPSHOT_PATIENCE_NS => {
                 catch_up.asked_at = now;
                 self.quorum.request_snapshot();

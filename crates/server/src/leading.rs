@@ -24,7 +24,7 @@ const SCHEDULE_LOOK_NS: u64 = 1_000_000_000;
 /// A session that was lined up and is not open by then is lined up once more.
 const OPENING_NS: u64 = 2_000_000_000;
 /// A node hands leadership away at most this often: as often as nodes tell each other their clocks.
-const STEP_ASIDE_NS: u64 = 1_000_000_000;
+const HAND_OVER_NS: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
 /// Orphans looked at in one step when leadership begins.
 const ORPHAN_PAGE: usize = 1024;
@@ -208,7 +208,7 @@ impl<E: Engine> Server<E> {
         match self.clocks.verdict(self.clock) {
             Verdict::Trusted => {}
             Verdict::Unknown => return,
-            Verdict::Far(_) => return self.step_aside(),
+            Verdict::Far(_) => return self.hand_over(|server, peer| server.clocks.would_trust(server.clock, peer)),
         }
         let entry = Entry { tid: leading.tid.advance(self.clock.wall_ns), items: leading.line.take() };
         match self.quorum.propose(entry.encode().into()) {
@@ -222,22 +222,21 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Hands leadership to the voter with the most complete log among those whose clock can be trusted. Seldom: just after
-    /// a clock has jumped, two nodes may each think that the other should lead.
-    pub(crate) fn step_aside(&mut self) {
+    /// Hands leadership to the voter with the most complete log among those that may have it. Seldom: just after a clock has jumped, two
+    /// nodes may each think that the other should lead.
+    pub(crate) fn hand_over(&mut self, may: impl Fn(&Server<E>, NodeId) -> bool) {
         let now = self.clock.now;
-        if self.stepped_aside_at.is_some_and(|at| now.since_ns(at) < STEP_ASIDE_NS) {
+        if self.handed_over_at.is_some_and(|at| now.since_ns(at) < HAND_OVER_NS) {
             return;
         }
-        let (status, me, clock) = (self.quorum.status(), self.id(), self.clock);
-        let trusted = |peer: NodeId| self.clocks.would_trust(clock, peer);
+        let (status, me) = (self.quorum.status(), self.id());
         let best = status
             .peers
             .iter()
-            .filter(|peer| peer.voter && peer.recently_active && peer.id != me && trusted(peer.id))
+            .filter(|peer| peer.voter && peer.recently_active && peer.id != me && may(self, peer.id))
             .max_by_key(|peer| peer.matched);
         if let Some(peer) = best {
-            self.stepped_aside_at = Some(now);
+            self.handed_over_at = Some(now);
             // A transfer that fails is tried again.
             let _ = self.quorum.transfer_leader(peer.id);
         }

@@ -31,6 +31,10 @@ struct Group {
     scans_lost: usize,
     sessions: Vec<SessionId>,
     written: u64,
+    /// Asks for a session all the time.
+    wants_session: Option<NodeId>,
+    /// Whose wall clock is ahead, by how much.
+    ahead_ns: BTreeMap<NodeId, u64>,
 }
 
 /// A server on what its disks hold. Answers to scans hold a row each, and each is sealed.
@@ -63,11 +67,14 @@ impl Group {
             scans_lost: 0,
             sessions: Vec::new(),
             written: 0,
+            wants_session: None,
+            ahead_ns: BTreeMap::new(),
         }
     }
 
-    fn clock(&self) -> Clock {
-        Clock { now: Moment(self.now_ms * MS), wall_ns: DAWN_NS + self.now_ms * MS }
+    fn clock(&self, node: NodeId) -> Clock {
+        let ahead = self.ahead_ns.get(&node).copied().unwrap_or(0);
+        Clock { now: Moment(self.now_ms * MS), wall_ns: DAWN_NS + self.now_ms * MS + ahead }
     }
 
     fn server(&mut self, node: NodeId) -> &mut Server<Arc<MemEngine>> {
@@ -79,7 +86,7 @@ impl Group {
     }
 
     fn take_effects(&mut self, node: NodeId) {
-        let clock = self.clock();
+        let clock = self.clock(node);
         loop {
             let effects = self.server(node).take_effects();
             if effects.is_empty() {
@@ -126,11 +133,18 @@ impl Group {
         log.entries.extend(write.append);
     }
 
+    /// The power of a node fails, and it comes back without records.
+    fn take_records(&mut self, node: NodeId) {
+        self.engines.insert(node, Arc::new(MemEngine::new()));
+        self.crash(node);
+        assert!(self.servers[&node].is_catching_up());
+    }
+
     /// The power of a node fails, and comes back.
     fn crash(&mut self, node: NodeId) {
         self.under_way.clear();
         self.engines[&node].crash();
-        let server = server_of(node, &self.engines[&node], self.logs[&node].clone(), self.clock());
+        let server = server_of(node, &self.engines[&node], self.logs[&node].clone(), self.clock(node));
         self.servers.insert(node, server);
     }
 
@@ -139,16 +153,20 @@ impl Group {
         if self.loses_scans_from.is_some_and(is_lost) {
             self.scans_lost += 1;
         } else if self.alive.contains(&from) && self.alive.contains(&to) {
-            let clock = self.clock();
+            let clock = self.clock(to);
             self.server(to).on_message(clock, from, message).unwrap();
             self.take_effects(to);
         }
     }
 
     fn ask(&mut self, node: NodeId, question: Message) {
-        let clock = self.clock();
+        let clock = self.clock(node);
         self.server(node).on_local(clock, question);
         self.take_effects(node);
+    }
+
+    fn open_session(&mut self, node: NodeId) {
+        self.ask(node, Message::OpenSession { node, incarnation: 1, term_ms: 600_000, instead_of: None });
     }
 
     /// Until the condition holds, which is looked at behind each event; whether it came to hold.
@@ -160,17 +178,24 @@ impl Group {
                 continue;
             }
             self.now_ms += 10;
-            let clock = self.clock();
             for node in self.alive.clone() {
+                let clock = self.clock(node);
                 self.server(node).on_tick(clock);
                 self.take_effects(node);
+            }
+            if let Some(node) = self.wants_session {
+                self.open_session(node);
             }
         }
         condition(self)
     }
 
+    fn leader_of(&self, node: NodeId) -> Option<NodeId> {
+        self.servers[&node].quorum_status().role.leader
+    }
+
     fn leads(&self, node: NodeId) -> bool {
-        self.servers[&node].quorum_status().role.leader == Some(node)
+        self.leader_of(node) == Some(node)
     }
 
     /// Who leads, and the others that can be reached, from the least.
@@ -185,7 +210,7 @@ impl Group {
     /// What a session does, until its node has applied it.
     fn commit(&mut self, node: NodeId, body: RequestBody) {
         if self.sessions.is_empty() {
-            self.ask(node, Message::OpenSession { node, incarnation: 1, term_ms: 600_000, instead_of: None });
+            self.open_session(node);
             assert!(self.run_until(1_000, |group| !group.sessions.is_empty()));
         }
         let (session, seen) = (self.sessions[0], Seq(1));
@@ -235,7 +260,7 @@ fn a_leader_that_has_committed_nothing_yet_replaces_an_offer_that_was_swept_past
     // What any other replica that copies would say.
     group.loses_scans_from = None;
     let (index, term) = (swept.applied, swept.role.term);
-    let (after, upto, clock) = (Tid::ZERO, group.servers[&old].state().tid, group.clock());
+    let (after, upto, clock) = (Tid::ZERO, group.servers[&old].state().tid, group.clock(new));
     let scan = Message::ScanChanges { ticket: 1, after, upto, skip: 0, index, term, sweeps: before + 1 };
     group.server(new).on_message(clock, old, scan).unwrap();
     group.take_effects(new);
@@ -283,14 +308,48 @@ fn a_leader_without_records_hands_over_to_a_node_that_has_them() {
     group.alive.remove(&short);
     group.overwrite(old, 1);
     assert!(group.run_until(1_000, |group| group.servers[&long].state().tid == group.servers[&old].state().tid));
-    let applied = group.servers[&long].quorum_status().applied;
-    group.engines.insert(long, Arc::new(MemEngine::new()));
-    group.crash(long);
-    assert!(group.servers[&long].is_catching_up());
+    group.take_records(long);
     group.alive = [short, long].into();
     assert!(group.run_until(10_000, |group| group.leads(long)), "its log is the longer one");
     assert!(group.run_until(30_000, |group| group.leads(short)), "it leads, and serves nobody");
     assert!(group.run_until(30_000, |group| group.has_caught_up(long)));
-    assert!(group.run_until(5_000, |group| group.servers[&long].quorum_status().applied > applied));
-    assert_eq!(group.servers[&long].state().tid, group.servers[&short].state().tid);
+    assert!(group.run_until(5_000, |group| group.servers[&short].state().tid == group.servers[&long].state().tid));
+}
+
+/// One node has no records, one has no log either, and the one that has both has a wrong clock: it should not lead, and must until another
+/// one can.
+#[test]
+fn a_node_with_a_wrong_clock_leads_until_another_one_has_records() {
+    let mut group = Group::new();
+    group.alive = [FIRST, SECOND].into();
+    let (bare, others) = group.elect();
+    let whole = others[0];
+    group.overwrite(bare, 20);
+    assert!(group.run_until(1_000, |group| group.servers[&whole].state().tid == group.servers[&bare].state().tid));
+    group.take_records(bare);
+    group.alive = [bare, BEHIND].into();
+    assert!(group.run_until(10_000, |group| group.leads(bare)), "nobody else can be elected by these two");
+    group.ahead_ns.insert(whole, 20_000 * MS);
+    group.wants_session = Some(whole);
+    group.alive = [bare, BEHIND, whole].into();
+    let is_done = |group: &Group| group.has_caught_up(bare) && group.has_caught_up(BEHIND);
+    assert!(group.run_until(30_000, is_done), "nobody leads who has records");
+}
+
+/// It has been sent a snapshot, its log is as long as those of the others, and the copy takes long.
+#[test]
+fn a_leader_that_copies_hands_over_to_a_node_that_need_not() {
+    let mut group = Group::new();
+    group.alive = [FIRST, SECOND].into();
+    let (whole, others) = group.elect();
+    let bare = others[0];
+    group.overwrite(whole, 20);
+    assert!(group.run_until(1_000, |group| group.servers[&whole].state().tid == group.servers[&bare].state().tid));
+    group.loses_scans_from = Some(Tid::ZERO);
+    group.take_records(bare);
+    assert!(group.run_until(30_000, |group| group.scans_lost > 0), "it is sent a snapshot");
+    group.alive = [bare, BEHIND].into();
+    assert!(group.run_until(10_000, |group| group.leads(bare)), "nobody else can be elected by these two");
+    group.alive = [bare, BEHIND, whole].into();
+    assert!(group.run_until(10_000, |group| group.leads(whole) && group.leader_of(bare) == Some(whole)));
 }

@@ -223,6 +223,13 @@ impl World {
         if life.seen.0 < before {
             self.cover.hit("records_behind");
         }
+        // It may have failed just behind applying them, before anybody looked. (A log that its records are ahead of begins behind them.)
+        let first = life.node.server.quorum_status().compacted.index.0 + 1;
+        let applied = life.shadow.range(first..).take_while(|(index, _)| **index <= life.seen.0);
+        let applied: Vec<(u64, (Term, Bytes))> = applied.map(|(index, entry)| (*index, entry.clone())).collect();
+        for (index, entry) in applied {
+            self.judge_committed(machine, index, entry);
+        }
     }
 
     pub(crate) fn judge_crash(&mut self, life: &Life) {

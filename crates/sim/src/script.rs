@@ -228,6 +228,9 @@ const TRANSACTIONS: &str = "transactions";
 const EVERYTHING: &str = "everything";
 const TRANSACTORS: usize = 2;
 
+/// The scenario in which a node's records, or a node, are gone for good.
+const REBUILDS: &str = "rebuilds";
+
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "calm", nodes: &[1, 3, 5], mix: Mix::ALL, short_log: false, drift_ppm: 0, faults: &[] },
@@ -311,20 +314,27 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: &[(Kind::Storm, 3), (Kind::Blink, 8), (Kind::Relapse, 6), (Kind::Crash, 1)],
     },
     Scenario {
-        name: "rebuilds",
+        name: REBUILDS,
         nodes: &[3, 3, 5],
-        mix: Mix::ALL,
+        mix: Mix { shared: 6, ..Mix::ALL },
         short_log: true,
-        drift_ppm: 100,
+        drift_ppm: 1_000,
         faults: &[
             (Kind::Bereft, 1),
             (Kind::Wiped, 1),
-            (Kind::Away, 4),
+            (Kind::Away, 3),
             (Kind::Relapse, 2),
             (Kind::Crash, 3),
+            (Kind::Pause, 1),
             (Kind::Cut, 2),
-            (Kind::SlowLink, 4),
+            (Kind::Split, 1),
+            (Kind::SlowLink, 3),
+            (Kind::Clock, 1),
+            (Kind::Flush, 1),
+            (Kind::CaughtCommitting, 2),
             (Kind::Retain, 1),
+            (Kind::Name, 1),
+            (Kind::Pin, 1),
         ],
     },
     Scenario {
@@ -453,7 +463,7 @@ impl Scenario {
             snapshots: true,
             transactions: match self.name {
                 TRANSACTIONS => TRANSACTORS,
-                EVERYTHING => 1,
+                EVERYTHING | REBUILDS => 1,
                 _ => 0,
             },
             short_log: self.short_log && dice.permille(800),

@@ -233,6 +233,7 @@ impl Quorum {
         let confirms = message.get_msg_type() == MessageType::MsgHeartbeatResponse && !message.context.is_empty();
         self.raft.mut_store().set_frugal(confirms);
         let heartbeat = (message.get_msg_type() == MessageType::MsgHeartbeat).then_some((message.from, message.term));
+        self.end_request(&message);
         // The errors that are left say that the message is of no consequence.
         let _ = self.raft.step(message);
         self.raft.mut_store().set_frugal(false);

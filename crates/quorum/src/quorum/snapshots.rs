@@ -7,7 +7,7 @@ use crate::error::{OfferError, Refused};
 use crate::ready::PendingSnapshot;
 use bytes::Bytes;
 use gavel_types::{LogIndex, NodeId, Term};
-use raft::eraftpb::{ConfState, Message};
+use raft::eraftpb::{ConfState, Message, MessageType};
 use raft::{ProgressState, SnapshotStatus, StateRole};
 use std::collections::BTreeMap;
 
@@ -73,6 +73,14 @@ impl Quorum {
         let requested = self.raft.request_snapshot().is_ok();
         self.settle();
         requested
+    }
+
+    /// A request ends with the term of the leader that was asked. The next one may not have the entry that it names, and it can't
+    /// be sent any as long as the request stands: raft-rs answers each append with it.
+    pub(super) fn end_request(&mut self, message: &Message) {
+        if message.term > self.core().term && message.get_msg_type() != MessageType::MsgRequestPreVote {
+            self.raft.raft.pending_request_snapshot = raft::INVALID_INDEX;
+        }
     }
 
     /// How sending a snapshot to `node` went. Report a failure as soon as it is known; report success only
@@ -180,7 +188,7 @@ mod tests {
     use crate::config::Config;
     use crate::entry::Recovered;
     use gavel_types::Moment;
-    use raft::eraftpb::{Entry, MessageType, Snapshot};
+    use raft::eraftpb::{Entry, Snapshot};
 
     fn message(kind: MessageType) -> Message {
         let mut message = Message::default();
@@ -199,21 +207,42 @@ mod tests {
         message
     }
 
-    /// The log is whole, and what it has acknowledged counts; the records are not, and a snapshot has been asked for.
-    #[test]
-    fn a_snapshot_from_before_the_request_takes_no_acknowledged_entry_away() {
+    fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
+        range.map(|index| Entry { index, term, data: vec![1].into(), ..Entry::default() }).collect()
+    }
+
+    /// Its log has entries up to 10, all acknowledged; its records are not whole, and it has asked for a snapshot.
+    fn requesting() -> Quorum {
         let config = Config::new(NodeId(1), [1, 2, 3].map(NodeId).into(), 1);
         let mut quorum = Quorum::new(config, Recovered::default(), Moment(0)).expect("a fresh replica");
-        let entry = |index| Entry { index, term: 1, data: vec![1].into(), ..Entry::default() };
         let mut append = message(MessageType::MsgAppend);
-        append.set_entries((1..=10).map(entry).collect::<Vec<_>>().into());
+        append.set_entries(entries(1..=10, 1).into());
         quorum.step(append);
         let written = quorum.take_ready().persist.expect("ten entries to write").ticket;
         quorum.on_persisted(written);
         assert!(quorum.request_snapshot());
+        quorum
+    }
+
+    #[test]
+    fn a_snapshot_from_before_the_request_takes_no_acknowledged_entry_away() {
+        let mut quorum = requesting();
         quorum.hold_snapshot(snapshot(&quorum, 5)).expect("of this group");
         assert!(quorum.held.is_none());
         quorum.hold_snapshot(snapshot(&quorum, 10)).expect("of this group");
         assert!(quorum.held.is_some());
+    }
+
+    /// It has an entry in place of the last one that was asked about, and could send nothing else.
+    #[test]
+    fn the_next_leader_is_not_asked_for_what_it_may_not_have() {
+        let mut quorum = requesting();
+        let mut append = message(MessageType::MsgAppend);
+        (append.from, append.term, append.index, append.log_term) = (3, 2, 9, 1);
+        append.set_entries(entries(10..=10, 2).into());
+        quorum.step(append);
+        assert_eq!(quorum.status().last, LogIndex(10));
+        assert_eq!(quorum.core().raft_log.last_term(), 2, "it takes what the new leader sends");
+        assert!(quorum.request_snapshot(), "and asks anew");
     }
 }
