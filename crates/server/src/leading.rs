@@ -222,21 +222,21 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    /// Hands leadership to the voter with the most complete log among those that may have it. Seldom: just after a clock has jumped, two
-    /// nodes may each think that the other should lead.
+    /// Hands leadership to the voter with the most complete log among those that may have it; of several, to another one than the last
+    /// time. Seldom: just after a clock has jumped, two nodes may each think that the other should lead.
     pub(crate) fn hand_over(&mut self, may: impl Fn(&Server<E>, NodeId) -> bool) {
         let now = self.clock.now;
-        if self.handed_over_at.is_some_and(|at| now.since_ns(at) < HAND_OVER_NS) {
+        if self.handed_over.is_some_and(|(at, _)| now.since_ns(at) < HAND_OVER_NS) {
             return;
         }
-        let (status, me) = (self.quorum.status(), self.id());
+        let (status, me, last) = (self.quorum.status(), self.id(), self.handed_over.map(|(_, to)| to));
         let best = status
             .peers
             .iter()
             .filter(|peer| peer.voter && peer.recently_active && peer.id != me && may(self, peer.id))
-            .max_by_key(|peer| peer.matched);
+            .max_by_key(|peer| (peer.matched, Some(peer.id) != last));
         if let Some(peer) = best {
-            self.handed_over_at = Some(now);
+            self.handed_over = Some((now, peer.id));
             // A transfer that fails is tried again.
             let _ = self.quorum.transfer_leader(peer.id);
         }

@@ -53,8 +53,8 @@ pub struct Server<E: Engine> {
     pub(crate) leader: Option<NodeId>,
     pub(crate) term: Term,
     pub(crate) leading: Option<Leading>,
-    /// When this node last handed leadership away.
-    pub(crate) handed_over_at: Option<Moment>,
+    /// When this node last handed leadership away, and to whom.
+    pub(crate) handed_over: Option<(Moment, NodeId)>,
     pub(crate) catch_up: Option<CatchUp>,
     pub(crate) effects: VecDeque<Effect>,
     /// Committed entries that are not applied yet.
@@ -127,7 +127,7 @@ impl<E: Engine> Server<E> {
             leader: None,
             term: Term(0),
             leading: None,
-            handed_over_at: None,
+            handed_over: None,
             catch_up,
             effects: VecDeque::new(),
             to_apply: Vec::new(),

@@ -353,3 +353,24 @@ fn a_leader_that_copies_hands_over_to_a_node_that_need_not() {
     group.alive = [bare, BEHIND, whole].into();
     assert!(group.run_until(10_000, |group| group.leads(whole) && group.leader_of(bare) == Some(whole)));
 }
+
+/// Two nodes have no records, and logs as long as that of the third: whoever of them leads must not hand over to the other for ever.
+#[test]
+fn leaders_without_records_find_the_node_that_has_them() {
+    for whole in [FIRST, SECOND, BEHIND] {
+        let mut group = Group::new();
+        group.alive = [FIRST, SECOND, BEHIND].into();
+        let (old, _) = group.elect();
+        group.overwrite(old, 20);
+        let applied = group.servers[&old].quorum_status().applied;
+        let are_equal = move |group: &Group| group.servers.values().all(|one| one.quorum_status().applied == applied);
+        assert!(group.run_until(1_000, are_equal));
+        let bare = group.alive.iter().copied().filter(|node| *node != whole).collect::<Vec<_>>();
+        bare.iter().for_each(|node| group.take_records(*node));
+        // The third is not heard of until one of them leads.
+        group.alive.remove(&whole);
+        assert!(group.run_until(10_000, |group| bare.iter().any(|node| group.leads(*node))));
+        group.alive.insert(whole);
+        assert!(group.run_until(30_000, |group| bare.iter().all(|node| group.has_caught_up(*node))), "{whole} has all");
+    }
+}
