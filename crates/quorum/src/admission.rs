@@ -26,7 +26,7 @@ pub(crate) struct Facts {
     pub(crate) window_bytes: u64,
     pub(crate) window_bytes_max: u64,
     /// raft-rs may be told to campaign.
-    pub(crate) may_campaign: bool,
+    pub(crate) may_take_over: bool,
     /// It has promised its leader to help nobody else.
     pub(crate) is_bound: bool,
 }
@@ -74,9 +74,9 @@ pub(crate) fn judge(
             Ok(Verdict::Drop)
         }
         MessageType::MsgTimeoutNow => {
-            // raft-rs panics if it campaigns while its log starts after what it has applied; and only the
-            // leader hands leadership over.
-            let asked = message.term == facts.term && message.from == facts.leader && facts.may_campaign;
+            // raft-rs panics if it campaigns while its log starts after what it has applied; whoever lacks records could
+            // only hand leadership back; and only the leader hands it over.
+            let asked = message.term == facts.term && message.from == facts.leader && facts.may_take_over;
             Ok(if asked { Verdict::Step } else { Verdict::Drop })
         }
         _ => Ok(Verdict::Step),
@@ -163,7 +163,7 @@ mod tests {
         holds_snapshot: false,
         window_bytes: 0,
         window_bytes_max: 100,
-        may_campaign: true,
+        may_take_over: true,
         is_bound: false,
     };
 

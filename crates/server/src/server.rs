@@ -114,6 +114,7 @@ impl<E: Engine> Server<E> {
         let clocks = Clocks::new(voters, config.clock_skew_max_ns);
         let mut quorum = Quorum::new(config.quorum.clone(), log, clock.now)?;
         if catch_up.is_some() {
+            quorum.set_lacking(true);
             quorum.request_snapshot();
         }
         let mut server = Server {

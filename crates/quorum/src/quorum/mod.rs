@@ -48,6 +48,8 @@ pub struct Quorum {
     reads: Reads,
     transfers: Transfers,
     held: Option<HeldSnapshot>,
+    /// See [`Quorum::set_lacking`].
+    lacking: bool,
     /// To be written before anything else: the log restarts after the store's position.
     opening: Option<Persist>,
     /// raft-rs has released entries up to here.
@@ -182,6 +184,12 @@ impl Quorum {
         Ok(())
     }
 
+    /// The owner's store is not whole, or is again. A replica that lacks something votes, and is elected if it must be, for its log may
+    /// be whole; but it takes no leadership that is handed over to it.
+    pub fn set_lacking(&mut self, lacking: bool) {
+        self.lacking = lacking;
+    }
+
     /// Messages to `node` are being lost: it is probed before more is sent.
     pub fn report_unreachable(&mut self, node: NodeId) {
         self.raft.report_unreachable(node.0);
@@ -211,7 +219,7 @@ impl Quorum {
             holds_snapshot: self.held.is_some(),
             window_bytes: self.raft.store().bytes(),
             window_bytes_max: self.config.window_bytes_max,
-            may_campaign: self.may_campaign(),
+            may_take_over: self.may_campaign() && !self.lacking,
             is_bound: self.lease.is_bound(),
         }
     }

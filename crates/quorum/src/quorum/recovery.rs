@@ -67,6 +67,7 @@ impl Quorum {
             reads: Reads::default(),
             transfers: Transfers::default(),
             held: None,
+            lacking: false,
             opening,
             available: applied,
             delivered: applied,

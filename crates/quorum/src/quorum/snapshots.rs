@@ -187,6 +187,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::entry::Recovered;
+    use crate::ready::Role;
     use gavel_types::Moment;
     use raft::eraftpb::{Entry, Snapshot};
 
@@ -244,5 +245,18 @@ mod tests {
         assert_eq!(quorum.status().last, LogIndex(10));
         assert_eq!(quorum.core().raft_log.last_term(), 2, "it takes what the new leader sends");
         assert!(quorum.request_snapshot(), "and asks anew");
+    }
+
+    /// Its leader has a wrong clock, and would hand over to it again and again.
+    #[test]
+    fn who_lacks_records_takes_no_leadership_that_is_handed_over() {
+        let mut quorum = requesting();
+        let call = crate::codec::encode(message(MessageType::MsgTimeoutNow), u64::MAX).remove(0).into();
+        quorum.set_lacking(true);
+        quorum.on_message(Moment(0), NodeId(2), &call).expect("of its leader");
+        assert_eq!(quorum.status().role.role, Role::Follower);
+        quorum.set_lacking(false);
+        quorum.on_message(Moment(0), NodeId(2), &call).expect("of its leader");
+        assert_eq!(quorum.status().role.role, Role::Candidate);
     }
 }
