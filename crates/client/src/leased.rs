@@ -45,6 +45,11 @@ impl LookUp {
         }
     }
 
+    /// What the name depends on.
+    pub fn directory(&self) -> &KeyRange {
+        &self.directory
+    }
+
     fn is_kept(&self, usable: &Usable) -> bool {
         usable.keeps.covers(&self.directory)
     }

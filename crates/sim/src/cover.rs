@@ -25,6 +25,7 @@ pub const MARKS: &[(&str, &str)] = &[
     ("offer_conflict", "a plan that was offered again could not be committed: it is kept as a conflict"),
     ("downgraded", "an exclusive lease became a shared one"),
     ("kept_answer", "a kernel gave an answer that it had kept"),
+    ("kept_name", "a kernel kept a name, and nothing of what it leads to"),
     ("recalled", "a lease was recalled, and the kernel told to forget"),
     ("forgot_for_own_write", "a kernel was told to forget what its own node was about to write"),
     ("refused_for_a_lease", "a lease was granted while a commit was on its way; the operation was run again"),

@@ -11,7 +11,7 @@ use crate::shared::{Op, Renamed};
 use crate::transact::{Txn, renamed};
 use crate::world::{Event, World};
 use gavel_client::run::Blobs;
-use gavel_client::{Answer, Run, Step, TreeError};
+use gavel_client::{Answer, LookUp, Run, Step, TreeError};
 use gavel_fs::operation::Caller;
 use gavel_fs::{Operation, Reply};
 use gavel_types::{BlobId, LogIndex, ObjectId, SessionId, Tid};
@@ -77,6 +77,8 @@ pub(crate) struct Job {
     session: Option<SessionId>,
     /// What its answer stands on.
     pub(crate) stands_on: StandsOn,
+    /// The name that it looks up, for lack of leases, by asking the leader.
+    pub(crate) look_up: Option<LookUp>,
 }
 
 /// What an answer stands on.
@@ -159,7 +161,9 @@ impl World {
         self.programs[program].job = Some(token);
         let wait = Wait::View(LogIndex(0));
         let stands_on = StandsOn::View;
-        self.jobs.insert(token, Job { machine, program, run, task, wait, called, tid: None, session, stands_on });
+        let (tid, look_up) = (None, None);
+        let job = Job { machine, program, run, task, wait, called, tid, session, stands_on, look_up };
+        self.jobs.insert(token, job);
     }
 
     /// A number that was never used before, greater than all before.
@@ -314,6 +318,7 @@ impl World {
     pub(crate) fn job_done(&mut self, token: u64, result: Result<Answer, TreeError>) {
         let Some(job) = self.jobs.remove(&token) else { return };
         let (machine, program) = (job.machine, job.program);
+        self.keep_name(&job, &result);
         self.programs[program].job = None;
         let meaning = understand(&job.task.purpose, &result);
         self.note(|| format!("n{machine} p{program} job {token} is done: {meaning:?} {}", shortly(&result)));

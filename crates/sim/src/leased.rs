@@ -4,8 +4,9 @@
 //! again until it is told to forget. What it gives is judged like any other answer.
 
 use crate::clock::MS;
+use crate::jobs::Job;
 use crate::world::{Event, World};
-use gavel_client::{Answer, Leased, Step, ToForget, Usable, What};
+use gavel_client::{Answer, Leased, Step, ToForget, TreeError, Usable, What};
 use gavel_lease::range::whole_objects;
 use gavel_lease::{RangeSet, written};
 use gavel_types::{KeyRange, Moment, ObjectId, VolumeId};
@@ -55,6 +56,7 @@ impl World {
             }
             Leased::Lacks(ranges) => {
                 life.node.session.want(now, &ranges, Mode::Shared);
+                job.look_up = job.run.look_up();
                 false
             }
             Leased::No => false,
@@ -72,6 +74,25 @@ impl World {
         let of = named.map(|object| KeyRange::object(VolumeId::FIRST, object)).collect();
         let until = Moment(now.0 + answer.keep.attrs_ns);
         life.kernel.kept.insert(request, (of, until, answer.clone()));
+    }
+
+    /// A name was looked up by asking the leader: it alone may be kept, whoever else writes to what it leads to.
+    pub(crate) fn keep_name(&mut self, job: &Job, result: &Result<Answer, TreeError>) {
+        let now = self.machines[job.machine].clock(self.now).now;
+        let (Some(life), Some(look_up), Ok(answer)) = (&mut self.lives[job.machine], &job.look_up, result) else {
+            return;
+        };
+        let keep = look_up.keep(answer, &life.view(), &life.usable, now);
+        let request = format!("{:?}", job.task.request);
+        let is_first = objects_named(&request)
+            .first()
+            .is_some_and(|directory| *look_up.directory() == KeyRange::object(VolumeId::FIRST, *directory));
+        if keep.names_ns > 0 && is_first {
+            self.cover.hit("kept_name");
+            let of = [look_up.directory().clone()].into_iter().collect();
+            let answer = Answer { attr: None, ..answer.clone() };
+            life.kernel.kept.insert(request, (of, Moment(now.0 + keep.names_ns), answer));
+        }
     }
 
     /// What a node may answer for is in force at once here: every answer is handed over before anything else happens.
