@@ -6,7 +6,7 @@ use crc_fast::{CrcAlgorithm, Digest, crc64_nvme};
 const SECTOR: usize = 512;
 const SUM_AT: usize = SECTOR - 8;
 const LOG_RECORD_BYTES: usize = 40;
-const BLOB_RECORD_BYTES: usize = 64;
+const BLOB_RECORD_BYTES: usize = 72;
 const BLOCK_BYTES: usize = 4096;
 const BLOCK_ENTRIES: usize = 85;
 
@@ -65,14 +65,14 @@ fn mask(body: &mut [u8], salt: u64, offset: u64) {
     }
 }
 
-/// Makes the checksums of a blob segment's header and of its records' headers good. Bodies stay what they are.
+/// Makes the checksums of a blob segment's header and of its records' headers good. Bodies, and the checksums of bodies, stay what they are.
 pub(crate) fn blob_segment(file: &mut [u8], sequence: u64) {
     header(file);
     for at in (SECTOR..file.len()).step_by(64) {
         let Some(record) = file.get_mut(at..at + BLOB_RECORD_BYTES) else { return };
         if record[..4] == *b"GBL1" {
-            let sum = placed_sum(sequence, at as u64, &record[..56]);
-            set_word(record, 56, sum);
+            let sum = placed_sum(sequence, at as u64, &record[..64]);
+            set_word(record, 64, sum);
         }
     }
 }
