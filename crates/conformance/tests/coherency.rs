@@ -336,7 +336,8 @@ impl Cast {
         }
         let after = cluster.leases(self.victim)?;
         println!("prepared: elsewhere {quick:?}, the victim's leases {before:?}, {after:?}");
-        Ok(after.reads_confirmed == before.reads_confirmed)
+        // Before its session is in force, all reads are confirmed, and none is counted.
+        Ok(before.may_answer_ms.is_some() && after.reads_confirmed == before.reads_confirmed)
     }
 
     fn kept(&self, cluster: &Cluster, node: u64) -> PathBuf {
