@@ -93,7 +93,6 @@ impl<E: Engine> Server<E> {
         if self.catch_up.as_ref().is_some_and(|catch_up| catch_up.after > state.tid) {
             self.begin_again();
         }
-        self.quorum.set_lacking(true);
         let target = Target { mark: snapshot.mark, state, source: snapshot.from };
         match &mut self.catch_up {
             Some(catch_up) => {
@@ -260,7 +259,6 @@ impl<E: Engine> Server<E> {
         };
         if self.catch_up.as_ref().is_some_and(caught_up) {
             self.catch_up = None;
-            self.quorum.set_lacking(false);
             self.quorum.install_snapshot();
             self.effects.push_back(Effect::Installed { tid: self.state.tid, index: self.state.applied });
         }

@@ -114,7 +114,6 @@ impl<E: Engine> Server<E> {
         let clocks = Clocks::new(voters, config.clock_skew_max_ns);
         let mut quorum = Quorum::new(config.quorum.clone(), log, clock.now)?;
         if catch_up.is_some() {
-            quorum.set_lacking(true);
             quorum.request_snapshot();
         }
         let mut server = Server {
@@ -316,6 +315,7 @@ impl<E: Engine> Server<E> {
     }
 
     fn on_log_message(&mut self, from: NodeId, bytes: &Bytes) -> Result<(), Refused> {
+        self.quorum.set_lacking(self.catch_up.is_some());
         let result = self.quorum.on_message(self.clock.now, from, bytes);
         if let Err(error @ Refused::LogLost { .. }) = &result {
             self.fail(Failure::LogLost { cause: error.to_string() });

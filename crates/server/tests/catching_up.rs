@@ -231,6 +231,22 @@ impl Group {
         }
     }
 
+    /// Waits until both have applied the same.
+    fn settle(&mut self, one: NodeId, other: NodeId) {
+        let are_equal = |group: &Group| group.servers[&one].state().tid == group.servers[&other].state().tid;
+        assert!(self.run_until(1_000, are_equal));
+    }
+
+    /// A leader, and another node with the same records; their log does not begin at its first entry. The third was never there.
+    fn of_two() -> (Group, NodeId, NodeId) {
+        let mut group = Group::new();
+        group.alive = [FIRST, SECOND].into();
+        let (leader, others) = group.elect();
+        group.overwrite(leader, 20);
+        group.settle(leader, others[0]);
+        (group, leader, others[0])
+    }
+
     fn has_caught_up(&self, node: NodeId) -> bool {
         !self.servers[&node].is_catching_up() && self.servers[&node].state().tid > Tid::ZERO
     }
@@ -240,11 +256,7 @@ impl Group {
 /// nobody has the records of what it offered any more, and nothing of its term is committed before the other has reached a newer state.
 #[test]
 fn a_leader_that_has_committed_nothing_yet_replaces_an_offer_that_was_swept_past() {
-    let mut group = Group::new();
-    group.alive = [FIRST, SECOND].into();
-    let (old, others) = group.elect();
-    let new = others[0];
-    group.overwrite(old, 20);
+    let (mut group, old, new) = Group::of_two();
     let policy = Retention { whole_ns: Some(0), rules: Vec::new() };
     group.commit(old, RequestBody::SetRetention { volume: VolumeId::FIRST, policy });
     assert!(group.run_until(20_000, |group| group.sweeps(old) > 0 && group.sweeps(new) == group.sweeps(old)));
@@ -273,12 +285,7 @@ fn a_leader_that_has_committed_nothing_yet_replaces_an_offer_that_was_swept_past
 /// it is committed, and can't commit anything without the first: so it offers a state that is older than what was copied.
 #[test]
 fn what_was_copied_from_a_node_that_is_gone_is_given_up_for_what_is_left() {
-    let mut group = Group::new();
-    group.alive = [FIRST, SECOND].into();
-    let (old, others) = group.elect();
-    let new = others[0];
-    group.overwrite(old, 20);
-    assert!(group.run_until(1_000, |group| group.servers[&new].state().tid == group.servers[&old].state().tid));
+    let (mut group, old, new) = Group::of_two();
     let known = group.servers[&new].state().tid;
     group.run_until(20, |_| false);
     group.overwrite(old, 1);
@@ -304,28 +311,23 @@ fn a_leader_without_records_hands_over_to_a_node_that_has_them() {
     let (old, others) = group.elect();
     let (short, long) = (others[0], others[1]);
     group.overwrite(old, 20);
-    assert!(group.run_until(1_000, |group| group.servers[&short].state().tid == group.servers[&old].state().tid));
+    group.settle(short, old);
     group.alive.remove(&short);
     group.overwrite(old, 1);
-    assert!(group.run_until(1_000, |group| group.servers[&long].state().tid == group.servers[&old].state().tid));
+    group.settle(long, old);
     group.take_records(long);
     group.alive = [short, long].into();
     assert!(group.run_until(10_000, |group| group.leads(long)), "its log is the longer one");
     assert!(group.run_until(30_000, |group| group.leads(short)), "it leads, and serves nobody");
     assert!(group.run_until(30_000, |group| group.has_caught_up(long)));
-    assert!(group.run_until(5_000, |group| group.servers[&short].state().tid == group.servers[&long].state().tid));
+    group.settle(short, long);
 }
 
 /// One node has no records, one has no log either, and the one that has both has a wrong clock: it should not lead, and must until another
 /// one can.
 #[test]
 fn a_node_with_a_wrong_clock_leads_until_another_one_has_records() {
-    let mut group = Group::new();
-    group.alive = [FIRST, SECOND].into();
-    let (bare, others) = group.elect();
-    let whole = others[0];
-    group.overwrite(bare, 20);
-    assert!(group.run_until(1_000, |group| group.servers[&whole].state().tid == group.servers[&bare].state().tid));
+    let (mut group, bare, whole) = Group::of_two();
     group.take_records(bare);
     group.alive = [bare, BEHIND].into();
     assert!(group.run_until(10_000, |group| group.leads(bare)), "nobody else can be elected by these two");
@@ -339,11 +341,7 @@ fn a_node_with_a_wrong_clock_leads_until_another_one_has_records() {
 /// It has been sent a snapshot, its log is as long as those of the others, and the copy takes long.
 #[test]
 fn a_leader_that_copies_hands_over_to_a_node_that_need_not() {
-    let mut group = Group::new();
-    group.alive = [FIRST, SECOND].into();
-    let (whole, others) = group.elect();
-    let bare = others[0];
-    group.overwrite(whole, 20);
+    let (mut group, whole, bare) = Group::of_two();
     assert!(group.run_until(1_000, |group| group.servers[&whole].state().tid == group.servers[&bare].state().tid));
     group.loses_scans_from = Some(Tid::ZERO);
     group.take_records(bare);

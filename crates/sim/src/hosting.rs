@@ -152,10 +152,10 @@ impl World {
                     self.judge_refused(to, &refused);
                 }
                 self.pump(to);
-                if catching_up && is_part {
-                    self.bereave(to, from);
-                }
                 if catching_up {
+                    if is_part {
+                        self.bereave(to, from);
+                    }
                     self.tempt(to, When::CatchingUp);
                 }
             }

@@ -89,9 +89,7 @@ impl World {
         }
         let digest = state.digest();
         life.seen = state.applied;
-        let news: Vec<(u64, (Term, Bytes))> =
-            life.shadow.range(before + 1..=applied).map(|(index, entry)| (*index, entry.clone())).collect();
-        for (index, entry) in news {
+        for (index, entry) in life.entries(before, applied) {
             self.judge_committed(machine, index, entry);
         }
         let known = *self.judge.digests.entry(applied).or_insert(digest);
@@ -224,10 +222,8 @@ impl World {
             self.cover.hit("records_behind");
         }
         // It may have failed just behind applying them, before anybody looked. (A log that its records are ahead of begins behind them.)
-        let first = life.node.server.quorum_status().compacted.index.0 + 1;
-        let applied = life.shadow.range(first..).take_while(|(index, _)| **index <= life.seen.0);
-        let applied: Vec<(u64, (Term, Bytes))> = applied.map(|(index, entry)| (*index, entry.clone())).collect();
-        for (index, entry) in applied {
+        let start = life.node.server.quorum_status().compacted.index.0;
+        for (index, entry) in life.entries(start, life.seen.0) {
             self.judge_committed(machine, index, entry);
         }
     }

@@ -16,6 +16,7 @@ use gavel_store::log::{self, Log, LogBatch, LogError, LogIdentity, LogOptions, S
 use gavel_store::records::{Identity, Records};
 use gavel_types::{ClusterId, LogIndex, NodeId, Term, Tid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
 
 /// The cluster's name.
@@ -295,6 +296,11 @@ impl Life {
             self.log.take_spare(order.make().ok());
         }
         Ok(ticket)
+    }
+
+    /// What the log holds behind `index`, up to `last`, which is not before it.
+    pub fn entries(&self, index: u64, last: u64) -> Vec<(u64, (Term, bytes::Bytes))> {
+        self.shadow.range((Excluded(index), Included(last))).map(|(index, entry)| (*index, entry.clone())).collect()
     }
 
     /// Remembers what the log is told to hold.
