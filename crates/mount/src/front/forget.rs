@@ -1,17 +1,20 @@
 //! Making the kernel forget.
 //!
-//! One thread for each mount does it, and nothing else: the kernel waits in there for the locks of pages, and those are held by
-//! requests that the threads of this process have to answer. It holds no lock of ours meanwhile.
+//! Three threads for each mount do it, and nothing else: the kernel waits in there for the locks of pages, and those are held by
+//! requests that other threads of this process have to answer. They hold no lock of ours meanwhile. One forgets, for which other nodes wait.
+//! One drops pages of files that writes may hold which wait for other nodes. One drops pages of listings, for which a program waits that has locked the directory.
 //!
 //! ```text
-//!   node ──forget──> [jobs] ──batch──> names: INC_EPOCH ──> objects: INVAL_INODE, each until it is certain ──> forgotten
-//!                                      (each behind what the kernel has still to take in: see `known::arrivals`)
+//!   node ──forget──> [forgets] ──batch──> names: INC_EPOCH ──> objects: INVAL_INODE, each until it is certain ──> forgotten
+//!                                         (each behind what the kernel has still to take in: see `known::arrivals`)
+//!                                                 └──where writes hold pages, only their attributes──> [pages]
+//!   request ──what it has left in pages──> [pages] ──behind the object's writes──> INVAL_INODE ──> then
 //!   end of the mount ──> the device is closed, and everything is forgotten at once
 //! ```
 //!
 //! `docs/protocols/mount.md` has the argument why nothing comes back.
 
-use super::known::{Arrival, Known, Passing};
+use super::known::{Arrival, Known};
 use gavel_client::tree::{Forget, Kept};
 use gavel_types::ObjectId;
 use rustix::io::Errno;
@@ -81,33 +84,41 @@ enum Job {
 /// What a node tells a mount to forget.
 pub(crate) struct Forgetter {
     known: Arc<Known>,
-    jobs: Arc<Sender<Job>>,
+    forgets: Sender<Job>,
+    /// Pages of files. A write may hold them until another node has given something up.
+    pages: Arc<Sender<Job>>,
     /// Pages of listings. Somebody has locked the directory meanwhile, so these must not wait behind who waits for that.
     listings: Sender<Job>,
 }
 
 /// Jobs that nobody works on yet.
-pub(crate) struct Jobs(Receiver<Job>, Receiver<Job>);
+pub(crate) struct Jobs {
+    forgets: Receiver<Job>,
+    pages: Receiver<Job>,
+    listings: Receiver<Job>,
+}
 
 impl Forget for Forgetter {
     fn forget(&self, kept: Vec<Kept>, forgotten: Then) {
         self.known.forget(&kept);
-        send(&self.jobs, Job::Forget { kept, forgotten });
+        send(&self.forgets, Job::Forget { kept, forgotten });
     }
 
     fn orphaned(&self, objects: Vec<ObjectId>) {
         if self.known.counts_as_open() {
-            send(&self.jobs, Job::Prune(objects));
+            send(&self.forgets, Job::Prune(objects));
         }
     }
 }
 
 impl Forgetter {
     pub(crate) fn new() -> (Arc<Forgetter>, Jobs) {
-        let (jobs, receiver) = channel();
+        let (forgets, forgets_receiver) = channel();
+        let (pages, pages_receiver) = channel();
         let (listings, listings_receiver) = channel();
-        let (known, jobs) = (Arc::new(Known::new()), Arc::new(jobs));
-        (Arc::new(Forgetter { known, jobs, listings }), Jobs(receiver, listings_receiver))
+        let (known, pages) = (Arc::new(Known::new()), Arc::new(pages));
+        let jobs = Jobs { forgets: forgets_receiver, pages: pages_receiver, listings: listings_receiver };
+        (Arc::new(Forgetter { known, forgets, pages, listings }), jobs)
     }
 
     pub(super) fn known(&self) -> &Known {
@@ -121,7 +132,7 @@ impl Forgetter {
 
     /// Has the kernel drop pages of a range, if it has any; `then` is called behind that. Never waits.
     pub(super) fn drop_pages(&self, object: ObjectId, offset: u64, len: u64, then: Then) {
-        send(&self.jobs, Job::Pages { object, offset, len, then });
+        send(&self.pages, Job::Pages { object, offset, len, then });
     }
 
     /// Has the kernel drop what it has of the listing of a directory; `then` is called behind that. Never waits.
@@ -144,10 +155,11 @@ impl Forgetter {
             ),
         }
         let device = Arc::new(device);
-        for (name, jobs) in [("gavel-forget", jobs.0), ("gavel-listings", jobs.1)] {
+        let Jobs { forgets, pages, listings } = jobs;
+        for (name, jobs) in [("gavel-forget", forgets), ("gavel-pages", pages), ("gavel-listings", listings)] {
             let (known, passing) = (self.known.clone(), Arc::default());
-            let again = Arc::downgrade(&self.jobs);
-            let worker = Worker { device: Some(device.clone()), known, passing, again, orphans: BTreeSet::new() };
+            let pages = Arc::downgrade(&self.pages);
+            let worker = Worker { device: Some(device.clone()), known, passing, pages, orphans: BTreeSet::new() };
             std::thread::Builder::new().name(name.into()).spawn(move || worker.run(&jobs))?;
         }
         Ok(())
@@ -156,8 +168,7 @@ impl Forgetter {
     /// The connection to the kernel has ended.
     pub(super) fn end(&self) {
         self.known.end();
-        send(&self.jobs, Job::End);
-        send(&self.listings, Job::End);
+        [&self.forgets, &self.pages, &self.listings].into_iter().for_each(|jobs| send(jobs, Job::End));
     }
 }
 
@@ -192,8 +203,8 @@ struct Worker<K> {
     known: Arc<Known>,
     /// Threads that wait for the locks of directories.
     passing: Arc<AtomicUsize>,
-    /// For what has to be done later.
-    again: Weak<Sender<Job>>,
+    /// For pages that others may hold.
+    pages: Weak<Sender<Job>>,
     /// Objects without a name that the kernel was asked to give back, and has not.
     orphans: BTreeSet<ObjectId>,
 }
@@ -244,8 +255,10 @@ impl<K: Kernel> Worker<K> {
                     Err(errno) => tracing::error!(%errno, "the kernel does not forget what it may no longer keep"),
                 },
                 Job::Pages { object, offset, len, then } => {
-                    if let Some(passing) = self.known.passes_behind_writes(object) {
-                        self.drop_behind_writes(object, passing, (offset, len), then);
+                    if self.known.is_written(object) {
+                        let pages = self.pages.clone();
+                        let again = move || drop_pages_soon(&pages, object, (offset, len), then);
+                        self.known.behind_writes(object, again);
                         continue;
                     }
                     if let Err(errno) = self.drop_pages(object, offset, len) {
@@ -262,28 +275,13 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Drops pages when no write holds any of them: see `known::passing`.
-    fn drop_behind_writes(&self, object: ObjectId, passing: Passing, (offset, len): (u64, u64), then: Then) {
-        let (known, again) = (self.known.clone(), self.again.clone());
-        self.known.behind_writes(object, move || {
-            let then: Then = Box::new(move || {
-                known.has_passed(object, passing);
-                then();
-            });
-            match again.upgrade() {
-                Some(jobs) => send(&jobs, Job::Pages { object, offset, len, then }),
-                None => then(),
-            }
-        });
-    }
-
     fn forget(&self, kept: &[Kept], names: Result<(), Errno>, done: &mut BTreeSet<ObjectId>) -> Result<(), Errno> {
         for kept in kept {
             match kept {
                 Kept::Names => names?,
                 Kept::Object(object) | Kept::Attributes(object) if done.contains(object) => {}
                 Kept::Object(object) => {
-                    self.forget_object(*object, ALL_PAGES)?;
+                    self.forget_all_of(*object)?;
                     done.insert(*object);
                 }
                 Kept::Attributes(object) => {
@@ -307,14 +305,22 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    /// Attributes and pages. Where writes hold pages, those are not waited for: see `known::passing`.
+    fn forget_all_of(&self, object: ObjectId) -> Result<(), Errno> {
+        if !self.known.counts_as_open() || self.known.take_listing(object) {
+            return self.forget_object(object, ALL_PAGES);
+        }
+        let passing = self.known.begins_to_drop(object);
+        let forgotten = self.forget_object(object, NO_PAGES);
+        if let Some(passing) = passing {
+            let known = self.known.clone();
+            drop_pages_soon(&self.pages, object, (0, 0), Box::new(move || known.has_passed(object, passing)));
+        }
+        forgotten
+    }
+
     fn forget_object(&self, object: ObjectId, pages_from: i64) -> Result<(), Errno> {
         let Some(device) = &self.device else { return Ok(()) };
-        if pages_from != NO_PAGES
-            && let Some(passing) = self.known.passes_behind_writes(object)
-        {
-            self.drop_behind_writes(object, passing, (0, 0), Box::new(|| ()));
-            return self.forget_object(object, NO_PAGES);
-        }
         if let Some(arrival) = self.known.arriving(object) {
             self.settle(arrival);
         }
@@ -373,6 +379,13 @@ impl<K: Kernel> Worker<K> {
         };
         self.known.wait_for_answers(object);
         unless_ended(device.inval_inode(object, offset, len)).map(|_| ())
+    }
+}
+
+fn drop_pages_soon(pages: &Weak<Sender<Job>>, object: ObjectId, (offset, len): (u64, u64), then: Then) {
+    match pages.upgrade() {
+        Some(pages) => send(&pages, Job::Pages { object, offset, len, then }),
+        None => then(),
     }
 }
 
@@ -454,6 +467,7 @@ fn notify(device: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::known::tests::Told;
     use parking_lot::Mutex;
 
     #[test]
@@ -507,7 +521,7 @@ mod tests {
         let known = Arc::new(Known::new());
         known.allow();
         let device = Some(Arc::new(noted.clone()));
-        (Worker { device, known, passing: Arc::default(), again: Weak::new(), orphans: BTreeSet::new() }, noted)
+        (Worker { device, known, passing: Arc::default(), pages: Weak::new(), orphans: BTreeSet::new() }, noted)
     }
 
     #[test]
@@ -590,6 +604,36 @@ mod tests {
             assert_eq!(forgetting.join().expect("ends"), Ok(()));
         });
         drop(locked);
+    }
+
+    #[test]
+    fn where_writes_hold_pages_no_forgetting_waits_for_them() {
+        const DIRECTORY: ObjectId = ObjectId(30);
+        let (mut worker, noted) = worker();
+        let (pages, jobs) = channel();
+        let pages = Arc::new(pages);
+        worker.pages = Arc::downgrade(&pages);
+        noted.0.lock().0.extend([FILE, DIRECTORY]);
+        let known = worker.known.clone();
+        known.count_as_open(Arc::<Told>::default());
+        [FILE, DIRECTORY].into_iter().for_each(|object| _ = known.looked_up(object, known.moment()));
+        known.open_listing(DIRECTORY, 1);
+        let mut work = |job: Job| {
+            worker.work(vec![job]);
+            std::mem::take(&mut noted.0.lock().1)
+        };
+        let forget = |object| Job::Forget { kept: vec![Kept::Object(object)], forgotten: Box::new(|| ()) };
+        let told = |told: &[&str]| told.iter().map(|told| told.to_string()).collect::<Vec<_>>();
+        assert_eq!(work(forget(FILE)), told(&["20 -1+0"]));
+        assert!(known.is_unvouched(FILE), "who asks for attributes waits");
+        known.begins_to_write(FILE);
+        assert_eq!(work(jobs.try_recv().expect("pages are to be dropped")), told(&[]), "behind the write");
+        assert!(jobs.try_recv().is_err() && known.is_unvouched(FILE));
+        known.has_written(FILE);
+        assert_eq!(work(jobs.try_recv().expect("the write has ended")), told(&["20 0+0"]));
+        assert!(!known.is_unvouched(FILE));
+        assert_eq!(work(forget(DIRECTORY)), told(&["30 0+0"]), "nobody is asked before a listing is used");
+        assert!(jobs.try_recv().is_err());
     }
 
     #[test]

@@ -284,7 +284,7 @@ fn place(object: ObjectId) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const FILE: ObjectId = ObjectId(20);
@@ -320,7 +320,7 @@ mod tests {
 
     /// A tree that notes what it is told is open.
     #[derive(Default)]
-    struct Told(Mutex<Vec<(u64, bool)>>);
+    pub(in crate::front) struct Told(Mutex<Vec<(u64, bool)>>);
 
     impl Tree for Told {
         fn attach(&self, _: std::sync::Weak<dyn gavel_client::tree::Forget>) {}

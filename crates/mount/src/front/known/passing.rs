@@ -11,8 +11,8 @@
 //! What is on its way has a number, so that an answer does not wait for what came later.
 //!
 //! A write holds the page that it fills in part until it is answered, and it may be answered only when another node has given something up, which may wait
-//! for this kernel to forget the same page. So pages of a file that is being written are not waited for: they are dropped behind the write, and until then
-//! they count as on their way.
+//! for this kernel to forget the same page. It holds that before we hear of it, so nobody can look for writes first. So no forgetting waits for pages: attributes are
+//! forgotten, the pages are dropped by a thread for which no other node waits, and until then they count as on their way.
 
 use super::{Inode, Known, Pages};
 use gavel_types::ObjectId;
@@ -78,11 +78,16 @@ impl Known {
         behind.into_iter().for_each(|then| then());
     }
 
-    /// If the object is being written: what its pages are until they are dropped behind that.
-    pub(in crate::front) fn passes_behind_writes(&self, object: ObjectId) -> Option<Passing> {
+    /// The object's pages are to be dropped: what they are until that is done. None if the kernel has none of them.
+    pub(in crate::front) fn begins_to_drop(&self, object: ObjectId) -> Option<Passing> {
         let mut shard = self.shard(object).lock();
-        let inode = shard.get_mut(&object).filter(|inode| inode.writing.is_some() && !self.ended())?;
+        let inode = shard.get_mut(&object).filter(|_| !self.ended())?;
         Some(inode.passes_unvouched())
+    }
+
+    /// Is a write under way that may hold a page?
+    pub(in crate::front) fn is_written(&self, object: ObjectId) -> bool {
+        !self.ended() && self.shard(object).lock().get(&object).is_some_and(|inode| inode.writing.is_some())
     }
 
     /// Calls `then` when no write of the object is under way.
