@@ -238,9 +238,7 @@ impl World {
         self.bereaved = None;
         for machine in 0..self.machines.len() {
             self.thaw(machine);
-            self.machines[machine].clocks.set_wrong(0);
-            self.machines[machine].free();
-            self.machines[machine].disk_times = 1;
+            self.machines[machine].mend();
             self.at(0, Event::Start { machine });
         }
     }

@@ -257,6 +257,15 @@ impl Machine {
         self.log_disk.set_capacity(None);
     }
 
+    /// Nothing of it fails any more.
+    pub fn mend(&mut self) {
+        self.clocks.set_wrong(0);
+        self.free();
+        self.log_disk.mend();
+        self.engine.mend();
+        self.disk_times = 1;
+    }
+
     /// Turns over a bit of the log.
     pub fn flip_bit(&mut self, place: u64) -> bool {
         let names = self.log_disk.names();

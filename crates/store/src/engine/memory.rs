@@ -79,6 +79,11 @@ impl MemEngine {
     pub fn fail_next_flush(&self, fault: FlushFault) {
         self.state.lock().fault = Some(fault);
     }
+
+    /// It does not.
+    pub fn mend(&self) {
+        self.state.lock().fault = None;
+    }
 }
 
 impl Engine for MemEngine {

@@ -120,6 +120,11 @@ impl SimDisk {
         self.0.lock().faults.push(Fault { op, skip, kind });
     }
 
+    /// Calls that were to fail do not.
+    pub fn mend(&self) {
+        self.0.lock().faults.clear();
+    }
+
     /// Makes the disk hold at most `bytes` (`None`: no bound). Writes past it fail with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().capacity = bytes;
