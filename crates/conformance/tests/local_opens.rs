@@ -8,10 +8,12 @@ use gavel_conformance::cluster::{Cluster, PATIENCE, with_cluster};
 use gavel_conformance::dice;
 use gavel_conformance::scene::{Churn, Scene, Times};
 use gavel_conformance::wait;
+use rustix::mount::{UnmountFlags, unmount};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the scene is played, and nodes write at the same time.
@@ -20,6 +22,11 @@ const PLAYED: Duration = Duration::from_secs(10);
 const CALL_MAX: Duration = Duration::from_secs(40);
 /// Nodes that write one file at the same time wait for each other, but no call waits as long as for one that is dead.
 const WRITE_MAX: Duration = Duration::from_secs(4);
+
+/// A node is killed so often while nodes write one page.
+const KILLS: usize = 3;
+/// Nodes that have written so often have met.
+const MET: u64 = 100;
 
 fn mount_anew(cluster: &Cluster) -> Result<()> {
     cluster.ids().try_for_each(|node| cluster.mount_with(node, "local_opens"))
@@ -90,6 +97,51 @@ fn write_records(path: &Path, name: &str, offset: u64) -> Result<(u64, Times, Du
         longest = longest.max(began.elapsed());
     }
     Ok((number, times, longest))
+}
+
+/// Writes until it is told to stop, or a write fails; counts what was written.
+fn write_until(stop: &AtomicBool, written: &AtomicU64, path: &Path, name: &str, offset: u64) -> Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    while !stop.load(Ordering::SeqCst) {
+        let number = written.fetch_add(1, Ordering::SeqCst);
+        file.write_all_at(record(name, number).as_bytes(), offset)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_that_is_killed_while_nodes_write_one_page_ends_and_starts_again() -> Result<()> {
+    with_cluster(3, |cluster| {
+        for _ in 0..KILLS {
+            mount_anew(cluster)?;
+            let (stop, written) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 3]);
+            let paths: Vec<_> = cluster.all_mounts().into_iter().map(|mount| mount.join("records")).collect();
+            File::create(&paths[0])?;
+            std::thread::scope(|scope| {
+                let writers: Vec<_> = std::iter::zip(&paths, &written)
+                    .zip([("one", 0), ("two", 100), ("three", 200)])
+                    .map(|((path, written), (name, at))| {
+                        let stop = &stop;
+                        scope.spawn(move || write_until(stop, written, path, name, at))
+                    })
+                    .collect();
+                let met = || written.iter().all(|written| written.load(Ordering::SeqCst) > MET);
+                let killed = wait::until("all nodes write", PATIENCE, met).and_then(|()| cluster.kill(1));
+                stop.store(true, Ordering::SeqCst);
+                if killed.is_err() {
+                    // A daemon that hangs keeps its writer, which this test would wait for.
+                    _ = unmount(cluster.mount(1), UnmountFlags::FORCE);
+                }
+                killed?;
+                let mut ended = writers.into_iter().map(|writer| writer.join().expect("does not panic"));
+                // The dead node's writer is told so, or had ended before.
+                _ = ended.next();
+                ended.collect::<Result<()>>()
+            })?;
+            cluster.start()?;
+        }
+        Ok(())
+    })
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //!
 //! - [`mounted`]: a mount from beginning to end, and what can go wrong with it
 //! - [`table`]: the mounts of this machine: which are ours, which are dead, and how they go away
+//! - [`reaper`]: the end of a daemon that was killed and cannot die
 //! - `device`: how a filesystem gets attached to a directory, as root or through `fusermount3`
 //! - `init`: what is agreed on with the kernel, and what follows for opened files
 //! - `front`: the requests, by subject (names, files, listings, attributes, past states)
@@ -33,6 +34,7 @@ mod front;
 mod gate;
 mod init;
 pub mod mounted;
+pub mod reaper;
 pub mod table;
 
 pub use mounted::{CONTROL_XATTR, MountError, MountOptions, Mounted};

@@ -11,6 +11,7 @@ mod init;
 mod log;
 mod mirror;
 mod mount;
+mod reaper;
 mod rebuild;
 mod retention;
 mod serve;
@@ -90,6 +91,9 @@ enum Command {
     /// A throw-away cluster on this machine
     #[command(subcommand)]
     Dev(dev::Dev),
+    /// See a daemon off that is killed and cannot end
+    #[command(hide = true)]
+    Reaper(reaper::Reaper),
 }
 
 /// Carries out a command line.
@@ -120,5 +124,6 @@ pub fn run(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Conflict(conflict) => conflict.run(),
         Command::Rebuild(rebuild) => rebuild.run(),
         Command::Dev(dev) => dev.run(),
+        Command::Reaper(reaper) => reaper.run(),
     }
 }

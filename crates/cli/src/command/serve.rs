@@ -34,6 +34,7 @@ impl Serve {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
         let config = Config::load(&self.config)?;
         config.prepare(&self.config)?;
+        super::reaper::start();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
         let code = runtime.block_on(serve(config));
         // Whatever still waits on a peer or a disk is of no use any more.

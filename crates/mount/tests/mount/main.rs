@@ -14,4 +14,5 @@ mod private;
 mod races;
 #[path = "../ram/mod.rs"]
 mod ram;
+mod reaper;
 mod unasked;

@@ -3,6 +3,7 @@
 mod add;
 mod status;
 
+use super::reaper;
 use crate::mounter::Mounts;
 use anyhow::Context;
 use clap::Subcommand;
@@ -65,6 +66,7 @@ pub fn mount(config: &Path, volume: VolumeRef, options: &[String], path: &Path) 
             Err(ClientError::Running(_)) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
+        reaper::start();
         let mounted = client.mount(mount).await.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()));
         if mounted.is_ok() {
             tracing::info!(path = %path.display(), "mounted");
