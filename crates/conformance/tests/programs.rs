@@ -182,37 +182,76 @@ fn cargo_builds_a_workspace() -> Result<()> {
     })
 }
 
-/// A shared mapping: what is stored to memory is in the file, on all mounts.
+/// Shared mappings: what is stored to memory is in the file, on all mounts.
 mod mapping {
-    #![allow(unsafe_code)] // mmap(2) has no safe form: the file could shrink under the mapping; nobody shrinks this one.
-
     use super::*;
-    use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+    use gavel_conformance::mapping::Mapping;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::time::{Duration, Instant};
 
     const BYTES: usize = 300_000;
+    const PAGE: usize = 4096;
+    /// How long nodes store to one file at the same time.
+    const STORED: Duration = Duration::from_secs(5);
+    /// They wait for each other, but not as long as for one that is dead.
+    const SAVE_MAX: Duration = Duration::from_secs(4);
+
+    fn open(path: &Path, bytes: usize) -> Result<File> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        file.set_len(bytes as u64)?;
+        Ok(file)
+    }
 
     #[test]
     fn written_through_a_mapping_and_read_everywhere() -> Result<()> {
         with_cluster(3, |cluster| {
-            let path = cluster.mount(1).join("mapped");
-            let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-            file.set_len(BYTES as u64)?;
+            let mapping = Mapping::writable(&open(&cluster.mount(1).join("mapped"), BYTES)?)?;
             let bytes = trees::noise(77, BYTES);
-            // SAFETY: a new mapping of BYTES bytes, used only within that length and only until it is unmapped; the file
-            // has that length all the time.
-            unsafe {
-                let at =
-                    mmap(std::ptr::null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)?;
-                let memory = std::slice::from_raw_parts_mut(at.cast::<u8>(), BYTES);
-                ensure!(memory.iter().all(|byte| *byte == 0), "a new file is not empty");
-                memory.copy_from_slice(&bytes);
-                msync(at, BYTES, MsyncFlags::SYNC)?;
-                munmap(at, BYTES)?;
-            }
+            ensure!(mapping.look().iter().all(|byte| *byte == 0), "a new file is not empty");
+            mapping.store(0, &bytes);
+            mapping.save()?;
+            drop(mapping);
             for mount in cluster.all_mounts() {
                 let found = std::fs::read(mount.join("mapped"))?;
                 ensure!(found == bytes, "{}: not what was stored", mount.display());
             }
+            Ok(())
+        })
+    }
+
+    /// Stores to a page, saves it, and reads the file, again and again.
+    fn store_records(path: &Path, offset: usize) -> Result<()> {
+        let (file, end) = (open(path, 2 * PAGE)?, Instant::now() + STORED);
+        let mapping = Mapping::writable(&file)?;
+        for number in 0u64.. {
+            let began = Instant::now();
+            mapping.store(offset, format!("{number:08}").as_bytes());
+            mapping.save()?;
+            file.read_exact_at(&mut [0; PAGE], 0)?;
+            std::fs::read(path)?;
+            ensure!(began.elapsed() < SAVE_MAX, "{} waited for {:?}", path.display(), began.elapsed());
+            if Instant::now() > end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nodes_that_store_to_one_page_at_the_same_time_do_not_wait_for_each_other_for_ever() -> Result<()> {
+        with_cluster(3, |cluster| {
+            let paths: Vec<_> = cluster.all_mounts().into_iter().map(|mount| mount.join("mapped")).collect();
+            std::fs::write(&paths[0], [0; 2 * PAGE])?;
+            std::thread::scope(|scope| {
+                let storing = std::iter::zip(&paths, [0, 100, 200]);
+                let storing: Vec<_> = storing.map(|(path, at)| scope.spawn(move || store_records(path, at))).collect();
+                storing.into_iter().try_for_each(|storing| storing.join().expect("does not panic"))
+            })?;
+            // Who saves a page saves all of it, so the last one has it; but of that, all mounts show the same.
+            let shown = paths.iter().map(std::fs::read).collect::<std::io::Result<Vec<_>>>()?;
+            ensure!(shown.iter().all(|bytes| *bytes == shown[0]), "mounts show different bytes");
             Ok(())
         })
     }

@@ -68,12 +68,15 @@ impl Front {
     ) {
         let (door, agreed, caller) = (self.door.clone(), self.agreed, caller(req));
         door.known().named(object);
-        if !direct {
-            door.known().hold(object);
-        } else if let TreeRequest::Write { offset, .. } = request
+        if let TreeRequest::Write { offset, .. } = request
+            && direct
             && self.vouches()
         {
             return self.write_through_pages(req, object, request, (offset, len as u64), sync, reply);
+        }
+        let through_pages = !direct || !agreed.caches();
+        if through_pages {
+            door.known().begins_to_write(object);
         }
         let answer = move |answered: Result<Answer, Errno>| {
             let written = match &answered {
@@ -87,14 +90,14 @@ impl Front {
             };
             match written {
                 // Only where writes hold no page: dropping one waits for whoever does.
-                Some((offset, len)) if direct && agreed.caches() && door.known().pages(object) != Pages::Uncached => {
+                Some((offset, len)) if !through_pages && door.known().pages(object) != Pages::Uncached => {
                     let then = Box::new(move || replies::written(reply, answered));
                     door.forgetter.drop_pages(object, offset, len, then);
                 }
                 _ => replies::written(reply, answered),
             }
-            if !direct {
-                door.known().release(object);
+            if through_pages {
+                door.known().has_written(object);
             }
         };
         self.door.write(caller, object, request, len, sync, answer);

@@ -2,19 +2,19 @@
 //!
 //! Three threads for each mount do it, and nothing else: the kernel waits in there for the locks of pages, and those are held by
 //! requests that other threads of this process have to answer. They hold no lock of ours meanwhile. One forgets, for which other nodes wait.
-//! One drops pages of files that writes may hold which wait for other nodes. One drops pages of listings, for which a program waits that has locked the directory.
+//! One drops pages of files, which writes may hold that wait for other nodes. One drops pages of listings, for which a program waits that has locked the directory.
 //!
 //! ```text
 //!   node ──forget──> [forgets] ──batch──> names: INC_EPOCH ──> objects: INVAL_INODE, each until it is certain ──> forgotten
 //!                                         (each behind what the kernel has still to take in: see `known::arrivals`)
-//!                                                 └──where writes hold pages, only their attributes──> [pages]
+//!                                                          └──bytes──> [pages], waited for unless a write may hold some
 //!   request ──what it has left in pages──> [pages] ──behind the object's writes──> INVAL_INODE ──> then
 //!   end of the mount ──> the device is closed, and everything is forgotten at once
 //! ```
 //!
 //! `docs/protocols/mount.md` has the argument why nothing comes back.
 
-use super::known::{Arrival, Known};
+use super::known::{Arrival, Known, Passing};
 use gavel_client::tree::{Forget, Kept};
 use gavel_types::ObjectId;
 use rustix::io::Errno;
@@ -33,6 +33,8 @@ const TRIES_MAX: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long a reply may take to be taken in by the kernel, where that cannot be seen at once. Its threads need microseconds.
 const TAKE_IN_MAX: Duration = Duration::from_secs(2);
+/// How long pages are waited for that no write is known to hold. It takes microseconds, unless a write holds pages of another file that are dropped before.
+const DROP_MAX: Duration = Duration::from_millis(10);
 /// Directories whose locks are asked for at a time. Nearly always one: others wait for programs that change them.
 const PASSING_MAX: usize = 16;
 
@@ -276,12 +278,13 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn forget(&self, kept: &[Kept], names: Result<(), Errno>, done: &mut BTreeSet<ObjectId>) -> Result<(), Errno> {
+        let mut dropping = Vec::new();
         for kept in kept {
             match kept {
                 Kept::Names => names?,
                 Kept::Object(object) | Kept::Attributes(object) if done.contains(object) => {}
                 Kept::Object(object) => {
-                    self.forget_all_of(*object)?;
+                    dropping.extend(self.forget_all_of(*object)?);
                     done.insert(*object);
                 }
                 Kept::Attributes(object) => {
@@ -290,6 +293,8 @@ impl<K: Kernel> Worker<K> {
                 }
             }
         }
+        let deadline = Instant::now() + DROP_MAX;
+        dropping.into_iter().for_each(|(object, passing)| self.known.wait_for_drop(object, passing, deadline));
         Ok(())
     }
 
@@ -305,10 +310,10 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Attributes and pages. Where writes hold pages, those are not waited for: see `known::passing`.
-    fn forget_all_of(&self, object: ObjectId) -> Result<(), Errno> {
-        if !self.known.counts_as_open() || self.known.take_listing(object) {
-            return self.forget_object(object, ALL_PAGES);
+    /// Attributes, and a listing. Bytes are dropped by the thread for that: see `known::passing`. Gives which, if there are any.
+    fn forget_all_of(&self, object: ObjectId) -> Result<Option<(ObjectId, Passing)>, Errno> {
+        if self.known.take_listing(object) {
+            return self.forget_object(object, ALL_PAGES).map(|()| None);
         }
         let passing = self.known.begins_to_drop(object);
         let forgotten = self.forget_object(object, NO_PAGES);
@@ -316,7 +321,7 @@ impl<K: Kernel> Worker<K> {
             let known = self.known.clone();
             drop_pages_soon(&self.pages, object, (0, 0), Box::new(move || known.has_passed(object, passing)));
         }
-        forgotten
+        forgotten.map(|()| passing.map(|passing| (object, passing)))
     }
 
     fn forget_object(&self, object: ObjectId, pages_from: i64) -> Result<(), Errno> {
@@ -467,7 +472,6 @@ fn notify(device: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::known::tests::Told;
     use parking_lot::Mutex;
 
     #[test]
@@ -535,7 +539,7 @@ mod tests {
         let file = || Kept::Object(FILE);
         let attributes = || Kept::Attributes(FILE);
         worker.work(vec![job(&[attributes()]), job(&[file()]), job(&[Kept::Names, file(), attributes()]), job(&[])]);
-        assert_eq!(noted.0.lock().1, ["epoch", "20 -1+0", "20 0+0"]);
+        assert_eq!(noted.0.lock().1, ["epoch", "20 -1+0", "20 -1+0"]);
         assert_eq!(told.try_iter().count(), 4);
     }
 
@@ -574,10 +578,10 @@ mod tests {
         };
         assert!(known.made(FILE, DIRECTORY, known.moment()));
         assert_eq!(forget(Kept::Attributes(FILE)), ["pass 30", "20 -1+0"]);
-        assert_eq!(forget(Kept::Object(FILE)), ["20 0+0"], "once is enough");
+        assert_eq!(forget(Kept::Object(FILE)), ["20 -1+0"], "once is enough");
         known.made(FILE, DIRECTORY, known.moment());
         known.changing(DIRECTORY);
-        assert_eq!(forget(Kept::Object(FILE)), ["20 0+0"], "a request has come that shows it");
+        assert_eq!(forget(Kept::Object(FILE)), ["20 -1+0"], "a request has come that shows it");
         assert!(known.lists(7, DIRECTORY, known.moment()));
         assert_eq!(forget(Kept::Names), ["pass 30", "epoch"]);
         known.lists(7, DIRECTORY, known.moment());
@@ -607,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn where_writes_hold_pages_no_forgetting_waits_for_them() {
+    fn no_forgetting_waits_for_pages_that_a_write_may_hold() {
         const DIRECTORY: ObjectId = ObjectId(30);
         let (mut worker, noted) = worker();
         let (pages, jobs) = channel();
@@ -615,7 +619,6 @@ mod tests {
         worker.pages = Arc::downgrade(&pages);
         noted.0.lock().0.extend([FILE, DIRECTORY]);
         let known = worker.known.clone();
-        known.count_as_open(Arc::<Told>::default());
         [FILE, DIRECTORY].into_iter().for_each(|object| _ = known.looked_up(object, known.moment()));
         known.open_listing(DIRECTORY, 1);
         let mut work = |job: Job| {
@@ -624,14 +627,16 @@ mod tests {
         };
         let forget = |object| Job::Forget { kept: vec![Kept::Object(object)], forgotten: Box::new(|| ()) };
         let told = |told: &[&str]| told.iter().map(|told| told.to_string()).collect::<Vec<_>>();
+        assert_eq!(work(forget(FILE)), told(&["20 -1+0"]), "there are no pages");
+        known.begins_to_write(FILE);
         assert_eq!(work(forget(FILE)), told(&["20 -1+0"]));
         assert!(known.is_unvouched(FILE), "who asks for attributes waits");
-        known.begins_to_write(FILE);
         assert_eq!(work(jobs.try_recv().expect("pages are to be dropped")), told(&[]), "behind the write");
         assert!(jobs.try_recv().is_err() && known.is_unvouched(FILE));
         known.has_written(FILE);
         assert_eq!(work(jobs.try_recv().expect("the write has ended")), told(&["20 0+0"]));
         assert!(!known.is_unvouched(FILE));
+        assert_eq!(work(forget(FILE)), told(&["20 -1+0"]), "they are dropped");
         assert_eq!(work(forget(DIRECTORY)), told(&["30 0+0"]), "nobody is asked before a listing is used");
         assert!(jobs.try_recv().is_err());
     }

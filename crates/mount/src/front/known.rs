@@ -53,6 +53,8 @@ struct Inode {
     holding: u64,
     /// The tree was told that it is open, because the kernel has it.
     open: bool,
+    /// The kernel may have bytes of it: some were asked for, or written through pages, since they were dropped.
+    has_bytes: bool,
     pages: Pages,
     /// Bytes on their way that nobody vouches for.
     unvouched: Option<Box<passing::Unvouched>>,
@@ -176,9 +178,12 @@ impl Known {
         }
     }
 
-    /// A request has come during which the kernel holds locks of the object's pages.
+    /// Bytes are asked for: until the answer the kernel holds the locks of their pages.
     pub(super) fn hold(&self, object: ObjectId) {
-        self.shard(object).lock().entry(object).or_default().holding += 1;
+        let mut shard = self.shard(object).lock();
+        let inode = shard.entry(object).or_default();
+        inode.holding += 1;
+        inode.has_bytes = true;
     }
 
     /// It was answered.
@@ -284,7 +289,7 @@ fn place(object: ObjectId) -> usize {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     const FILE: ObjectId = ObjectId(20);
@@ -320,7 +325,7 @@ pub(super) mod tests {
 
     /// A tree that notes what it is told is open.
     #[derive(Default)]
-    pub(in crate::front) struct Told(Mutex<Vec<(u64, bool)>>);
+    struct Told(Mutex<Vec<(u64, bool)>>);
 
     impl Tree for Told {
         fn attach(&self, _: std::sync::Weak<dyn gavel_client::tree::Forget>) {}

@@ -1,4 +1,4 @@
-//! Bytes on their way through pages that the kernel keeps unasked.
+//! Bytes in the kernel's pages that nobody vouches for.
 //!
 //! Where the kernel opens files by itself, all bytes that are read and written go through its pages, and stay there. If somebody vouches for the file
 //! ([`Tree::keep_bytes`](gavel_client::tree::Tree::keep_bytes)), they may. Otherwise they are dropped behind the answer, and
@@ -10,13 +10,15 @@
 //!
 //! What is on its way has a number, so that an answer does not wait for what came later.
 //!
-//! A write holds the page that it fills in part until it is answered, and it may be answered only when another node has given something up, which may wait
-//! for this kernel to forget the same page. It holds that before we hear of it, so nobody can look for writes first. So no forgetting waits for pages: attributes are
-//! forgotten, the pages are dropped by a thread for which no other node waits, and until then they count as on their way.
+//! A write through pages may hold one until it is answered: where files are opened unasked, the page that it fills in part; of a mapping, those that
+//! it writes back. It may be answered only when another node has given something up, which may wait for this kernel to forget the same page; and it
+//! holds that before we hear of it, so nobody can look for writes first. So pages are dropped by a thread for which no other node waits. A
+//! forgetting waits for that thread as long as no write of the file is known, and until they are dropped, pages count as on their way.
 
-use super::{Inode, Known, Pages};
+use super::{Inode, Known, Pages, place};
 use gavel_types::ObjectId;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 /// One request that brings bytes, or takes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,9 +58,13 @@ impl Known {
         if inode.pages == Pages::Kept { Passing::Vouched } else { inode.passes_unvouched() }
     }
 
-    /// A write begins that may hold a page until it is answered.
+    /// A write through pages begins: it may hold some until it is answered. Who waits for one of them to be dropped does so no longer.
     pub(in crate::front) fn begins_to_write(&self, object: ObjectId) {
-        self.shard(object).lock().entry(object).or_default().writing.get_or_insert_default().writes += 1;
+        let mut shard = self.shard(object).lock();
+        let inode = shard.entry(object).or_default();
+        inode.writing.get_or_insert_default().writes += 1;
+        inode.has_bytes = true;
+        self.released[place(object)].notify_all();
     }
 
     /// It was answered. What has waited for that is done.
@@ -81,8 +87,22 @@ impl Known {
     /// The object's pages are to be dropped: what they are until that is done. None if the kernel has none of them.
     pub(in crate::front) fn begins_to_drop(&self, object: ObjectId) -> Option<Passing> {
         let mut shard = self.shard(object).lock();
-        let inode = shard.get_mut(&object).filter(|_| !self.ended())?;
+        let inode = shard.get_mut(&object).filter(|inode| inode.has_bytes && !self.ended())?;
+        inode.has_bytes = false;
         Some(inode.passes_unvouched())
+    }
+
+    /// Waits until pages are dropped, unless a write may hold one of them: that may wait for other nodes, and they for this. Not behind
+    /// `deadline`: pages of other files may be in the way.
+    pub(in crate::front) fn wait_for_drop(&self, object: ObjectId, passing: Passing, deadline: Instant) {
+        let Passing::Unvouched(number) = passing else { return };
+        let is_passing = |inode: &Inode| inode.unvouched.as_ref().is_some_and(|all| all.passing.contains(&number));
+        let mut shard = self.shard(object).lock();
+        while shard.get(&object).is_some_and(|inode| is_passing(inode) && inode.writing.is_none()) {
+            if self.ended() || self.released[place(object)].wait_until(&mut shard, deadline).timed_out() {
+                return;
+            }
+        }
     }
 
     /// Is a write under way that may hold a page?
@@ -119,6 +139,7 @@ impl Known {
             shard.remove(&object);
         }
         drop(shard);
+        self.released[place(object)].notify_all();
         due.into_iter().for_each(|then| then());
     }
 
@@ -159,6 +180,7 @@ mod tests {
     use gavel_client::tree::Kept;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     const FILE: ObjectId = ObjectId(20);
 
@@ -200,6 +222,33 @@ mod tests {
         [before, after].into_iter().for_each(|passing| known.has_passed(FILE, passing));
         known.dropped(FILE, 1);
         assert!(!known.holds(FILE) && !known.is_unvouched(FILE));
+    }
+
+    #[test]
+    fn pages_are_waited_for_until_a_write_may_hold_them() {
+        let known = Known::new();
+        let long = Instant::now() + Duration::from_secs(1000);
+        assert_eq!(known.begins_to_drop(FILE), None, "there is no such inode");
+        known.looked_up(FILE, known.moment());
+        assert_eq!(known.begins_to_drop(FILE), None, "there are no pages");
+        known.hold(FILE);
+        let passing = known.begins_to_drop(FILE).expect("some were asked for");
+        known.wait_for_drop(FILE, passing, Instant::now());
+        assert!(known.is_unvouched(FILE), "not behind the deadline");
+        let waits = |then: &dyn Fn()| {
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| known.wait_for_drop(FILE, passing, long));
+                assert!(!waiting.is_finished());
+                then();
+                waiting.join().expect("ends");
+            })
+        };
+        waits(&|| known.begins_to_write(FILE));
+        assert!(known.is_unvouched(FILE), "they are not dropped yet");
+        known.has_written(FILE);
+        waits(&|| known.has_passed(FILE, passing));
+        assert!(!known.is_unvouched(FILE));
+        assert!(known.begins_to_drop(FILE).is_some(), "the write has left some");
     }
 
     #[test]
