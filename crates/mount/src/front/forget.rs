@@ -33,8 +33,8 @@ const TRIES_MAX: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long a reply may take to be taken in by the kernel, where that cannot be seen at once. Its threads need microseconds.
 const TAKE_IN_MAX: Duration = Duration::from_secs(2);
-/// How long pages are waited for that no write is known to hold. It takes microseconds, unless a write holds pages of another file that are dropped before.
-const DROP_MAX: Duration = Duration::from_millis(10);
+/// How long pages are waited for that no write is known to hold. It takes microseconds, unless the machine is overloaded.
+const DROP_MAX: Duration = Duration::from_secs(2);
 /// Directories whose locks are asked for at a time. Nearly always one: others wait for programs that change them.
 const PASSING_MAX: usize = 16;
 
@@ -294,7 +294,11 @@ impl<K: Kernel> Worker<K> {
             }
         }
         let deadline = Instant::now() + DROP_MAX;
-        dropping.into_iter().for_each(|(object, passing)| self.known.wait_for_drop(object, passing, deadline));
+        for (object, passing) in dropping {
+            if !self.known.wait_for_drop(object, passing, deadline) {
+                tracing::warn!(%object, "the kernel is slow to drop pages");
+            }
+        }
         Ok(())
     }
 
@@ -383,7 +387,10 @@ impl<K: Kernel> Worker<K> {
             _ => (0, 0),
         };
         self.known.wait_for_answers(object);
-        unless_ended(device.inval_inode(object, offset, len)).map(|_| ())
+        self.known.dropping(Some(object));
+        let dropped = unless_ended(device.inval_inode(object, offset, len));
+        self.known.dropping(None);
+        dropped.map(|_| ())
     }
 }
 

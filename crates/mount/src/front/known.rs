@@ -38,6 +38,8 @@ pub(super) struct Known {
     names_forgotten: AtomicU64,
     /// Directories that are open so that the kernel keeps what they list, by their handles.
     streams: Mutex<BTreeMap<u64, ObjectId>>,
+    /// Whose pages are being dropped.
+    dropping: Mutex<Option<ObjectId>>,
     /// Who is told that what the kernel has may be open, where the kernel does not say what is.
     opens: OnceLock<Arc<dyn Tree>>,
     shards: [Mutex<BTreeMap<ObjectId, Inode>>; SHARDS],
@@ -96,6 +98,7 @@ impl Known {
             listings: Mutex::default(),
             names_forgotten: AtomicU64::new(0),
             streams: Mutex::default(),
+            dropping: Mutex::default(),
             opens: OnceLock::new(),
             shards: std::array::from_fn(|_| Mutex::default()),
             released: std::array::from_fn(|_| Condvar::new()),

@@ -17,8 +17,12 @@
 
 use super::{Inode, Known, Pages, place};
 use gavel_types::ObjectId;
+use parking_lot::MutexGuard;
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether a write holds pages that are being dropped. Mostly they are dropped before the first look.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// One request that brings bytes, or takes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,17 +96,30 @@ impl Known {
         Some(inode.passes_unvouched())
     }
 
-    /// Waits until pages are dropped, unless a write may hold one of them: that may wait for other nodes, and they for this. Not behind
-    /// `deadline`: pages of other files may be in the way.
-    pub(in crate::front) fn wait_for_drop(&self, object: ObjectId, passing: Passing, deadline: Instant) {
-        let Passing::Unvouched(number) = passing else { return };
+    /// The pages of an object are being dropped, or none are.
+    pub(in crate::front) fn dropping(&self, object: Option<ObjectId>) {
+        *self.dropping.lock() = object;
+    }
+
+    /// Waits until pages are dropped, unless a write may hold one of them, or of those that are being dropped before: that may wait for other
+    /// nodes, and they for this. False if nothing of this has happened by `deadline`.
+    pub(in crate::front) fn wait_for_drop(&self, object: ObjectId, passing: Passing, deadline: Instant) -> bool {
+        let Passing::Unvouched(number) = passing else { return true };
         let is_passing = |inode: &Inode| inode.unvouched.as_ref().is_some_and(|all| all.passing.contains(&number));
         let mut shard = self.shard(object).lock();
         while shard.get(&object).is_some_and(|inode| is_passing(inode) && inode.writing.is_none()) {
-            if self.ended() || self.released[place(object)].wait_until(&mut shard, deadline).timed_out() {
-                return;
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            // Nobody tells of a write of another file.
+            self.released[place(object)].wait_until(&mut shard, deadline.min(now + LOOK));
+            let is_held = || self.dropping.lock().is_some_and(|object| self.is_written(object));
+            if self.ended() || MutexGuard::unlocked(&mut shard, is_held) {
+                return true;
             }
         }
+        true
     }
 
     /// Is a write under way that may hold a page?
@@ -180,9 +197,9 @@ mod tests {
     use gavel_client::tree::Kept;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     const FILE: ObjectId = ObjectId(20);
+    const OTHER: ObjectId = ObjectId(21);
 
     #[test]
     fn an_answer_waits_for_what_was_passing_when_it_was_found() {
@@ -233,19 +250,21 @@ mod tests {
         assert_eq!(known.begins_to_drop(FILE), None, "there are no pages");
         known.hold(FILE);
         let passing = known.begins_to_drop(FILE).expect("some were asked for");
-        known.wait_for_drop(FILE, passing, Instant::now());
-        assert!(known.is_unvouched(FILE), "not behind the deadline");
+        assert!(!known.wait_for_drop(FILE, passing, Instant::now()), "not behind the deadline");
         let waits = |then: &dyn Fn()| {
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| known.wait_for_drop(FILE, passing, long));
                 assert!(!waiting.is_finished());
                 then();
-                waiting.join().expect("ends");
+                assert!(waiting.join().expect("ends"));
             })
         };
         waits(&|| known.begins_to_write(FILE));
         assert!(known.is_unvouched(FILE), "they are not dropped yet");
         known.has_written(FILE);
+        known.dropping(Some(OTHER));
+        waits(&|| known.begins_to_write(OTHER));
+        known.has_written(OTHER);
         waits(&|| known.has_passed(FILE, passing));
         assert!(!known.is_unvouched(FILE));
         assert!(known.begins_to_drop(FILE).is_some(), "the write has left some");
