@@ -1,10 +1,14 @@
 //! Shared mappings.
 #![allow(unsafe_code)] // mapping a file into memory is unsafe: somebody else may change it. Here nobody does.
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, eventually};
+use crate::keeping::inode;
+use gavel_client::tree::Kept;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 pub const PAGES: usize = 64 * 1024;
 
@@ -73,9 +77,66 @@ fn what_is_written_to_a_shared_mapping_is_read_back_from_the_file() {
     let other = OpenOptions::new().write(true).open(&path).expect("opens");
     other.write_all_at(b"HELLO", 10_000).expect("writes");
     assert_eq!(&mapping.bytes()[10_000..10_005], b"HELLO", "writes of this node show in its mappings");
-    mapping.bytes()[0] = b'!';
-    drop(mapping);
-    drop((file, other));
-    assert_eq!(fs::read(&path).expect("reads")[0], b'!', "unmapping writes what is dirty");
+    drop((mapping, file, other));
     fixture.finish();
+}
+
+const CHILD_MAPS: &str = "GAVEL_MAPPING_TEST_CHILD";
+
+/// Not a test: the process that unmaps. All of its memory is locked until that is answered, so it must not be the one that answers.
+#[test]
+fn child_that_unmaps() {
+    let Some(path) = std::env::var_os(CHILD_MAPS) else { return };
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("opens");
+    Mapping::new(&file).bytes()[0] = b'!';
+}
+
+#[test]
+fn unmapping_writes_what_is_dirty() {
+    let Some(fixture) = Fixture::new() else { return };
+    let path = fixture.path("mapped");
+    fs::write(&path, vec![b'.'; PAGES]).expect("writes");
+    let own = std::env::current_exe().expect("this binary");
+    let child = Command::new(own).args(["--exact", "mapping::child_that_unmaps"]).env(CHILD_MAPS, &path).output();
+    assert!(child.expect("runs").status.success());
+    assert_eq!(fs::read(&path).expect("reads")[..2], *b"!.");
+    fixture.finish();
+}
+
+/// A mount waits so long for a page that no write is known to hold.
+const DROP_MAX: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_forgetting_does_not_wait_for_what_a_mapping_writes_back() {
+    for saving in [true, false] {
+        let Some(fixture) = Fixture::new() else { return };
+        let path = fixture.path("mapped");
+        fs::write(&path, vec![b'.'; PAGES]).expect("writes");
+        let file = OpenOptions::new().read(true).write(true).open(&path).expect("opens");
+        let (id, mut mapping) = (inode(&path), Mapping::new(&file));
+        let held = fixture.tree.hold_writes();
+        mapping.bytes()[0] = b'!';
+        std::thread::scope(|scope| {
+            let mapping = &mapping;
+            let saving = saving.then(|| scope.spawn(|| mapping.sync()));
+            if saving.is_some() {
+                eventually("it is being saved", || fixture.tree.held_writes() == 1);
+            }
+            // As a recall of the file by a node whose own write that one waits for.
+            let began = Instant::now();
+            fixture.tree.forget(vec![Kept::Object(id)]);
+            assert!(began.elapsed() < DROP_MAX, "it waited for the page");
+            eventually("it is written back so that the page can be dropped", || fixture.tree.held_writes() == 1);
+            drop(held);
+            if let Some(saving) = saving {
+                saving.join().expect("saves");
+            }
+        });
+        assert_eq!(fs::read(&path).expect("reads")[0], b'!');
+        fixture.tree.behind(crate::keeping::write(id, 0, b"?"));
+        fixture.tree.forget(vec![Kept::Object(id)]);
+        assert_eq!(mapping.byte(0), b'?', "nothing is written, so that it was dropped by then");
+        drop((mapping, file));
+        fixture.finish();
+    }
 }
