@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use gavel_conformance::cluster::with_cluster;
 use gavel_conformance::{command, machine, trees};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -108,6 +110,42 @@ fn sqlite(journal_mode: &str) -> Result<()> {
 #[test]
 fn sqlite_with_a_write_ahead_log() -> Result<()> {
     sqlite("WAL")
+}
+
+#[test]
+fn sqlite_with_a_write_ahead_log_is_refused_on_a_second_node() -> Result<()> {
+    if !machine::has_programs(&["sqlite3"]) {
+        return Ok(());
+    }
+    with_cluster(3, |cluster| {
+        let (here, there) = (cluster.mount(1), cluster.mount(2));
+        shell(&here, "sqlite3 -bail db 'PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1);'")?;
+        let mut sqlite = Command::new("sqlite3");
+        sqlite.args(["-bail", "db"]).current_dir(&here).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut first = sqlite.spawn()?;
+        let mut say = first.stdin.take().context("piped")?;
+        let mut hear = BufReader::new(first.stdout.take().context("piped")?).lines();
+        let mut ask = |sql: &str| -> Result<String> {
+            writeln!(say, "{sql}")?;
+            Ok(hear.next().context("it has ended")??)
+        };
+        ensure!(ask("SELECT count(*) FROM t;")? == "1");
+        let second =
+            Command::new("sqlite3").args(["-bail", "db", "SELECT count(*) FROM t"]).current_dir(&there).output()?;
+        let said = String::from_utf8_lossy(&second.stderr);
+        // It tries again for some ten seconds.
+        ensure!(!second.status.success() && said.contains("lock"), "the second node: {said}");
+        shell(&here, "sqlite3 -bail db 'INSERT INTO t VALUES(3)'").context("on the same node it is allowed")?;
+        ensure!(ask("INSERT INTO t VALUES(4); SELECT count(*) FROM t;")? == "3");
+        drop(say);
+        ensure!(first.wait()?.success(), "the first one failed");
+        let count = shell(
+            &there,
+            "sqlite3 -bail db 'INSERT INTO t VALUES(5); SELECT count(*) FROM t; PRAGMA integrity_check'",
+        )?;
+        ensure!(count == "4\nok\n", "when the first node has closed it, the second says {count}");
+        Ok(())
+    })
 }
 
 #[test]

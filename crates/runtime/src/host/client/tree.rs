@@ -11,7 +11,7 @@ use crate::host::clients::{
 use crate::host::fronts::ON_ITS_WAY;
 use crate::host::node::WaitError;
 use crate::host::opens::Pin;
-use crate::host::tree::locks::{Reply as LockReply, is_about_locks, locked, unlocked};
+use crate::host::tree::locks::{Reply as LockReply, is_about_locks, is_of_one_node, locked, unlocked};
 use crate::host::tree::{PATIENCE, Waited, empty, not_sent, outcome_unknown, storage, within};
 use gavel_client::remote::{Look, Question, Transcript};
 use gavel_client::tree::Answered;
@@ -23,7 +23,7 @@ use gavel_fs::operation::{Caller, Operation};
 use gavel_lease::range::guarded;
 use gavel_types::{At, BlobId, KeyRange, Moment, ObjectId, SessionId, Tid, VolumeId, VolumeRef};
 use gavel_wire::client::{decode, encode};
-use gavel_wire::lock::LockFile;
+use gavel_wire::lock::{LockFile, LockKind, Span};
 use gavel_wire::{Outcome, Refusal, RequestBody, View};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -459,10 +459,23 @@ impl Inner {
 impl ClientTree {
     fn lock(&self, request: TreeRequest, answered: Answered) {
         let inner = self.inner.clone();
+        let of_one_node = is_of_one_node(&request);
         match request {
             TreeRequest::Lock { object, family, owner, span, kind, pid, id, wait } => {
                 let file = LockFile { volume: inner.volume, object, family };
-                let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
+                let call = LockCall::Lock { file, owner, span, kind, pid, wait };
+                if of_one_node {
+                    self.tokio.spawn(async move {
+                        if let Err(error) = inner.not_held_elsewhere(file, owner, span).await {
+                            return answered(Err(error));
+                        }
+                        let reply = inner.call(call, Some(id));
+                        let give_up = move || inner.shared.tell(Input::Lock(LockInput::GiveUp(id)));
+                        answered(locked(wait, reply, give_up).await);
+                    });
+                    return;
+                }
+                let reply = inner.call(call, Some(id));
                 let give_up = move || inner.shared.tell(Input::Lock(LockInput::GiveUp(id)));
                 self.tokio.spawn(async move { answered(locked(wait, reply, give_up).await) });
             }
@@ -497,6 +510,15 @@ impl Inner {
         let (reply, answer) = oneshot::channel();
         self.shared.tell(Input::Lock(LockInput::Call { call, id, reply }));
         answer
+    }
+
+    async fn not_held_elsewhere(&self, file: LockFile, owner: u64, span: Span) -> Result<(), TreeError> {
+        let (session, since) = (self.session(), self.shared.tid());
+        let ask = LockAsk { session, since, file, owner, span, kind: LockKind::Write };
+        match self.test_lock(file, owner, &ask).await?.lock {
+            Some(lock) if lock.owner.session != session => Err(LockError::Locked.into()),
+            _ => Ok(()),
+        }
     }
 
     async fn test_lock(&self, file: LockFile, owner: u64, ask: &LockAsk) -> Result<Answer, TreeError> {

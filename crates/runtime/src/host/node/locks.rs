@@ -34,7 +34,18 @@ pub enum LockInput {
         /// Gets the answer; none if the owner has lost its locks of the file.
         reply: oneshot::Sender<Result<Option<Option<Lock>>, WaitError>>,
     },
-    /// The same, for a client's program.
+    /// Does another session hold any of these bytes, by the replica as it is? To be asked after a confirmed read.
+    HeldElsewhere {
+        /// Of what.
+        file: LockFile,
+        /// Who asks.
+        owner: u64,
+        /// Which bytes.
+        span: Span,
+        /// Gets the answer.
+        reply: oneshot::Sender<Result<bool, WaitError>>,
+    },
+    /// As [`LockInput::Test`], for a client's program.
     TestFor {
         /// On what.
         file: LockFile,
@@ -55,6 +66,7 @@ impl LockInput {
         match self {
             LockInput::Call { reply, .. } => drop(reply.send(Err(error))),
             LockInput::Test { reply, .. } => drop(reply.send(Err(error))),
+            LockInput::HeldElsewhere { reply, .. } => drop(reply.send(Err(error))),
             LockInput::Cancel(_) | LockInput::GiveUp(_) | LockInput::TestFor { .. } => {}
         }
     }
@@ -96,6 +108,11 @@ impl NodeThread {
             }
             LockInput::Test { file, owner, span, kind, reply } => {
                 drop(reply.send(Ok(self.node.test_lock(file, owner, span, kind))));
+            }
+            LockInput::HeldElsewhere { file, owner, span, reply } => {
+                let found = self.node.test_lock(file, owner, span, LockKind::Write).flatten();
+                let own = self.node.session.id();
+                drop(reply.send(Ok(found.is_some_and(|lock| Some(lock.owner.session) != own))));
             }
             LockInput::TestFor { file, whose, span, kind, reply } => {
                 let _ = reply.send(self.node.lock_in_the_way(file, whose, span, kind));

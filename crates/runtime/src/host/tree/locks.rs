@@ -9,6 +9,10 @@ use gavel_wire::lock::{Family, LockFile, LockKind, Span};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
+/// The byte of its WAL index that SQLite has a shared lock of as long as it has the index mapped (`UNIX_SHM_DMS` in its `os_unix.c`). Its processes agree over
+/// that mapping, which holds on one node only. So not two nodes have a lock of this byte: SQLite says that the database is locked.
+const WAL_INDEX: Span = Span { first: 128, last: 128 };
+
 pub(in crate::host) type Reply = oneshot::Receiver<Result<LockAnswer, WaitError>>;
 
 pub(in crate::host) fn is_about_locks(request: &TreeRequest) -> bool {
@@ -16,11 +20,30 @@ pub(in crate::host) fn is_about_locks(request: &TreeRequest) -> bool {
     matches!(request, R::Lock { .. } | R::Unlock { .. } | R::TestLock { .. } | R::CancelLock { .. })
 }
 
+/// Is it for a lock that only programs of one node may share?
+pub(in crate::host) fn is_of_one_node(request: &TreeRequest) -> bool {
+    use TreeRequest as R;
+    matches!(request, R::Lock { family: Family::Posix, kind: LockKind::Read, span: WAL_INDEX, wait: false, .. })
+}
+
 impl VolumeTree {
     /// Starts a request about locks. A call for a lock is in the node's queue before this returns, so that what cancels it finds it.
     pub(super) fn lock(&self, request: TreeRequest, answered: Answered) {
         let inner = self.inner.clone();
+        let of_one_node = is_of_one_node(&request);
         match request {
+            TreeRequest::Lock { object, family, owner, span, kind, pid, id, wait } if of_one_node => {
+                let file = inner.lock_file(object, family);
+                let owed = Owed(Some(answered));
+                self.inner.begin(true, async move {
+                    if let Err(error) = inner.not_held_elsewhere(file, owner, span).await {
+                        return owed.give(Err(error));
+                    }
+                    let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
+                    let give_up = move || inner.node.inbox.push(Input::Lock(LockInput::GiveUp(id)));
+                    owed.give(locked(wait, reply, give_up).await);
+                });
+            }
             TreeRequest::Lock { object, family, owner, span, kind, pid, id, wait } => {
                 let file = inner.lock_file(object, family);
                 let reply = inner.call(LockCall::Lock { file, owner, span, kind, pid, wait }, Some(id));
@@ -62,6 +85,15 @@ impl Inner {
         let (reply, answer) = oneshot::channel();
         self.node.inbox.push(Input::Lock(LockInput::Call { call, id, reply }));
         answer
+    }
+
+    async fn not_held_elsewhere(&self, file: LockFile, owner: u64, span: Span) -> Result<(), TreeError> {
+        drop(self.ask(|reply| Input::Confirm(Vec::new(), reply)).await.map_err(not_sent)?);
+        let held = |reply| Input::Lock(LockInput::HeldElsewhere { file, owner, span, reply });
+        match self.ask(held).await.map_err(not_sent)? {
+            true => Err(LockError::Locked.into()),
+            false => Ok(()),
+        }
     }
 
     async fn test_lock(&self, file: LockFile, owner: u64, span: Span, kind: LockKind) -> Result<Answer, TreeError> {
