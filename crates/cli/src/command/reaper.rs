@@ -52,7 +52,7 @@ async fn thread_ended(daemon: Pid) -> anyhow::Result<bool> {
 /// Starts the reaper of this process; called by its first thread. Without one it works as well, but may need help to end when it is killed.
 pub fn start() {
     let mut command = Command::new("/proc/self/exe");
-    command.arg("reaper").arg(std::process::id().to_string());
+    command.arg0("gavel").arg("reaper").arg(std::process::id().to_string());
     // What a terminal sends to the daemon's group is not for its reaper, which ends behind it.
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn();
     if let Err(error) = spawned {

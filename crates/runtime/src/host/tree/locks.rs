@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// The byte of its WAL index that SQLite has a shared lock of as long as it has the index mapped (`UNIX_SHM_DMS` in its `os_unix.c`). Its processes agree over
-/// that mapping, which holds on one node only. So not two nodes have a lock of this byte: SQLite says that the database is locked.
+/// that mapping, which holds on one node only. So no two nodes have a lock of this byte at once: SQLite says "locking protocol" then.
 const WAL_INDEX: Span = Span { first: 128, last: 128 };
 
 pub(in crate::host) type Reply = oneshot::Receiver<Result<LockAnswer, WaitError>>;
