@@ -24,13 +24,18 @@ fn child_that_mounts() {
 }
 
 /// A daemon in a process of its own; killed at the end.
-struct Daemon(Child);
+pub struct Daemon(pub Child);
 
 impl Daemon {
     fn mounting(path: &Path) -> Daemon {
+        Daemon::running("lifecycle::child_that_mounts", CHILD_MOUNTS_AT, path)
+    }
+
+    /// A process of this binary that runs one of its tests, which finds the path in `variable`, and says when it has mounted.
+    pub fn running(test: &str, variable: &str, path: &Path) -> Daemon {
         let own = std::env::current_exe().expect("this binary");
         let mut command = Command::new(own);
-        command.args(["--exact", "lifecycle::child_that_mounts", "--nocapture"]).env(CHILD_MOUNTS_AT, path);
+        command.args(["--exact", test, "--nocapture"]).env(variable, path);
         let mut daemon = Daemon(command.stdout(Stdio::piped()).spawn().expect("starts"));
         let stdout = std::io::BufReader::new(daemon.0.stdout.take().expect("piped"));
         let said = stdout.lines().map_while(Result::ok).any(|line| line.contains("mounted"));

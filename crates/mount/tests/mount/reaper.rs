@@ -1,6 +1,7 @@
 //! A daemon that is killed while a thread of it waits in the kernel for what the daemon itself was to answer.
 
 use crate::fixture::{eventually, has_fuse, is_root};
+use crate::lifecycle::Daemon;
 use fuser::{
     Config, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, Notifier, OpenFlags, ReplyAttr,
     ReplyData, ReplyEntry, Request, Session, SessionACL,
@@ -11,15 +12,16 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io::BufRead;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
-const CHILD_MOUNTS_AT: &str = "GAVEL_GUARD_TEST_CHILD";
+const CHILD_MOUNTS_AT: &str = "GAVEL_REAPER_TEST_CHILD";
+/// The thread that waits in the kernel.
+const FORGETS: &str = "forgets";
 const LONG: Duration = Duration::from_secs(1000);
 const FILE: INodeNo = INodeNo(2);
 /// The reaper gives a process a second to end by itself.
@@ -76,7 +78,8 @@ impl Filesystem for Unread {
     ) {
         self.asked.lock().expect("nobody panics").push(reply);
         let notifier = self.notifier.clone();
-        std::thread::spawn(move || notifier.wait().inval_inode(FILE, 0, 0));
+        let forgets = std::thread::Builder::new().name(FORGETS.into());
+        forgets.spawn(move || notifier.wait().inval_inode(FILE, 0, 0)).expect("starts");
     }
 }
 
@@ -106,11 +109,11 @@ impl Drop for Aborted<'_> {
     }
 }
 
-/// Does a thread of it wait in the kernel where no signal reaches it?
+/// Does the thread that forgets wait where no signal reaches it?
 fn waits(process: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    let states = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-    states.into_iter().any(|stat| stat.rsplit(')').next().is_some_and(|behind| behind.starts_with(" D")))
+    let mut states = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    states.any(|stat| stat.contains(&format!("({FORGETS}) D")))
 }
 
 #[test]
@@ -119,17 +122,11 @@ fn a_daemon_that_is_killed_while_it_waits_for_itself_ends_and_so_do_requests_to_
         return;
     }
     let dir = TempDir::new().expect("a directory");
-    let _aborted = Aborted(dir.path());
-    let own = std::env::current_exe().expect("this binary");
-    let mut daemon = Command::new(own)
-        .args(["--exact", "reaper::child_that_waits_in_the_kernel", "--nocapture"])
-        .env(CHILD_MOUNTS_AT, dir.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let stdout = std::io::BufReader::new(daemon.stdout.take().expect("piped"));
-    assert!(stdout.lines().map_while(Result::ok).any(|line| line.contains("mounted")), "it ended before it mounted");
-    let process = Pid::from_child(&daemon);
+    let _left = Aborted(dir.path());
+    let daemon = Daemon::running("reaper::child_that_waits_in_the_kernel", CHILD_MOUNTS_AT, dir.path());
+    // Before the daemon's end is waited for, if it hangs.
+    let _hung = Aborted(dir.path());
+    let process = Pid::from_child(&daemon.0);
     let (read, answer) = mpsc::channel();
     let file = dir.path().join("file");
     std::thread::spawn(move || read.send(fs::read(file)));
@@ -140,7 +137,7 @@ fn a_daemon_that_is_killed_while_it_waits_for_itself_ends_and_so_do_requests_to_
     std::thread::spawn(move || ended.send(watched.see_off()));
     let aborted = end.recv_timeout(END_MAX).expect("it ends").expect("the connection is aborted");
     assert_eq!(aborted.len(), 1, "it could not have ended by itself");
-    daemon.wait().expect("ends");
+    drop(daemon);
     assert!(answer.recv_timeout(END_MAX).expect("is answered").is_err());
 }
 
